@@ -10,13 +10,17 @@ import importlib
 import importlib.util
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import mlx.core as mx
+
+CPU_CACHE_BYTES = 2**30  # freed buffers kept for reuse on the CPU; measured, see memory_settings
 
 
 @cache
@@ -52,7 +56,7 @@ def import_mlx_lm(name: str = "mlx_lm") -> ModuleType:
     import resource
 
     setrlimit = resource.setrlimit
-    resource.setrlimit = lambda *_: None  # type: ignore[assignment]
+    resource.setrlimit = lambda *_: None
     try:
         return importlib.import_module(name)
     finally:
@@ -86,3 +90,34 @@ def device_memory_bytes() -> int:
     recommended = mx.device_info().get("max_recommended_working_set_size", 0)
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return int(recommended) if on_gpu() and recommended else physical
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`mx.compile` on a GPU; on the CPU the function itself.
+
+    There, compiling calls g++ for every kernel (25 s for a first step) and runs no faster.
+    """
+    import mlx.core as mx
+
+    return mx.compile(function) if on_gpu() else function
+
+
+@contextmanager
+def memory_settings() -> Iterator[None]:
+    """MLX's memory settings for long work, put back at the end.
+
+    On the CPU, freed buffers are kept for the next step (MLX keeps 32 MiB there), which saves
+    about a sixth of a step. On Metal, weights and states stay wired, so that macOS does not page
+    them out between steps.
+    """
+    import mlx.core as mx
+
+    cache_limit = mx.set_cache_limit(CPU_CACHE_BYTES) if not on_gpu() else None
+    wired_limit = mx.set_wired_limit(device_memory_bytes()) if mx.metal.is_available() else None
+    try:
+        yield
+    finally:
+        if cache_limit is not None:
+            mx.set_cache_limit(cache_limit)
+        if wired_limit is not None:
+            mx.set_wired_limit(wired_limit)

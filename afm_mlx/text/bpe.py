@@ -80,7 +80,14 @@ def fast_tokenizer(model: bytes) -> dict[str, Any]:
             "behavior": "Isolated",
             "invert": False,
         },
-        "post_processor": None,
+        # A document starts after the end of the one before, in training too: see corpus/packing.py.
+        # Other programs that encode a prompt get that start by this; `Tokenizer` leaves it out.
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [_START, _FIRST],
+            "pair": [_START, _FIRST, _SECOND],
+            "special_tokens": {EOS: {"id": EOS, "ids": [EOS_ID], "tokens": [EOS]}},
+        },
         "decoder": {
             "type": "Sequence",
             "decoders": [
@@ -105,6 +112,11 @@ def fast_tokenizer(model: bytes) -> dict[str, Any]:
             "merges": merges([piece for _, piece in learned]),
         },
     }
+
+
+_START = {"SpecialToken": {"id": EOS, "type_id": 0}}
+_FIRST = {"Sequence": {"id": "A", "type_id": 0}}
+_SECOND = {"Sequence": {"id": "B", "type_id": 0}}
 
 
 def merges(pieces: Sequence[str]) -> list[list[str]]:

@@ -150,7 +150,7 @@ def test_named_pieces_come_first_and_the_rest_are_numbered():
 
 def test_mlx_lm_gives_the_same_ids_and_conversations(stock, tokenizer):
     for text in ("  def f(x):\n\treturn 12 # \u4f60\U0001f680\n", "a , b .", "\u2581\x00\r\n"):
-        assert stock.encode(text) == tokenizer.encode(text)
+        assert stock.encode(text) == [tokenizer.eos_id, *tokenizer.encode(text)]
         assert stock.decode(tokenizer.encode(text)) == text
     for tools in (None, TOOLS):
         ids = stock.apply_chat_template(CONVERSATION, tools=tools, add_generation_prompt=True)

@@ -97,7 +97,7 @@ def test_the_vocabulary_begins_with_basics_and_bytes_and_ends_with_controls(toke
     assert pieces[-64 : -64 + len(NAMED_PIECES)] == list(NAMED_PIECES)
     assert pieces[-1] == "<reserved:63>"
     assert (tokenizer.vocab_size, tokenizer.pad_id, tokenizer.eos_id) == (VOCAB_SIZE, 0, 1)
-    assert tokenizer.bos_id is None
+    assert tokenizer.bos_id == 1  # the end of the document before
 
 
 def test_text_never_becomes_a_control_piece(tokenizer):

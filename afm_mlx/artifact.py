@@ -1,0 +1,154 @@
+"""A stage's output folder: whole or absent, and never changed after it is published.
+
+    runs/<recipe>/
+        core/             published: manifest.json says what ran
+        core.part/        in the making; an interrupted run goes on from here
+        set-aside/        results that other settings replaced; delete them when you like
+
+A folder is published by one rename. Its fingerprint is a hash of the stage's settings, its code
+version and its parents' fingerprints: as long as that is unchanged, so is the result.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from afm_mlx.errors import RunError
+
+Inputs = Mapping[str, Path]
+"""Published folder of each parent stage, by the stage's name."""
+
+MANIFEST = "manifest.json"
+SNAPSHOTS = "snapshots"
+_CLAIM = "fingerprint"
+
+
+def fingerprint(
+    stage: str, *, version: int, settings: Mapping[str, Any], parents: Mapping[str, str]
+) -> str:
+    """Hash of all that decides a stage's result, as 64 hexadecimal digits.
+
+    Args:
+        stage: name of the stage.
+        version: version of the stage's code; raised when the same settings give another result.
+        settings: the resolved settings that the stage reads, ready for JSON.
+        parents: fingerprint of each stage that it reads from.
+    """
+    facts = {"stage": stage, "version": version, "settings": settings, "parents": parents}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """What ran in a published folder; `None` when nothing is published there.
+
+    Raises:
+        RunError: the manifest is damaged.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        return manifest if isinstance(manifest["fingerprint"], str) else None
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, KeyError, TypeError):
+        raise RunError(
+            f"{folder / MANIFEST} is damaged", hint=f"delete {folder}, and run again"
+        ) from None
+
+
+def work_folder(folder: Path) -> Path:
+    """Where `folder` is made before it is published."""
+    return folder.with_name(f"{folder.name}.part")
+
+
+def in_the_making(folder: Path, wanted: str) -> bool:
+    """Whether an interrupted run has left the same result half made."""
+    claim = work_folder(folder) / _CLAIM
+    return claim.exists() and claim.read_text() == wanted
+
+
+def open_work(folder: Path, wanted: str) -> Path:
+    """The folder in the making for `folder`: as it was left for the same fingerprint, else empty."""
+    work = work_folder(folder)
+    if in_the_making(folder, wanted):
+        return work
+    if work.exists():
+        _set_aside(work, folder.name)
+    work.mkdir(parents=True)
+    write_text(work / _CLAIM, wanted)
+    return work
+
+
+def retire(folder: Path) -> None:
+    """Set a published result aside, and drop what was half made beside it."""
+    shutil.rmtree(work_folder(folder), ignore_errors=True)
+    if folder.exists():
+        _set_aside(folder, folder.name)
+
+
+def publish(work: Path, folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Rename `work`, with its manifest, to `folder`; an older result there is set aside."""
+    write_text(work / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    if folder.exists():
+        _set_aside(folder, folder.name)
+    work.rename(folder)
+    _sync(folder.parent)
+    # Only now: a run that was killed a moment earlier still needs them.
+    shutil.rmtree(folder / SNAPSHOTS, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file: after a crash the old text or the new one is there, whole."""
+    part = path.with_name(f"{path.name}.part")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder, so that two processes never write to it at once.
+
+    Raises:
+        RunError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"another process is running in {folder}", hint="wait for it, or name other --runs"
+            ) from None
+        yield
+
+
+def _set_aside(folder: Path, name: str) -> None:
+    """Move a folder out of the way, under a name that is free."""
+    shelf = folder.parent / "set-aside"
+    shelf.mkdir(exist_ok=True)
+    number = 1
+    while (place := shelf / f"{name}-{number}").exists():
+        number += 1
+    if any(path.name != _CLAIM for path in folder.iterdir()):
+        folder.rename(place)
+    else:
+        shutil.rmtree(folder)
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename survive a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

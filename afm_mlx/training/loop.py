@@ -1,0 +1,328 @@
+"""The one training loop. Every stage that changes weights by gradients is a call of `train`.
+
+A stage hands over a model, a loss, batches and an update rule. The trained weights are those that
+the model has not frozen. They stay float32 here; the loss sees them in the compute format.
+
+Losses are sums and come with the number of tokens they are sums over, and the gradient of a step
+is the sum over its micro-batches divided by the tokens of all: uneven micro-batches give the
+gradient of the full batch.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import mlx.core as mx
+from mlx.utils import tree_map
+
+from afm_mlx import artifact, compat
+from afm_mlx.errors import FitError, RunError
+from afm_mlx.progress import Progress, bar, duration
+from afm_mlx.sections import Watch
+from afm_mlx.training.schedule import warmup_cosine
+from afm_mlx.training.state import State, load_snapshot, save_snapshot
+
+Batch = tuple[mx.array, ...]
+Sums = dict[str, mx.array]
+Loss = Callable[..., tuple[mx.array, Sums]]
+
+
+class Rule(Protocol):
+    """An update rule: see `optimizer.py`."""
+
+    def init(self, params: Any) -> Any:
+        """State before the first step."""
+
+    def update(
+        self, params: Any, grads: Any, state: Any, *, lr: float, schedule: Any, weight_decay: float
+    ) -> tuple[Any, Any, Sums]:
+        """New weights, new state, and numbers about the step."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """How long and how fast to train."""
+
+    steps: int
+    """Optimizer steps."""
+    lr: float
+    """Peak learning rate."""
+    warmup_steps: int
+    """Steps of linear warm-up."""
+    final_lr_fraction: float
+    """Learning rate at the end, as a share of the peak."""
+    weight_decay: float
+    """Decoupled decay of a step, times the schedule."""
+    most_skipped_steps: int
+    """Stop when this many steps in a row were skipped for their gradient."""
+
+
+@dataclass
+class Outcome:
+    """What a run did."""
+
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    """Logged (step, mean loss in nats per token) of this process."""
+    seconds: float = 0.0
+    """Training time, all processes of an interrupted run together."""
+    peak_bytes: int = 0
+    """Most memory that MLX held in this process."""
+
+
+def train(
+    model: Any,
+    loss: Loss,
+    batches: Callable[[int], Sequence[Batch]],
+    rule: Rule,
+    course: Course,
+    *,
+    compute: mx.Dtype,
+    work: Path,
+    watch: Watch,
+    progress: Progress,
+    evaluate: Callable[[Any], dict[str, Any]] | None = None,
+    goes_on: str = "",
+) -> Outcome:
+    """Train `model` in place; resume from the newest snapshot in `work`, if there is one.
+
+    Args:
+        model: an `nn.Module`. Its unfrozen weights, float32, are trained.
+        loss: `loss(model, *batch)` gives a sum over tokens to descend on, and sums to log, of
+            which "tokens" is the number of tokens that count and "nll" their loss in nats.
+        batches: micro-batches of a step, numbered from 1. A function of the step alone.
+        rule: the update rule.
+        course: steps, learning rate, decay.
+        compute: number format of the forward and backward pass.
+        work: the stage's folder in the making: snapshots/, metrics.jsonl, samples.jsonl.
+        watch: when to log, validate and snapshot; how much memory to use at most.
+        progress: where the journey is told.
+        evaluate: called with the model at validations; its numbers go to the log.
+        goes_on: the command that continues an interrupted run.
+
+    Raises:
+        FitError: memory came near the device's limit; the run is saved.
+        RunError: too many steps in a row were skipped; the run is saved.
+        KeyboardInterrupt: the run was interrupted; it is saved.
+    """
+    snapshots, log = work / artifact.SNAPSHOTS, work / "metrics.jsonl"
+    state = load_snapshot(snapshots)
+    if state is None:
+        state = State(0, model.trainable_parameters(), None)
+        state.rule = rule.init(state.params)
+    else:
+        progress.say(f"going on from step {state.step:,}")
+    _cut_log(log, state.step)
+    gradient, apply = _compiled(model, loss, rule, course, compute)
+    outcome = Outcome()
+    memory_limit = watch.memory_fraction * compat.device_memory_bytes()
+    started = saved = lap = time.monotonic()
+    seconds_before, lap_tokens, skipped = state.seconds, 0.0, 0
+    mx.reset_peak_memory()
+
+    with _interrupts() as interrupted, compat.memory_settings():
+        batch = batches(state.step + 1) if state.step < course.steps else ()
+        while state.step < course.steps:
+            step = state.step + 1
+            schedule = warmup_cosine(
+                step,
+                steps=course.steps,
+                warmup_steps=course.warmup_steps,
+                final_fraction=course.final_lr_fraction,
+            )
+            sums, grads = _accumulate(gradient, state.params, batch)
+            state.params, state.rule, stats = apply(
+                state.params, grads, state.rule, sums["tokens"], mx.array(schedule)
+            )
+            del grads
+            mx.async_eval(state.params, state.rule, stats, sums)
+            if step < course.steps:
+                batch = batches(step + 1)  # while the device is busy
+            mx.eval(state.params, state.rule, stats, sums)
+            outcome.peak_bytes = max(outcome.peak_bytes, mx.get_peak_memory())
+            state.step, now = step, time.monotonic()
+            state.seconds = seconds_before + now - started
+            lap_tokens += float(sums["tokens"])
+            skipped = skipped + 1 if float(stats["skipped"]) else 0
+
+            record: dict[str, Any] = {}
+            if step % watch.log_every_steps == 0 or step == course.steps:
+                record = _record(step, sums, stats, schedule * course.lr)
+                record["tokens_per_second"] = round(lap_tokens / max(now - lap, 1e-9))
+                record["peak_gb"] = round(outcome.peak_bytes / 1e9, 3)
+                outcome.losses.append((step, record["loss"]))
+                lap, lap_tokens = now, 0.0
+                progress.status(_line(record, state, course), last=step == course.steps)
+            if evaluate and (step % watch.evaluate_every_steps == 0 or step == course.steps):
+                model.update(_cast(state.params, compute))
+                record |= {"step": step} | evaluate(model)
+                lap, lap_tokens = time.monotonic(), 0.0
+            if record:
+                _append(log, record)
+                progress.record({"stage": work.name.removesuffix(".part")} | record)
+            stop = _reason_to_stop(interrupted, skipped, course, outcome.peak_bytes, memory_limit)
+            if stop or now - saved >= watch.snapshot_every_seconds:
+                save_snapshot(snapshots, state)
+                saved = time.monotonic()
+            if stop:
+                model.update(state.params)
+                raise _with_command(stop, step, goes_on)
+
+    model.update(state.params)
+    outcome.seconds = state.seconds
+    return outcome
+
+
+def _compiled(
+    model: Any, loss: Loss, rule: Rule, course: Course, compute: mx.Dtype
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The two halves of a step: gradient of one micro-batch, and update."""
+
+    def objective(params: Any, *batch: mx.array) -> tuple[mx.array, Sums]:
+        model.update(_cast(params, compute))
+        return loss(model, *batch)
+
+    def gradient(params: Any, *batch: mx.array) -> tuple[Sums, Any]:
+        (total, sums), grads = mx.value_and_grad(objective)(params, *batch)
+        return {"loss": total} | sums, grads
+
+    def apply(
+        params: Any, grads: Any, state: Any, tokens: mx.array, schedule: mx.array
+    ) -> tuple[Any, Any, Sums]:
+        grads = tree_map(lambda grad: grad / mx.maximum(tokens, 1), grads)
+        return rule.update(
+            params,
+            grads,
+            state,
+            lr=course.lr,
+            schedule=schedule,
+            weight_decay=course.weight_decay,
+        )
+
+    return compat.compiled(gradient), compat.compiled(apply)
+
+
+def _accumulate(
+    gradient: Callable[..., Any], params: Any, micro_batches: Sequence[Batch]
+) -> tuple[Sums, Any]:
+    """Sums and gradients of a step's micro-batches, of which one at a time is in memory."""
+    total: Any = None
+    for batch in micro_batches:
+        part = gradient(params, *batch)
+        if total is None:
+            total = part
+        else:
+            total = tree_map(mx.add, total, part)
+        if len(micro_batches) > 1:
+            mx.eval(total)
+    return total
+
+
+def _cast(params: Any, dtype: mx.Dtype) -> Any:
+    return tree_map(lambda param: param.astype(dtype), params)
+
+
+def _record(step: int, sums: Sums, stats: Sums, lr: float) -> dict[str, Any]:
+    """One line of the log. Losses in nats per token."""
+    tokens = max(float(sums["tokens"]), 1.0)
+    means = {name: float(value) / tokens for name, value in sums.items() if name != "tokens"}
+    return {
+        "step": step,
+        **means,
+        "lr": lr,
+        **{name: float(value) for name, value in stats.items()},
+    }
+
+
+def _line(record: dict[str, Any], state: State, course: Course) -> str:
+    """The live line."""
+    left = state.seconds / state.step * (course.steps - state.step)
+    return (
+        f"  {bar(state.step, course.steps)} step {state.step:,}/{course.steps:,}"
+        f"  loss {record['loss']:.4f}  {record['tokens_per_second']:,} tok/s"
+        f"  peak {record['peak_gb']:.2f} GB  {duration(left)} left"
+    )
+
+
+def _reason_to_stop(
+    interrupted: threading.Event,
+    skipped: int,
+    course: Course,
+    peak_bytes: int,
+    memory_limit: float,
+) -> BaseException | None:
+    """Why the run must stop now, if it must."""
+    if interrupted.is_set():
+        return KeyboardInterrupt("interrupted")
+    if skipped >= course.most_skipped_steps:
+        return RunError(
+            f"the last {skipped} steps were skipped: gradients not finite or too large",
+            hint="--set STAGE.lr=... with a smaller value",
+        )
+    if peak_bytes > memory_limit:
+        return FitError(
+            f"memory reached {peak_bytes / 1e9:.1f} GB, "
+            f"and this run may use {memory_limit / 1e9:.1f} GB",
+            hint="--set training.micro_rows=... with fewer rows, "
+            "or --set training.activation_checkpointing=true",
+        )
+    return None
+
+
+def _with_command(stop: BaseException, step: int, goes_on: str) -> BaseException:
+    """The same, and how to go on."""
+    saved = f"saved at step {step:,}" + (f"; `{goes_on}` goes on" if goes_on else "")
+    if isinstance(stop, FitError | RunError):
+        return type(stop)(f"{stop} ({saved})", hint=stop.hint)
+    return type(stop)(f"{stop}: {saved}")
+
+
+@contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C or termination into an event; a second one acts at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event  # signals belong to the main thread
+        return
+    before: dict[int, Any] = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+
+    def note(number: int, frame: FrameType | None) -> None:
+        event.set()
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _append(path: Path, record: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def _cut_log(path: Path, step: int) -> None:
+    """Drop lines of steps that will be done again, and a line cut by a crash."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError):
+            break
+    path.write_text("".join(kept), encoding="utf-8")

@@ -1,0 +1,23 @@
+"""Fixtures that several rooms use."""
+
+import os
+
+# A cold machine would spend a minute compiling kernels with g++; results are the same.
+os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+
+import afm_mlx  # noqa: E402, F401  (loads a tuned BLAS before MLX)
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """Folder of real data for tests, where this machine has one."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("AFM_TEST_DATA", default))
+    if not folder.is_dir():
+        pytest.skip("no real test data here: set AFM_TEST_DATA to a folder that has it")
+    return folder

@@ -1,0 +1,166 @@
+import io
+import json
+import math
+import os
+import signal
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+from mlx.utils import tree_flatten
+
+from afm_mlx.errors import FitError, RunError
+from afm_mlx.progress import Progress
+from afm_mlx.sections import Optimizer, Watch
+from afm_mlx.training.loop import Course, train
+from afm_mlx.training.optimizer import UpdateRule
+
+COURSE = Course(
+    steps=20, lr=0.05, warmup_steps=2, final_lr_fraction=0.1, weight_decay=0.0, most_skipped_steps=3
+)
+WATCH = Watch(log_every_steps=5, evaluate_every_steps=10, snapshot_every_seconds=1e-6)
+
+
+def model():
+    mx.random.seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3))
+
+
+def batches(step):
+    key = mx.random.key(step)
+    x = mx.random.normal((6, 4), key=key)
+    return [(x, mx.argmax(x[:, :3], axis=1), mx.ones((6,)))]
+
+
+def loss(model, x, targets, counts):
+    nll = (nn.losses.cross_entropy(model(x), targets) * counts).sum()
+    return nll, {"nll": nll, "tokens": counts.sum()}
+
+
+def run(work, net=None, *, course=COURSE, watch=WATCH, loss=loss, batches=batches, evaluate=None):
+    net = net or model()
+    rule = UpdateRule(Optimizer(), hidden_size=4)
+    outcome = train(
+        net,
+        loss,
+        batches,
+        rule,
+        course,
+        compute=mx.float32,
+        work=work,
+        watch=watch,
+        progress=Progress(stream=io.StringIO()),
+        evaluate=evaluate,
+        goes_on="afm run x",
+    )
+    return net, outcome
+
+
+def weights(net):
+    return dict(tree_flatten(net.parameters()))
+
+
+def equal(one, other):
+    one, other = weights(one), weights(other)
+    return all(mx.array_equal(one[name], other[name]) for name in one)
+
+
+def log(work):
+    return [json.loads(line) for line in (work / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_loss_falls(tmp_path):
+    _, outcome = run(tmp_path)
+    first, last = outcome.losses[0][1], outcome.losses[-1][1]
+    assert last < 0.8 * first
+
+
+def test_run_cut_in_two_equals_a_run_in_one_piece_bit_for_bit(tmp_path):
+    whole, _ = run(tmp_path / "whole")
+
+    def interrupting(step):
+        if step == 13:  # asked for while step 12 is computed
+            os.kill(os.getpid(), signal.SIGINT)
+        return batches(step)
+
+    with pytest.raises(KeyboardInterrupt, match="saved at step 12; `afm run x` goes on"):
+        run(tmp_path / "cut", batches=interrupting)
+    resumed, _ = run(tmp_path / "cut")
+    assert equal(resumed, whole)
+    assert [r["step"] for r in log(tmp_path / "cut")] == [5, 10, 15, 20]
+
+
+def test_uneven_micro_batches_give_the_gradient_of_the_full_batch(tmp_path):
+    def cut(step):
+        ((x, y, counts),) = batches(step)
+        counts = mx.array([1.0, 1, 1, 0, 1, 1])
+        return [(x[:4], y[:4], counts[:4]), (x[4:], y[4:], counts[4:])]
+
+    def full(step):
+        ((x, y, _),) = batches(step)
+        return [(x, y, mx.array([1.0, 1, 1, 0, 1, 1]))]
+
+    one, _ = run(tmp_path / "one", batches=full)
+    other, _ = run(tmp_path / "other", batches=cut)
+    for name, weight in weights(one).items():
+        assert mx.allclose(weight, weights(other)[name], rtol=0, atol=1e-6)
+
+
+def test_frozen_weights_stay(tmp_path):
+    net = model()
+    net.layers[0].freeze()
+    before = {name: mx.array(weight) for name, weight in weights(net).items()}
+    run(tmp_path, net)
+    moved = {
+        name for name, weight in weights(net).items() if not mx.array_equal(weight, before[name])
+    }
+    assert moved == {"layers.1.weight", "layers.1.bias"}
+
+
+def test_weights_stay_float32_when_computing_in_bfloat16(tmp_path):
+    net = model()
+    seen = set()
+
+    def noting(model, *batch):
+        seen.add(model.layers[0].weight.dtype)
+        return loss(model, *batch)
+
+    rule = UpdateRule(Optimizer(), hidden_size=4)
+    progress = Progress(stream=io.StringIO())
+    train(
+        net, noting, batches, rule, COURSE,
+        compute=mx.bfloat16, work=tmp_path, watch=WATCH, progress=progress,
+    )  # fmt: skip
+    assert seen == {mx.bfloat16}
+    assert {weight.dtype for weight in weights(net).values()} == {mx.float32}
+
+
+def test_validation_runs_when_due_and_at_the_end_and_is_logged(tmp_path):
+    course = Course(**(vars(COURSE) | {"steps": 13}))
+    run(tmp_path, course=course, evaluate=lambda model: {"held_out_nats": 2.5})
+    assert [r["step"] for r in log(tmp_path) if "held_out_nats" in r] == [10, 13]
+
+
+def test_run_stops_when_every_step_is_skipped(tmp_path):
+    def broken(model, *batch):
+        total, sums = loss(model, *batch)
+        return total * math.nan, sums
+
+    with pytest.raises(RunError, match=r"the last 3 steps were skipped.*saved at step 3"):
+        run(tmp_path, loss=broken)
+
+
+def test_run_saves_and_stops_near_the_memory_limit(tmp_path):
+    watch = WATCH.model_copy(update={"memory_fraction": 1e-9})
+    with pytest.raises(FitError, match="memory reached") as caught:
+        run(tmp_path, watch=watch)
+    assert "training.micro_rows" in caught.value.hint
+    assert (tmp_path / "snapshots" / "step-00000001").exists()
+
+
+def test_finished_run_does_nothing_more(tmp_path):
+    first, _ = run(tmp_path)
+    (tmp_path / "snapshots" / "step-00000020").exists()
+    again, outcome = run(tmp_path, batches=lambda step: pytest.fail("asked for a batch"))
+    assert outcome.losses == []
+    assert equal(first, again)
