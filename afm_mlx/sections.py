@@ -6,9 +6,11 @@ Source keys are those used in `models/*.toml`: R24 is arXiv:2407.21075, AX is ap
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Self
+from math import log, pi
+from typing import Annotated, Any, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -20,6 +22,19 @@ class Section(BaseModel):
     """Base of every part of a recipe: frozen, no unknown keys, documented fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_of_its_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse `true` or text for a number, and numbers for `true`; pydantic converts them."""
+        declared = cls.model_fields[info.field_name or ""].annotation
+        parts = [declared, *get_args(declared)]  # int | None: both of them
+        kinds = {get_args(part)[0] if get_origin(part) is Annotated else part for part in parts}
+        number_misread = isinstance(value, (bool, str)) and kinds & {int, float}
+        switch_misread = bool in kinds and not isinstance(value, bool)
+        if (number_misread or switch_misread) and not kinds & {str}:
+            raise PydanticCustomError("kind", "not of its kind")
+        return value
 
 
 class Llama3Rope(Section):
@@ -181,7 +196,9 @@ class Training(Section):
     """Tokens attend only within their own document. Source: AX trains without."""
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory, about 40 % more time."""
-    loss_bytes: Count = 256 * 2**20
+    most_skipped_steps: Count = 20
+    """Stop when this many steps in a row are skipped for their gradient. Ours."""
+    loss_bytes: Count = 64 * 2**20
     """Budget for the logits held at once, in bytes; more are computed in chunks. Ours."""
 
 
@@ -204,13 +221,28 @@ class Watch(Section):
     """Tokens written for each prompt."""
 
 
+def rope_base(base: float, trained_tokens: int, wanted_tokens: int) -> float:
+    """RoPE base that stretches a trained context to a longer one.
+
+    Args:
+        base: base the model was trained with, above 1.
+        trained_tokens: context it was trained with, in tokens; above 2 pi.
+        wanted_tokens: context that the new base is for, in tokens.
+
+    Source: arXiv:2310.05209, critical dimension. The 6,315,089 of arXiv:2407.21075 is
+    `rope_base(500_000, 8_192, 32_768)`.
+    """
+    exponent = log(wanted_tokens / (2 * pi)) / log(trained_tokens / (2 * pi))
+    return float(base**exponent)
+
+
 class Pretraining(Section):
     """One of the three pre-training stages."""
 
     tokens: Count
     """Tokens trained on."""
-    row_tokens: Count
-    """Tokens in a row."""
+    row_tokens: Annotated[int, Field(ge=8)]
+    """Tokens in a row; at least 8."""
     rows_per_step: Count
     """Rows of one optimizer step."""
     lr: Positive
@@ -224,7 +256,8 @@ class Pretraining(Section):
     mixture: dict[str, Positive]
     """Share of rows from each data source; normalized to 1."""
     rope_base: Positive | None = None
-    """Base of the rotation frequencies; absent: as in the stage before."""
+    """Base of the rotation frequencies. Absent: as in the stage before, and in [context] grown
+    from it by `rope_base`, from that stage's rows to these."""
 
     @property
     def steps(self) -> int:

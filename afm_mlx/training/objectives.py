@@ -1,0 +1,78 @@
+"""The losses. Each is a sum over tokens that count, together with what to divide it by.
+
+Sums, because a mean of means is wrong as soon as micro-batches or machines hold unequal numbers
+of tokens: add up sums and gradients of sums, then divide once by the total.
+
+Shapes. B rows, T tokens of a row, N tokens in all, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from afm_mlx.decoder.decoder import Decoder
+from afm_mlx.training.cross_entropy import linear_cross_entropy
+
+
+def token_cross_entropy(logits: mx.array, targets: mx.array, *, z_loss: float) -> mx.array:
+    """Loss of each token in nats: `CE + z_loss * log(Z)**2`, Z the softmax normalizer.
+
+    The plain form. Training uses `linear_cross_entropy`, which gives the same sums.
+
+    Args:
+        logits: [..., V], computed with as float32.
+        targets: [...] integers, 0 to V - 1.
+        z_loss: weight of the squared log normalizer, 0 or above.
+
+    Source: arXiv:2309.14322, section 3.1.2, for the second term; its weight 1e-6 is that of
+    apple/axlearn.
+    """
+    logits = logits.astype(mx.float32)
+    log_normalizer = mx.logsumexp(logits, axis=-1)
+    at_target = mx.take_along_axis(logits, targets[..., None], axis=-1).squeeze(-1)
+    return log_normalizer - at_target + z_loss * mx.square(log_normalizer)
+
+
+def next_token_loss(
+    model: Decoder,
+    inputs: mx.array,
+    targets: mx.array,
+    weights: mx.array,
+    *,
+    mask: mx.array | str | None,
+    z_loss: float,
+    chunk_bytes: int,
+    checkpoint: bool = False,
+    train_weight: bool = True,
+    gradient: bool = True,
+) -> tuple[mx.array, dict[str, mx.array]]:
+    """Summed loss of predicting `targets` from `inputs`, in nats, and the sums to report.
+
+    Args:
+        model: the decoder.
+        inputs: [B, T] integers, tokens that the model sees.
+        targets: [B, T] integers, the token after each of them; anything where `weights` is 0.
+        weights: [B, T], how much each target counts; 0 for padding.
+        mask: attention mask, as `Decoder.hidden` takes it.
+        z_loss: weight of the squared log normalizer, 0 or above.
+        chunk_bytes: budget for logits, see `linear_cross_entropy`.
+        checkpoint: recompute the blocks in the backward pass.
+        train_weight: whether the output layer is trained; False saves its gradient.
+        gradient: False for an evaluation.
+
+    Returns:
+        The loss, and {"nll": sum of cross entropies, "tokens": sum of weights}, all float32
+        scalars. Only the loss has a gradient.
+    """
+    hidden = model.hidden(inputs, mask=mask, checkpoint=checkpoint)
+    loss, nll = linear_cross_entropy(
+        hidden.reshape(-1, hidden.shape[-1]),
+        model.output_weight,
+        targets.reshape(-1),
+        weights.reshape(-1),
+        z_loss=z_loss,
+        chunk_bytes=chunk_bytes,
+        train_weight=train_weight,
+        gradient=gradient,
+    )
+    return loss, {"nll": nll, "tokens": mx.sum(weights.astype(mx.float32))}

@@ -1,0 +1,132 @@
+import math
+
+import mlx.core as mx
+import pytest
+from mlx.utils import tree_flatten
+
+from afm_mlx.decoder.decoder import Decoder, initialize
+from afm_mlx.sections import Shape
+from afm_mlx.training.objectives import next_token_loss, token_cross_entropy
+
+SHAPE = Shape(
+    num_layers=2,
+    hidden_size=16,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    intermediate_size=32,
+    vocab_size=48,
+    rope_base=10_000.0,
+    norm_eps=1e-5,
+    max_tokens=32,
+)
+HOW = {"mask": "causal", "z_loss": 1e-6, "chunk_bytes": 2**24}
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def model(request):
+    decoder = Decoder(SHAPE.model_copy(update={"tied": request.param}))
+    initialize(decoder, 0)
+    return decoder
+
+
+def rows(count=4, tokens=12, seed=0):
+    key, other = mx.random.split(mx.random.key(seed))
+    inputs = mx.random.randint(0, 48, (count, tokens), key=key)
+    return inputs, mx.random.randint(0, 48, (count, tokens), key=other)
+
+
+def gradients(model, inputs, targets, weights, **changes):
+    def loss(params):
+        model.update(params)
+        return next_token_loss(model, inputs, targets, weights, **(HOW | changes))
+
+    params = model.trainable_parameters()
+    (total, sums), grads = mx.value_and_grad(loss)(params)
+    model.update(params)
+    return total, sums, dict(tree_flatten(grads))
+
+
+def assert_same_gradient(a, b, tolerance=1e-6):
+    assert a.keys() == b.keys()
+    scale = max(mx.max(mx.abs(value)).item() for value in b.values())
+    for name in a:
+        assert mx.max(mx.abs(a[name] - b[name])).item() <= tolerance * scale, name
+
+
+def test_token_cross_entropy_by_hand():
+    loss = token_cross_entropy(mx.array([[2.0, 0.0]]), mx.array([1]), z_loss=0.1)
+    log_z = math.log(math.exp(2) + 1)
+    assert loss.item() == pytest.approx(log_z + 0.1 * log_z**2, rel=1e-6)
+
+
+def test_token_cross_entropy_of_bfloat16_logits_is_float32():
+    logits = mx.random.normal((5, 48), key=mx.random.key(0)).astype(mx.bfloat16)
+    targets = mx.arange(5)
+    loss = token_cross_entropy(logits, targets, z_loss=0.0)
+    exact = token_cross_entropy(logits.astype(mx.float32), targets, z_loss=0.0)
+    assert loss.dtype == mx.float32
+    assert mx.array_equal(loss, exact)
+
+
+def test_loss_and_gradient_are_those_of_the_models_logits(model):
+    inputs, targets = rows()
+    weights = (mx.random.uniform(shape=(4, 12), key=mx.random.key(5)) > 0.3).astype(mx.float32)
+
+    def plain(params):
+        model.update(params)
+        losses = token_cross_entropy(model(inputs), targets, z_loss=1e-6)
+        return mx.sum(losses * weights)
+
+    params = model.trainable_parameters()
+    expected, grads = mx.value_and_grad(plain)(params)
+    model.update(params)
+    loss, sums, ours = gradients(model, inputs, targets, weights)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert sums["tokens"].item() == mx.sum(weights).item()
+    assert sums["nll"].item() == pytest.approx(loss.item(), rel=1e-4)
+    assert_same_gradient(ours, dict(tree_flatten(grads)), 2e-6)
+
+
+def test_uneven_micro_batches_give_the_full_batchs_gradient(model):
+    inputs, targets = rows()
+    lengths = mx.array([12, 3, 7, 1])
+    weights = (mx.arange(12)[None] < lengths[:, None]).astype(mx.float32)
+    _, full_sums, full = gradients(model, inputs, targets, weights)
+    total, tokens = None, 0.0
+    for part in (slice(0, 1), slice(1, 4)):
+        _, sums, grads = gradients(model, inputs[part], targets[part], weights[part])
+        total = grads if total is None else {name: total[name] + grads[name] for name in total}
+        tokens += sums["tokens"].item()
+    assert tokens == full_sums["tokens"].item() == 23
+    mean = {name: value / tokens for name, value in total.items()}
+    assert_same_gradient(mean, {name: value / tokens for name, value in full.items()})
+
+
+def test_a_padded_row_trains_no_pad_token(model):
+    inputs, targets = rows(count=1, tokens=8)
+    alone_loss, _, alone = gradients(model, inputs, targets, mx.ones((1, 8)))
+    pad = mx.zeros((1, 4), mx.int32)
+    loss, sums, padded = gradients(
+        model,
+        mx.concatenate([inputs, pad], axis=1),
+        mx.concatenate([targets, pad], axis=1),
+        mx.concatenate([mx.ones((1, 8)), mx.zeros((1, 4))], axis=1),
+    )
+    assert sums["tokens"].item() == 8
+    assert loss.item() == pytest.approx(alone_loss.item(), rel=1e-6)
+    assert_same_gradient(padded, alone, 2e-6)
+
+
+def test_checkpointing_changes_no_gradient(model):
+    inputs, targets = rows()
+    _, _, kept = gradients(model, inputs, targets, mx.ones((4, 12)))
+    _, _, recomputed = gradients(model, inputs, targets, mx.ones((4, 12)), checkpoint=True)
+    assert_same_gradient(recomputed, kept)
+
+
+def test_evaluation_gives_the_same_sums(model):
+    inputs, targets = rows()
+    _, trained = next_token_loss(model, inputs, targets, mx.ones((4, 12)), **HOW)
+    _, evaluated = next_token_loss(model, inputs, targets, mx.ones((4, 12)), **HOW, gradient=False)
+    assert mx.array_equal(trained["nll"], evaluated["nll"])
