@@ -1,0 +1,227 @@
+"""Checkpoints: a folder with config.json, safetensors and the tokenizer's files.
+
+A dense checkpoint is a Qwen3 folder (Llama, when QK-norm is off) that mlx-lm and transformers open
+as it is. What only we need stands in the table `afm` of its config.json.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_unflatten
+
+from afm_mlx.decoder.config import config_of_shape, read_config, read_shape
+from afm_mlx.decoder.decoder import Decoder, named_parameters
+from afm_mlx.decoder.weights import (
+    SHARD_BYTES,
+    TensorFact,
+    check_tensors,
+    read_headers,
+    read_weights,
+    write_weights,
+)
+from afm_mlx.errors import ModelError
+from afm_mlx.sections import Shape
+
+__all__ = [
+    "check_tokenizer",
+    "open_checkpoint",
+    "read_facts",
+    "read_shape",
+    "read_tensors",
+    "save_checkpoint",
+    "tokenizer_pieces",
+    "write_checkpoint",
+]
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+"""Copied with a model, where they exist."""
+
+_NO_FACTS: Mapping[str, Any] = MappingProxyType({})
+_DTYPE_NAMES = {mx.float32: "float32", mx.bfloat16: "bfloat16", mx.float16: "float16"}
+
+
+def save_checkpoint(
+    folder: Path,
+    model: Decoder,
+    tokenizer_folder: Path | None,
+    *,
+    facts: Mapping[str, Any] = _NO_FACTS,
+) -> None:
+    """Write a model as a folder that this toolkit, mlx-lm and transformers open.
+
+    Not atomic by itself: stages write into a folder that is published by one rename.
+
+    Args:
+        folder: created if absent; its weight files are replaced.
+        model: with weights in float32, bfloat16 or float16, which they keep.
+        tokenizer_folder: its tokenizer files are copied; None leaves the model without.
+        facts: what to remember in the table `afm` of config.json; JSON values.
+
+    Raises:
+        ModelError: the tokenizer has more pieces than the model has rows.
+        RunError: the weights could not be written whole.
+    """
+    weights = named_parameters(model)
+    write_checkpoint(folder, model.shape, weights, tokenizer_folder, facts=facts)
+
+
+def write_checkpoint(
+    folder: Path,
+    shape: Shape,
+    weights: Mapping[str, mx.array],
+    tokenizer_folder: Path | None,
+    *,
+    facts: Mapping[str, Any] = _NO_FACTS,
+    token_ids: Mapping[str, Any] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """`save_checkpoint` of weights by tensor name, in files of at most `shard_bytes` each.
+
+    `token_ids` are bos_token_id, eos_token_id and pad_token_id; None: as the tokenizer says.
+    """
+    if tokenizer_folder is not None:
+        pieces = tokenizer_pieces(tokenizer_folder)
+        if pieces is not None:
+            check_tokenizer(shape, pieces, tokenizer_folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_weights(folder, weights, shard_bytes=shard_bytes)
+    if token_ids is None:
+        token_ids = {} if tokenizer_folder is None else _token_ids(tokenizer_folder)
+    dtype = _DTYPE_NAMES[weights["model.embed_tokens.weight"].dtype]
+    config = config_of_shape(shape, dtype=dtype, token_ids=token_ids, facts=facts)
+    text = json.dumps(config, indent=2) + "\n"
+    (folder / "config.json").write_text(text, encoding="utf-8")
+    if tokenizer_folder is not None and tokenizer_folder.resolve() != folder.resolve():
+        for name in TOKENIZER_FILES:
+            if (tokenizer_folder / name).is_file():
+                shutil.copyfile(tokenizer_folder / name, folder / name)
+
+
+def open_checkpoint(folder: Path, *, dtype: mx.Dtype | None = None) -> Decoder:
+    """Model of a folder: ours, or any Qwen3- or Llama-class one.
+
+    Args:
+        folder: with config.json and safetensors.
+        dtype: convert the weights to it; None keeps theirs.
+
+    Raises:
+        ModelError: the folder, its config or its tensors are not those of our decoder.
+    """
+    shape = read_shape(folder)
+    weights = read_tensors(folder, shape)
+    if dtype is not None:
+        weights = {name: array.astype(dtype) for name, array in weights.items()}
+    model = Decoder(shape)
+    model.update(tree_unflatten(list(weights.items())))
+    mx.eval(model.parameters())
+    return model
+
+
+def read_tensors(folder: Path, shape: Shape) -> dict[str, mx.array]:
+    """Weights of a folder by tensor name, in our order and their formats; read lazily.
+
+    Rotation tables (`rotary_emb.inv_freq`), and an output layer beside a tied embedding, are left
+    out: they are recomputed and unused.
+
+    Raises:
+        ModelError: a tensor is missing, too many, of another shape, or of another number format.
+    """
+    facts: dict[str, TensorFact] = {
+        name: fact
+        for name, fact in read_headers(folder).items()
+        if not name.endswith("rotary_emb.inv_freq")
+        and not (shape.tied and name == "lm_head.weight")
+    }
+    wanted = tensor_shapes(shape)
+    check_tensors({name: fact.shape for name, fact in facts.items()}, wanted, f"'{folder}'")
+    weights = read_weights(folder, facts)
+    return {name: weights[name] for name in wanted}
+
+
+def tensor_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
+    """Sizes of each tensor of a decoder, by name. Allocates nothing."""
+    return {name: array.shape for name, array in named_parameters(Decoder(shape)).items()}
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What we noted in the table `afm` of a checkpoint's config.json; empty for other folders."""
+    facts = read_config(folder).get("afm")
+    return dict(facts) if isinstance(facts, dict) else {}
+
+
+def check_tokenizer(shape: Shape, tokenizer_pieces: int, folder: Path) -> None:
+    """Raise when a tokenizer has ids that a model has no row for. Spare rows are allowed.
+
+    Args:
+        shape: of the model.
+        tokenizer_pieces: the tokenizer's highest id plus one.
+        folder: where the tokenizer is, for the message.
+
+    Raises:
+        ModelError: there are more pieces than rows.
+    """
+    if tokenizer_pieces > shape.vocab_size:
+        raise ModelError(
+            f"the tokenizer of '{folder}' has {tokenizer_pieces:,} pieces "
+            f"and the model {shape.vocab_size:,} rows",
+            hint="take the tokenizer that the model was trained with",
+        )
+
+
+def tokenizer_pieces(folder: Path) -> int | None:
+    """Highest id plus one of the folder's tokenizer.json; None when it has none.
+
+    Raises:
+        ModelError: tokenizer.json is not a tokenizer.
+    """
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        return None
+    try:
+        tokenizer = json.loads(file.read_text(encoding="utf-8"))
+        vocab = tokenizer["model"]["vocab"]
+        added = [int(piece["id"]) for piece in tokenizer.get("added_tokens") or ()]
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
+        raise ModelError(f"{file} is not a tokenizer") from None
+    # A unigram model lists [piece, score] in the order of ids, the others map pieces to ids.
+    own = len(vocab) - 1 if isinstance(vocab, list) else max(vocab.values(), default=-1)
+    return max([own, *added]) + 1
+
+
+def _token_ids(folder: Path) -> dict[str, Any]:
+    """bos, eos and pad ids of a tokenizer: as its config.json says, else found by their pieces."""
+    ids: dict[str, Any] = {}
+    names = ("bos_token", "eos_token", "pad_token")
+    if (folder / "config.json").is_file():
+        config = read_config(folder)
+        ids = {f"{name}_id": config.get(f"{name}_id") for name in names}
+    absent = [name for name in names if ids.get(f"{name}_id") is None]
+    settings, tokenizer = folder / "tokenizer_config.json", folder / "tokenizer.json"
+    if absent and settings.is_file() and tokenizer.is_file():
+        pieces = json.loads(settings.read_text(encoding="utf-8"))
+        known = json.loads(tokenizer.read_text(encoding="utf-8"))
+        vocab = known["model"]["vocab"]
+        by_piece = dict(vocab) if isinstance(vocab, dict) else {}
+        by_piece |= {piece["content"]: piece["id"] for piece in known.get("added_tokens") or ()}
+        for name in absent:
+            piece = pieces.get(name)
+            piece = piece.get("content") if isinstance(piece, dict) else piece
+            ids[f"{name}_id"] = by_piece.get(piece)
+    return ids

@@ -1,0 +1,204 @@
+"""The stages in order: what each needs, what it makes; skips what is published and unchanged."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from afm_mlx import artifact
+from afm_mlx.artifact import Inputs
+from afm_mlx.errors import RunError
+from afm_mlx.progress import Progress, duration
+from afm_mlx.recipe import Recipe, nearest
+from afm_mlx.stages import data, pretrain, tokenizer
+
+AGAIN = "again, as asked; the old result is set aside"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One verb of the pipeline."""
+
+    name: str
+    """Its name, and its folder's."""
+    run: Callable[[Recipe, Inputs, Path, Progress], dict[str, Any]]
+    """Does the work in a folder in the making, and returns metrics."""
+    parents: tuple[str, ...]
+    """Stages whose folders it reads."""
+    sections: tuple[str, ...]
+    """Sections of the recipe that decide its result, as dotted names."""
+    version: int = 1
+    """Raised when the same settings give another result."""
+
+
+def stages_of(recipe: Recipe) -> list[Stage]:
+    """The stages that a recipe has, in order."""
+    stages = [
+        Stage("tokenizer", tokenizer.run, (), ("data", "tokenizer", "shape.vocab_size")),
+        Stage("data", data.run, ("tokenizer",), ("data",)),
+    ]
+    before: tuple[str, ...] = ()
+    for name in recipe.pretraining_stages():
+        sections = ("shape", "optimizer", "training", name)
+        run = partial(pretrain.run, stage=name)
+        stages.append(Stage(name, run, ("tokenizer", "data", *before), sections))
+        before = (name,)
+    return stages
+
+
+@dataclass(frozen=True)
+class Step:
+    """What `run` will do, or did, about one stage."""
+
+    stage: Stage
+    folder: Path
+    fingerprint: str
+    todo: str
+    """Why it runs; empty when it is done."""
+
+
+def plan_steps(
+    recipe: Recipe, runs: Path, *, first: str | None = None, last: str | None = None
+) -> list[Step]:
+    """The stages up to `last`, and which of them must run. Those from `first` on run again.
+
+    Raises:
+        RunError: the recipe has no such stage, or they are in the wrong order.
+    """
+    stages = stages_of(recipe)
+    names = [stage.name for stage in stages]
+    for name in (first, last):
+        if name is not None and name not in names:
+            near = nearest(name, names)
+            raise RunError(
+                f"recipe '{recipe.name}' has no stage '{name}': it has {', '.join(names)}",
+                hint=f"did you mean '{near}'?" if near else "",
+            )
+    if first and last and names.index(first) > names.index(last):
+        raise RunError(f"stage '{first}' comes after '{last}'")
+    steps: list[Step] = []
+    fingerprints: dict[str, str] = {}
+    for stage in stages[: names.index(last) + 1 if last else None]:
+        folder = runs / recipe.name / stage.name
+        wanted = fingerprints[stage.name] = artifact.fingerprint(
+            stage.name,
+            version=stage.version,
+            settings={name: _setting(recipe, name) for name in stage.sections},
+            parents={name: fingerprints[name] for name in stage.parents},
+        )
+        asked = first is not None and names.index(stage.name) >= names.index(first)
+        steps.append(Step(stage, folder, wanted, _todo(folder, wanted, asked=asked)))
+    return steps
+
+
+def run(
+    recipe: Recipe,
+    runs: Path,
+    progress: Progress,
+    *,
+    first: str | None = None,
+    last: str | None = None,
+) -> list[dict[str, Any]]:
+    """Run the recipe's stages, and return their manifests in order.
+
+    Raises:
+        AfmError: a stage could not do its work; what is published stays, and what was interrupted
+            goes on from its last snapshot when run again.
+    """
+    manifests: list[dict[str, Any]] = []
+    with artifact.locked(runs / recipe.name):
+        steps = plan_steps(recipe, runs, first=first, last=last)
+        folders = {step.stage.name: step.folder for step in steps}
+        for step in steps:
+            if not step.todo:
+                progress.say(f"{step.stage.name}: done already")
+            else:
+                progress.say(f"{step.stage.name}: {step.todo}")
+                _run_stage(recipe, step, folders, progress)
+            manifests.append(artifact.read_manifest(step.folder) or {})
+    return manifests
+
+
+def summary(manifests: list[dict[str, Any]]) -> str:
+    """A table of what ran: stage, time, and held-out loss where there is one."""
+    lines = [f"{'stage':12}{'time':>14}{'nats/token':>12}{'bits/byte':>11}{'peak GB':>9}"]
+    for manifest in manifests:
+        metrics = manifest["metrics"]
+        lines.append(
+            f"{manifest['stage']:12}{duration(manifest['seconds']):>14}"
+            + _cell(metrics, "held_out_nats", 12, ".3f")
+            + _cell(metrics, "bits_per_byte", 11, ".3f")
+            + _cell(metrics, "peak_gb", 9, ".2f")
+        )
+    return "\n".join(lines)
+
+
+def _cell(metrics: Mapping[str, Any], name: str, width: int, form: str) -> str:
+    value = metrics.get(name)
+    return f"{format(value, form) if isinstance(value, float) else '':>{width}}"
+
+
+def _run_stage(recipe: Recipe, step: Step, folders: Mapping[str, Path], progress: Progress) -> None:
+    started = time.monotonic()
+    if step.todo == AGAIN:
+        artifact.retire(step.folder)
+    work = artifact.open_work(step.folder, step.fingerprint)
+    inputs = {name: folders[name] for name in step.stage.parents}
+    metrics = step.stage.run(recipe, inputs, work, progress)
+    seconds = metrics.pop("seconds", None) or time.monotonic() - started
+    manifest = {
+        "stage": step.stage.name,
+        "recipe": recipe.name,
+        "fingerprint": step.fingerprint,
+        "parents": {name: _fingerprint_of(folder) for name, folder in inputs.items()},
+        "settings": {name: _setting(recipe, name) for name in step.stage.sections},
+        "metrics": metrics,
+        "seconds": round(seconds, 1),
+        "versions": versions(),
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+    artifact.publish(work, step.folder, manifest)
+    progress.record({"stage": step.stage.name, "finished": True, "seconds": round(seconds, 1)})
+    progress.say(f"{step.stage.name}: done in {duration(seconds)}")
+
+
+def _todo(folder: Path, wanted: str, *, asked: bool) -> str:
+    """Why a stage must run; empty when it need not."""
+    manifest = artifact.read_manifest(folder)
+    if asked and manifest is not None:
+        return AGAIN
+    if manifest is not None and manifest["fingerprint"] == wanted:
+        return ""
+    if artifact.in_the_making(folder, wanted):
+        return "going on where it was interrupted"
+    return "new" if manifest is None else "settings changed; the old result is set aside"
+
+
+def _fingerprint_of(folder: Path) -> str:
+    return (artifact.read_manifest(folder) or {}).get("fingerprint", "")
+
+
+def _setting(recipe: Recipe, name: str) -> Any:
+    """The value of a dotted name, ready for JSON."""
+    value: Any = recipe.model_dump(mode="json")
+    for part in name.split("."):
+        value = value[part]
+    return value
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides results."""
+    packages = ("afm-mlx", "mlx", "mlx-lm", "numpy", "sentencepiece", "tokenizers")
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # run from a folder, not installed
+            found[package] = "not installed"
+    return found

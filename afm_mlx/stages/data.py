@@ -1,0 +1,51 @@
+"""Data: turn the documents of every source into token shards."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from afm_mlx.artifact import Inputs, write_text
+from afm_mlx.corpus.documents import read_documents
+from afm_mlx.corpus.shards import write_shards
+from afm_mlx.progress import Progress
+from afm_mlx.recipe import Recipe
+from afm_mlx.text.tokenizer import Tokenizer
+
+
+def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[str, Any]:
+    """Write the shards of each source to `out`/NAME. A source that is finished is kept.
+
+    Raises:
+        DataError: a source is missing or empty, or the disk is full.
+    """
+    tokenizer = Tokenizer.open(inputs["tokenizer"] / "tokenizer")
+    metrics: dict[str, Any] = {}
+    for name, source in recipe.data.items():
+        folder, done = out / name, out / f"{name}.json"
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            skipped: Counter[str] = Counter()
+            written = write_shards(
+                read_documents(name, source, skipped),
+                tokenizer,
+                folder,
+                held_out_fraction=source.held_out_fraction,
+            )
+            write_text(done, json.dumps(written | {"skipped": dict(skipped)}))
+        metrics[name] = json.loads(done.read_text())
+        progress.say(f"  {name}: {_summary(metrics[name])}")
+    return metrics
+
+
+def _summary(counts: dict[str, Any]) -> str:
+    """One source in one line."""
+    skipped = ", ".join(f"{count:,} {why}" for why, count in counts["skipped"].items())
+    return (
+        f"{counts['train_documents']:,} documents, {counts['train_text_bytes'] / 1e6:,.1f} MB, "
+        f"{counts['train_tokens']:,} tokens, and {counts['held_out_tokens']:,} tokens held out"
+        + (f"; skipped: {skipped}" if skipped else "")
+    )

@@ -1,0 +1,43 @@
+"""Tokenizer: train it on texts drawn evenly from all sources."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from afm_mlx.artifact import Inputs
+from afm_mlx.corpus.documents import read_documents
+from afm_mlx.progress import Progress
+from afm_mlx.recipe import Recipe
+from afm_mlx.text.tokenizer import train_tokenizer
+
+
+def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[str, Any]:
+    """Train a tokenizer on the recipe's sources, and leave its files in `out`/tokenizer.
+
+    Raises:
+        DataError: a source is missing or empty, or there is too little text for the vocabulary.
+    """
+    section = recipe.tokenizer
+    return train_tokenizer(
+        _texts(recipe),
+        out / "tokenizer",
+        vocab_size=recipe.shape.vocab_size,
+        reserved_pieces=section.reserved_pieces,
+        character_coverage=section.character_coverage,
+        max_sentence_bytes=section.max_sentence_bytes,
+        training_bytes=section.training_bytes,
+    )
+
+
+def _texts(recipe: Recipe) -> Iterator[str]:
+    """One document of each source in turn, until all are exhausted."""
+    skipped: Counter[str] = Counter()
+    sources = [read_documents(name, source, skipped) for name, source in recipe.data.items()]
+    for turn in zip_longest(*sources):
+        for document in turn:
+            if document is not None:
+                yield document.text

@@ -1,0 +1,152 @@
+"""The command line: `afm`. Commands are thin, and import what is heavy only when they run."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from afm_mlx.errors import AfmError
+
+from . import data, tokenizer, zoo
+from .chat import chat
+from .doctor import doctor
+from .generate import generate
+from .models_io import import_
+from .plan import plan
+from .run import pretrain, run
+from .terminal import show_error, tell
+
+START, USE, BUILD = "Start here", "Use a model", "Build a model"
+"""Headings of `afm --help`, in the order of their first commands below."""
+
+DISK_ERRORS = {
+    errno.ENOSPC: ("disk full", "free some space, then type the same command again"),
+    errno.EDQUOT: ("disk quota reached", "free some space, then type the same command again"),
+    errno.EROFS: ("read-only disk", "name another folder"),
+    errno.EACCES: ("permission denied", "name another file or folder"),
+}
+"""Messages and hints for what is wrong with the user's disk, not with us."""
+
+MLX_CANNOT_WRITE = "[write] Unable to write"
+"""How MLX 0.32.4 says that the disk is full."""
+
+app = typer.Typer(
+    name="afm",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"afm-mlx {version('afm-mlx')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def afm(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks; works anywhere on the line.")
+    ] = False,
+) -> None:
+    """Build, shrink, adapt and run Apple-style on-device language models on MLX."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+# In the order in which a user meets them.
+app.command("doctor", rich_help_panel=START)(doctor)
+app.command("chat", rich_help_panel=USE)(chat)
+app.command("generate", rich_help_panel=USE)(generate)
+app.command("import", rich_help_panel=USE)(import_)
+app.add_typer(zoo.app, name="models", rich_help_panel=BUILD)
+app.command("plan", rich_help_panel=BUILD)(plan)
+app.command("run", rich_help_panel=BUILD)(run)
+app.add_typer(data.app, name="data", rich_help_panel=BUILD)
+app.add_typer(tokenizer.app, name="tokenizer", rich_help_panel=BUILD)
+app.command("pretrain", rich_help_panel=BUILD)(pretrain)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `afm` and return its exit code.
+
+    0: done. 1: our mistake. 2: the user's, said in a line or two on stderr. 130: interrupted.
+    141: the reader of our output went away.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(
+            [word for word in words if word != "--debug"], prog_name="afm", standalone_mode=False
+        )
+        sys.stdout.flush()  # a full disk or a closed pipe shows up here and not after us
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        return _explain(error, debug)
+    except KeyboardInterrupt as error:
+        typer.echo(str(error) or "interrupted", err=True)  # training says here where it saved
+        return 130
+    except SystemExit as leaving:  # Typer's way with a closed pipe
+        if not isinstance(leaving.__context__, BrokenPipeError):
+            raise
+        return 141
+    if code == 130:
+        tell("interrupted")
+    return code if isinstance(code, int) else 0
+
+
+def _explain(error: Exception, debug: bool) -> int:
+    """Say on stderr what went wrong, and return the exit code for it."""
+    if isinstance(error, BrokenPipeError):
+        # Python flushes stdout once more when it exits, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    if isinstance(error, AfmError):
+        return _user_mistake(str(error), error.hint)
+    if isinstance(error, typer.TyperException):
+        return _usage_mistake(error)
+    if isinstance(error, typer.Abort):
+        tell("interrupted")
+        return 130
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        where = f": {error.filename}" if error.filename else ""
+        what, hint = DISK_ERRORS[error.errno]
+        return _user_mistake(what + where, hint)
+    if isinstance(error, RuntimeError) and str(error).startswith(MLX_CANNOT_WRITE):
+        return _user_mistake(*DISK_ERRORS[errno.ENOSPC])
+    described = f"{type(error).__name__}: {error}".splitlines()[0]
+    hint = "" if debug else "run again with --debug for the traceback"
+    show_error(described, hint, kind="internal error")
+    return 1
+
+
+def _usage_mistake(error: typer.TyperException) -> int:
+    """A command line that Typer could not read, in the form of our other errors."""
+    message = error.format_message().strip().rstrip(".")
+    if not message:  # a group without a command: its help has been printed
+        return error.exit_code
+    context = getattr(error, "ctx", None)
+    hint = f"try {context.command_path} --help" if context is not None else ""
+    return _user_mistake(message[0].lower() + message[1:], hint)
+
+
+def _user_mistake(message: str, hint: str) -> int:
+    show_error(message, hint)
+    return 2

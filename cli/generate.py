@@ -1,0 +1,65 @@
+"""`afm generate`: one prompt, one answer."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from .models_io import find_model
+from .options import (
+    MAX_TOKENS,
+    RUNS,
+    JsonFlag,
+    MaxTokensFlag,
+    ModelArgument,
+    RunsFlag,
+    SeedFlag,
+    SystemFlag,
+    TemperatureFlag,
+    TopPFlag,
+)
+from .terminal import tell
+
+
+def generate(
+    model: ModelArgument,
+    prompt: Annotated[str, typer.Option(help="What to answer; - reads it from stdin.")],
+    system: SystemFlag = "",
+    max_tokens: MaxTokensFlag = MAX_TOKENS,
+    temperature: TemperatureFlag = 0.0,
+    top_p: TopPFlag = 1.0,
+    seed: SeedFlag = 0,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the text, without the chat template.")
+    ] = False,
+    json_: JsonFlag = False,
+    runs: RunsFlag = RUNS,
+) -> None:
+    """Answer one prompt, or continue it, with any model."""
+    from afm_mlx.inference.engine import Engine
+
+    text = sys.stdin.read() if prompt == "-" else prompt
+    engine = Engine.open(find_model(model, runs))
+    first = [{"role": "system", "content": system}] if system else []
+    messages = [*first, {"role": "user", "content": text}]
+    pieces, finished = [], None
+    for chunk in engine.stream(
+        messages, raw=raw, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed
+    ):
+        pieces.append(chunk.text)
+        finished = chunk.finished
+        if not json_:
+            typer.echo(chunk.text, nl=False)
+            sys.stdout.flush()
+    stats = engine.stats
+    if json_:
+        speed = {"tokens_per_second": stats.tokens_per_second}
+        result = {"text": "".join(pieces), "finished": finished, **asdict(stats), **speed}
+        typer.echo(json.dumps(result, ensure_ascii=False))
+        return
+    typer.echo()
+    tell(str(stats))

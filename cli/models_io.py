@@ -1,0 +1,57 @@
+"""`afm import`, and how all commands turn a MODEL word into a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import RUNS, JsonFlag, ModelArgument, RunsFlag
+from .terminal import tell
+
+
+def find_model(word: str, runs: Path) -> Path:
+    """Folder of the model that `word` stands for; says on stderr what was chosen."""
+    from afm_mlx.zoo import resolve_model
+
+    found = resolve_model(word, runs=runs, say=tell)
+    if found.said:
+        tell(found.said)
+    return found.path
+
+
+def import_(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to create.")],
+    json_: JsonFlag = False,
+    runs: RunsFlag = RUNS,
+) -> None:
+    """Turn a Qwen3- or Llama-class model, or a GGUF file, into an AFM checkpoint folder."""
+    from afm_mlx.decoder.convert import import_model
+    from afm_mlx.decoder.decoder import count_parameters
+    from afm_mlx.zoo import find_source
+
+    source = find_source(model, runs=runs, say=tell)
+    if source.said:
+        tell(source.said)
+    shape = import_model(source.path, out)
+    parameters = sum(count_parameters(shape).values())
+    num_bytes = sum(file.stat().st_size for file in out.iterdir() if file.is_file())
+    if json_:
+        facts = {"folder": str(out), "parameters": parameters, "bytes": num_bytes}
+        typer.echo(json.dumps({**facts, "shape": shape.model_dump(mode="json")}))
+        return
+    norm = "with QK-norm" if shape.qk_norm else "without QK-norm"
+    tied = "tied embedding" if shape.tied else "untied embedding"
+    typer.echo(f"model       {out}")
+    typer.echo(f"parameters  {parameters:,}")
+    typer.echo(
+        f"shape       {shape.num_layers} layers, width {shape.hidden_size:,}, "
+        f"{shape.num_heads} heads of {shape.head_dim} on {shape.num_kv_heads} key/value heads, "
+        f"feed-forward {shape.intermediate_size:,}, {norm}"
+    )
+    typer.echo(f"vocabulary  {shape.vocab_size:,} rows, {tied}")
+    typer.echo(f"context     {shape.max_tokens:,} tokens, RoPE base {shape.rope_base:,.0f}")
+    typer.echo(f"size        {num_bytes / 1e6:,.1f} MB")

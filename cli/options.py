@@ -1,0 +1,64 @@
+"""Options that several commands share: one spelling and one help text each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SetFlag = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Change a setting of the recipe, as in --set core.lr=0.02. Can be repeated.",
+    ),
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+DryRunFlag = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
+RunsFlag = Annotated[
+    Path, typer.Option("--runs", metavar="DIR", help="Folder of runs, one folder per recipe in it.")
+]
+LogJsonFlag = Annotated[
+    Path | None,
+    typer.Option("--log-json", metavar="FILE", help="Write the log as JSON lines, too."),
+]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Recipe name (its newest finished stage), model folder, GGUF file, hub id, "
+        "or smollm2.",
+        show_default=False,
+    ),
+]
+MaxTokensFlag = Annotated[
+    int, typer.Option("--max-tokens", min=1, metavar="N", help="Longest answer, in tokens.")
+]
+TemperatureFlag = Annotated[
+    float,
+    typer.Option("--temperature", min=0.0, metavar="T", help="0: always the likeliest token."),
+]
+TopPFlag = Annotated[
+    float,
+    typer.Option(
+        "--top-p",
+        min=0.0,
+        max=1.0,
+        metavar="P",
+        help="Choose among the likeliest tokens that together have this probability.",
+    ),
+]
+SeedFlag = Annotated[
+    int, typer.Option("--seed", min=0, metavar="N", help="Decides the random choices.")
+]
+SystemFlag = Annotated[
+    str, typer.Option("--system", metavar="TEXT", help="System prompt.", show_default=False)
+]
+
+RUNS = Path("runs")
+"""Where `--runs` points unless given."""
+
+MAX_TOKENS = 512
+"""Longest answer, in tokens, unless `--max-tokens` says more or less. Ours."""

@@ -1,0 +1,50 @@
+"""afm run, afm pretrain: a recipe's stages, from documents to a trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import DryRunFlag, JsonFlag, LogJsonFlag, RunsFlag, SetFlag
+
+
+def run(
+    recipe: Annotated[str, typer.Argument(help="Recipe name (see `afm models`), or a TOML file.")],
+    from_: Annotated[
+        str | None, typer.Option("--from", help="Do this stage and those after it again.")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Stop after this stage.")] = None,
+    dry_run: DryRunFlag = False,
+    set_: SetFlag = [],
+    runs: RunsFlag = Path("runs"),
+    log_json: LogJsonFlag = None,
+    json_: JsonFlag = False,
+) -> None:
+    """Run a recipe's stages; what is done already is kept, what was interrupted goes on."""
+    import json
+
+    from afm_mlx import pipeline
+    from afm_mlx.progress import Progress
+    from afm_mlx.recipe import load_named_recipe
+
+    settings = load_named_recipe(recipe, set_)
+    if dry_run:
+        for step in pipeline.plan_steps(settings, runs, first=from_, last=until):
+            typer.echo(f"{step.stage.name:12}{step.todo or 'done already'}")
+        return
+    manifests = pipeline.run(settings, runs, Progress(log_json=log_json), first=from_, last=until)
+    typer.echo(json.dumps(manifests, indent=2) if json_ else pipeline.summary(manifests))
+
+
+def pretrain(
+    recipe: Annotated[str, typer.Argument(help="Recipe name (see `afm models`), or a TOML file.")],
+    stage: Annotated[str, typer.Option(help="core, continued or context.")] = "core",
+    set_: SetFlag = [],
+    runs: RunsFlag = Path("runs"),
+    log_json: LogJsonFlag = None,
+    json_: JsonFlag = False,
+) -> None:
+    """Run one pre-training stage, and what it needs that is not done yet."""
+    run(recipe, until=stage, set_=set_, runs=runs, log_json=log_json, json_=json_)

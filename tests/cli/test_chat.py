@@ -1,0 +1,131 @@
+import io
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from afm_mlx.inference.engine import Engine
+
+CHAT = "import sys; from afm_cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+@pytest.fixture
+def typing(afm, chat_model, monkeypatch):
+    """Function that pipes lines into a chat."""
+
+    def run(*lines, more=()):
+        monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+        return afm("chat", chat_model, "--max-tokens", 4, *more)
+
+    return run
+
+
+def test_lines_that_are_piped_in_are_answered(typing):
+    answer = typing("What is it?", "", "/stats")
+    assert answer.code == 0
+    assert "> " not in answer.out  # nobody is there to be prompted
+    assert "4 tokens at" in answer.out
+
+
+def test_a_mistake_is_said_and_the_conversation_goes_on(typing):
+    answer = typing("/helpp", "cat " * 100, "/help")
+    assert answer.code == 0
+    errors = [line for line in answer.err.splitlines() if line.startswith("error")]
+    assert errors[0] == "error: there is no command /helpp"
+    assert "context of 64" in errors[1]
+    assert "/quit" in answer.out
+
+
+def test_nothing_is_answered_after_quit(typing):
+    assert typing("/quit", "/help").out == ""
+
+
+def test_the_system_prompt_can_be_given(typing):
+    assert "system prompt: cat" in typing("/system", more=["--system", "cat"]).out
+
+
+def test_an_answer_that_is_cut_says_so(typing):
+    assert "(stopped at 4 tokens; --max-tokens allows more)" in typing("What is it?").err
+
+
+def test_turns_that_do_not_fit_the_context_are_said_to_be_left_out(typing):
+    answer = typing(*["What is on the hill? A cat."] * 4)
+    assert "(answered without the oldest " in answer.err
+
+
+def test_control_c_ends_the_answer_and_not_the_conversation(typing, monkeypatch, tmp_path):
+    stream = Engine.stream
+
+    def interrupted(*args, **options):
+        for number, chunk in enumerate(stream(*args, **options), start=1):
+            if number == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield chunk
+
+    monkeypatch.setattr(Engine, "stream", interrupted)
+    answer = typing("What is it?", "/save talk.json", "/stats")
+    assert answer.code == 0
+    assert "(stopped)" in answer.err
+    assert ", 2 tokens at" in answer.out
+    saved = json.loads((tmp_path / "talk.json").read_text())["messages"]
+    assert [message["role"] for message in saved] == ["user", "assistant"]
+
+
+class Terminal:
+    """A chat in a terminal of its own."""
+
+    def __init__(self, words, folder):
+        self.end, theirs = pty.openpty()
+        environment = {**os.environ, "AFM_CACHE_DIR": str(folder), "TERM": "dumb"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", CHAT, *words],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=environment,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        self.seen = ""
+
+    def wait_for(self, text, seconds=60):
+        began = time.monotonic()
+        while text not in self.seen:
+            assert time.monotonic() - began < seconds, self.seen
+            try:
+                self.seen += os.read(self.end, 4_096).decode(errors="replace")
+            except OSError:  # Linux: the other end is closed
+                break
+        assert text in self.seen
+        self.seen = self.seen.split(text, 1)[1]
+
+    def type(self, text):
+        os.write(self.end, text.encode())
+
+
+@pytest.fixture
+def terminal(chat_model, tmp_path):
+    words = ["chat", str(chat_model), "--max-tokens", "40", "--temperature", "0"]
+    opened = Terminal(words, tmp_path)
+    yield opened
+    opened.process.kill()
+    opened.process.wait()
+    os.close(opened.end)
+
+
+def test_control_c_at_the_prompt_stays_and_control_d_leaves(terminal, tmp_path):
+    terminal.wait_for("> ")
+    terminal.process.send_signal(signal.SIGINT)
+    terminal.wait_for("Ctrl-D or /quit leaves")
+    terminal.wait_for("> ")
+    terminal.type("/help\n")
+    terminal.wait_for("/retry")
+    terminal.wait_for("> ")
+    terminal.type("\x04")
+    assert terminal.process.wait(30) == 0
+    assert "/help" in (tmp_path / "chat_history").read_text()

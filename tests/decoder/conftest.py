@@ -1,0 +1,125 @@
+"""Small models of every kind that the decoder can be."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from afm_mlx.decoder.decoder import Decoder, initialize, named_parameters
+from afm_mlx.sections import Llama3Rope, Shape
+
+TINY = Shape(
+    num_layers=2,
+    hidden_size=32,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    intermediate_size=64,
+    vocab_size=64,
+    rope_base=10_000,
+    norm_eps=1e-5,
+    max_tokens=128,
+)
+LLAMA3_ROPE = Llama3Rope(factor=8, low_freq_factor=1, high_freq_factor=4, original_max_tokens=32)
+
+
+@pytest.fixture(
+    params=[
+        {},
+        {"tied": False},
+        {"qk_norm": False},
+        {"qk_norm": False, "tied": False, "rope_scaling": LLAMA3_ROPE},
+    ],
+    ids=["qwen3", "qwen3-untied", "llama", "llama3-untied"],
+)
+def any_shape(request: pytest.FixtureRequest) -> Shape:
+    """Each kind of decoder in turn."""
+    return TINY.model_copy(update=request.param)
+
+
+@pytest.fixture
+def make() -> Callable[..., Decoder]:
+    """Makes a model with random weights and gains from 0.7 to 1.3, by changes to a tiny shape."""
+
+    def make(shape: Shape = TINY, **changes: object) -> Decoder:
+        model = Decoder(shape.model_copy(update=changes))
+        initialize(model, seed=7)
+        gains = [
+            (name, mx.random.uniform(0.7, 1.3, array.shape, key=mx.random.key(len(name))))
+            for name, array in named_parameters(model).items()
+            if array.ndim == 1
+        ]
+        model.load_weights(gains, strict=False)
+        return model
+
+    return make
+
+
+@pytest.fixture
+def tokens() -> mx.array:
+    """[2, 40] ids."""
+    return mx.random.randint(0, TINY.vocab_size, (2, 40), key=mx.random.key(3))
+
+
+@pytest.fixture
+def tokenizer_folder(tmp_path: Path) -> Path:
+    """A byte-level tokenizer of 60 pieces in the files that models come with."""
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    pieces = {chr(ord("!") + number): number for number in range(58)}
+    special = [{"id": 58, "content": "<end>"}, {"id": 59, "content": "<pad>"}]
+    added = [
+        piece
+        | {"special": True, "normalized": False, "single_word": False}
+        | {"lstrip": False, "rstrip": False}
+        for piece in special
+    ]
+    (folder / "tokenizer.json").write_text(
+        json.dumps(
+            {
+                "version": "1.0",
+                "added_tokens": added,
+                "model": {"type": "BPE", "vocab": pieces, "merges": []},
+            }
+        )
+    )
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<end>",
+        "pad_token": {"content": "<pad>"},
+        "chat_template": "{{ messages }}",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.fixture
+def tokenizer_fields() -> Callable[..., dict[str, Any]]:
+    """Makes the settings of a tokenizer in a GGUF file, by its pre-tokenizer and changes."""
+    return _tokenizer_fields
+
+
+def _byte_pieces() -> list[str]:
+    """GPT-2's printable stand-ins for the 256 bytes, in the order of bytes."""
+    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    spare = iter(range(256, 512))
+    return [chr(byte) if byte in kept else chr(next(spare)) for byte in range(256)]
+
+
+def _tokenizer_fields(pre: str = "gpt-2", **changes: Any) -> dict[str, Any]:
+    """A byte-level tokenizer: 256 bytes, a few merges, two control pieces, one unused."""
+    merges = ["1 2", "12 3", "123 4", "h e", "\u0120 he", "\u0120 h"]
+    pieces = [*_byte_pieces(), *(merge.replace(" ", "") for merge in merges)]
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": [*pieces, "<|start|>", "<|end|>", "[PAD264]"],
+        "tokenizer.ggml.token_type": [1] * len(pieces) + [3, 3, 5],
+        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.bos_token_id": len(pieces),
+        "tokenizer.ggml.eos_token_id": len(pieces) + 1,
+        "tokenizer.chat_template": "{{ messages[0].content }}",
+    } | changes

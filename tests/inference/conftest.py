@@ -1,0 +1,95 @@
+"""A tiny random chat model, and a model that recites."""
+
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from afm_mlx.decoder.checkpoint import save_checkpoint
+from afm_mlx.decoder.decoder import Decoder, initialize
+from afm_mlx.inference.engine import Engine
+from afm_mlx.sections import Shape
+from afm_mlx.text.tokenizer import Tokenizer, train_tokenizer
+
+TINY = Shape(
+    num_layers=2,
+    hidden_size=32,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    intermediate_size=64,
+    vocab_size=384,  # more than the tokenizer has pieces, as models have
+    rope_base=10_000,
+    norm_eps=1e-5,
+    max_tokens=256,
+)
+TEXTS = [
+    "The cat sat on the mat, and the dog looked at the cat.\n",
+    "A house on the hill; a hill in the land. What is it? It is a house.\n",
+]
+
+
+@pytest.fixture
+def tiny() -> Shape:
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(
+        iter(TEXTS * 20),
+        folder,
+        vocab_size=340,
+        reserved_pieces=16,
+        character_coverage=1.0,
+        max_sentence_bytes=4_096,
+        training_bytes=100_000,
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory, tokenizer_folder) -> Path:
+    model = Decoder(TINY)
+    initialize(model, seed=3)
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_checkpoint(folder, model, tokenizer_folder, facts={"stage": "sft"})
+    return folder
+
+
+@pytest.fixture
+def engine(model_folder) -> Engine:
+    return Engine.open(model_folder, dtype=mx.float32)
+
+
+class Reciter:
+    """Says given tokens, whatever it was asked: mlx-lm's model interface without a network."""
+
+    def __init__(self, ids: list[int], prompt_tokens: int, shape: Shape = TINY) -> None:
+        self.shape = shape
+        self.layers = [None]
+        self.script = [0] * (prompt_tokens - 1) + ids + [0]
+        self.num_calls = 0
+
+    def __call__(self, tokens, cache=None):
+        self.num_calls += 1
+        start, length = cache[0].offset, tokens.shape[1]
+        cache[0].update_and_fetch(mx.zeros((1, 1, length, 1)), mx.zeros((1, 1, length, 1)))
+        last = len(self.script) - 1
+        said = [self.script[min(i, last)] for i in range(start, start + length)]
+        return 100.0 * (mx.array(said)[None, :, None] == mx.arange(self.shape.vocab_size))
+
+
+@pytest.fixture
+def reciting(tokenizer_folder):
+    """Function to make an engine that answers "hello", raw, with a text and ids after it."""
+    tokenizer = Tokenizer.open(tokenizer_folder)
+
+    def make(text: str, more: list[int] | None = None) -> Engine:
+        engine = Engine(Reciter([], 1), tokenizer_folder)
+        ids = tokenizer.encode(text) + (more or [])
+        engine.model = Reciter(ids, len(engine.prompt_ids("hello", raw=True)))
+        return engine
+
+    return make
