@@ -75,7 +75,7 @@ def in_the_making(folder: Path, wanted: str) -> bool:
 
 
 def open_work(folder: Path, wanted: str) -> Path:
-    """The folder in the making for `folder`: as it was left for the same fingerprint, else empty."""
+    """The folder in the making: as it was left for the same fingerprint, else empty."""
     work = work_folder(folder)
     if in_the_making(folder, wanted):
         return work

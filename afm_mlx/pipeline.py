@@ -114,6 +114,8 @@ def run(
     manifests: list[dict[str, Any]] = []
     with artifact.locked(runs / recipe.name):
         steps = plan_steps(recipe, runs, first=first, last=last)
+        if last is None and (later := recipe.not_built_yet()):
+            progress.say(f"not built yet, left out: {', '.join(later)}")
         folders = {step.stage.name: step.folder for step in steps}
         for step in steps:
             if not step.todo:

@@ -6,17 +6,23 @@ explains each mistake: file, line, key, value, what was expected, and the neares
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Self
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from afm_mlx.errors import RecipeError
-from afm_mlx.sections import (
+from afm_mlx.settings.alignment import Itec, Prefer, Reward, Rl, Sft
+from afm_mlx.settings.compression import Adapter, Distill, Prune, Quantize, Recover, Teacher
+from afm_mlx.settings.mistakes import Origin, invalid_settings, not_toml
+from afm_mlx.settings.mistakes import all_names as all_names
+from afm_mlx.settings.mistakes import nearest as nearest
+from afm_mlx.settings.mistakes import reason as reason
+from afm_mlx.settings.sections import (
     Optimizer,
     Pretraining,
     Section,
@@ -25,9 +31,25 @@ from afm_mlx.sections import (
     Tokenizer,
     Training,
     Watch,
+    rope_base,
 )
 
 PRETRAINING_STAGES = ("core", "continued", "context")
+
+# Sections that are read and checked, and whose stages do not exist yet.
+NOT_BUILT_YET = (
+    "teacher",
+    "prune",
+    "distill",
+    "sft",
+    "reward",
+    "prefer",
+    "itec",
+    "rl",
+    "quantize",
+    "recover",
+    "adapters",
+)
 
 
 class Recipe(Section):
@@ -55,6 +77,28 @@ class Recipe(Section):
     """Stage 2: longer rows, more code and mathematics."""
     context: Pretraining | None = None
     """Stage 3: context lengthening."""
+    teacher: Teacher | None = None
+    """The wider model to prune and distill from."""
+    prune: Prune | None = None
+    """Mask learning on the teacher."""
+    distill: Distill | None = None
+    """Distillation during pre-training."""
+    sft: Sft | None = None
+    """Supervised fine-tuning."""
+    reward: Reward | None = None
+    """The reward model."""
+    prefer: Prefer | None = None
+    """Preference training."""
+    itec: Itec | None = None
+    """Rounds with a committee of models."""
+    rl: Rl | None = None
+    """Online reinforcement learning."""
+    quantize: Quantize | None = None
+    """Palettization."""
+    recover: Recover | None = None
+    """Accuracy-recovery adapters."""
+    adapters: dict[str, Adapter] = Field(default={})
+    """Product adapters, by name."""
 
     def pretraining(self, stage: str) -> Pretraining:
         """Section of one pre-training stage; it must be in the recipe."""
@@ -67,19 +111,37 @@ class Recipe(Section):
         """Names of the pre-training stages that this recipe has, in order."""
         return [name for name in PRETRAINING_STAGES if getattr(self, name) is not None]
 
+    def stage_before(self, stage: str) -> str | None:
+        """The pre-training stage whose model `stage` starts from; `None` for the first."""
+        stages = self.pretraining_stages()
+        number = stages.index(stage)
+        return stages[number - 1] if number else None
+
     def shape_of(self, stage: str) -> Shape:
         """Shape of the model that a pre-training stage leaves: its RoPE base and its context."""
-        shape = self.shape
-        for name in self.pretraining_stages():
-            section = self.pretraining(name)
-            base = section.rope_base or shape.rope_base
-            shape = shape.model_copy(update={"rope_base": base, "max_tokens": section.row_tokens})
-            if name == stage:
-                break
-        return shape
+        section, before = self.pretraining(stage), self.stage_before(stage)
+        trained = self.shape if before is None else self.shape_of(before)
+        base = section.rope_base or trained.rope_base
+        if stage == "context" and section.rope_base is None and before is not None:
+            base = rope_base(trained.rope_base, trained.max_tokens, section.row_tokens)
+        return self.shape.model_copy(update={"rope_base": base, "max_tokens": section.row_tokens})
+
+    def not_built_yet(self) -> list[str]:
+        """Sections of this recipe whose stages do not exist yet, in order."""
+        return [name for name in NOT_BUILT_YET if getattr(self, name)]
 
     @model_validator(mode="after")
-    def _parts_agree(self) -> Self:
+    def _names_are_plain(self) -> Self:
+        for table in ("data", "adapters"):
+            for name in getattr(self, table):
+                if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+                    raise ValueError(
+                        f"{table} holds '{name}': a name has letters, digits, dashes, underscores"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Self:
         for stage in self.pretraining_stages():
             section = self.pretraining(stage)
             for name in section.mixture:
@@ -102,116 +164,86 @@ class Recipe(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _teacher_fits(self) -> Self:
+        if self.teacher is None:
+            for stage in ("prune", "distill"):
+                if getattr(self, stage) is not None:
+                    raise ValueError(f"{stage} needs a [teacher]")
+        elif self.teacher.intermediate_size < self.shape.intermediate_size:
+            raise ValueError(
+                f"teacher.intermediate_size ({self.teacher.intermediate_size:,}) is below "
+                f"shape.intermediate_size ({self.shape.intermediate_size:,})"
+            )
+        return self
+
+
+def recipe_files() -> dict[str, Path]:
+    """The recipes that come with the toolkit, by name."""
+    folder = Path(str(files("afm_models")))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def load_named_recipe(name_or_path: str, assignments: Sequence[str] = ()) -> Recipe:
+    """The recipe of that name in the zoo, or of that `.toml` file, with `assignments` applied.
+
+    Raises:
+        RecipeError: no recipe has that name, or as `load_recipe`.
+    """
+    if name_or_path.endswith(".toml"):
+        return load_recipe(Path(name_or_path), assignments)
+    recipes = recipe_files()
+    if name_or_path in recipes:
+        return load_recipe(recipes[name_or_path], assignments)
+    near = nearest(name_or_path, recipes)
+    raise RecipeError(
+        f"no recipe is called '{name_or_path}'",
+        hint=f"did you mean '{near}'?"
+        if near
+        else f"there are {', '.join(recipes)}; a path must end in .toml",
+    )
+
 
 def load_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
     """Read a recipe, then apply each `section.name=value`, left to right.
 
     Raises:
         RecipeError: the file is missing or not TOML, a key is unknown, a value is not allowed, or
-            two settings contradict each other; every such key is named.
+            two settings contradict each other. The first two such keys are named.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"cannot read recipe {path}: {reason(error)}") from None
     try:
         settings = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{path} is not TOML: {str(error).lower()}") from None
+        raise not_toml(error, path, text) from None
     settings.setdefault("name", path.stem)
-    for assignment in assignments:
-        _assign(settings, assignment)
+    assigned = tuple(_assign(settings, assignment) for assignment in assignments)
     try:
         return Recipe.model_validate(settings)
     except ValidationError as error:
-        assigned = {assignment.partition("=")[0].strip() for assignment in assignments}
-        raise _as_recipe_error(error, path, text, assigned) from None
+        raise invalid_settings(error, Recipe, Origin(path, text, assigned)) from None
 
 
-def reason(error: OSError | UnicodeDecodeError) -> str:
-    """What went wrong with a file, in words: `no such file or directory`."""
-    if isinstance(error, UnicodeDecodeError):
-        return f"not UTF-8 (byte {error.start:,})"
-    return (error.strerror or str(error)).lower()
+def _assign(settings: dict[str, Any], assignment: str) -> str:
+    """Put `section.name=value` into `settings`, and give the name back.
 
-
-def nearest(word: str, words: Any) -> str | None:
-    """The closest of `words`, if any is close."""
-    return next(iter(difflib.get_close_matches(word, list(words), n=1)), None)
-
-
-def all_names(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[str]:
-    """Dotted names of all settings; a table of named parts shows as `data.NAME.path`."""
-    for name, field in model.model_fields.items():
-        yield prefix + name
-        parts = (field.annotation, *get_args(field.annotation))
-        named = any(getattr(part, "__origin__", part) is dict for part in parts)
-        for part in parts:
-            if isinstance(part, type) and issubclass(part, BaseModel):
-                yield from all_names(part, f"{prefix}{name}." + ("NAME." if named else ""))
-
-
-def _assign(settings: dict[str, Any], assignment: str) -> None:
-    """Put `section.name=value` into `settings`. The value is TOML; a bare word is text."""
+    The value is TOML; what is not TOML is text.
+    """
     name, equals, value = (part.strip() for part in assignment.partition("="))
-    if not equals or not name:
-        raise RecipeError(f"'{assignment}' is not NAME=VALUE", hint="try --set core.lr=0.02")
     *sections, key = name.split(".")
+    if not equals or not all([*sections, key]):
+        raise RecipeError(f"--set: '{assignment}' is not NAME=VALUE", hint="try --set core.lr=0.02")
     table = settings
     for section in sections:
         table = table.setdefault(section, {})
         if not isinstance(table, dict):
-            raise RecipeError(f"'{name}' goes through '{section}', which holds no settings")
+            raise RecipeError(f"--set: '{name}' goes through '{section}', which holds no settings")
     try:
-        table[key] = tomllib.loads(f"value = {value}")["value"]
+        parsed = tomllib.loads(f"value = {value}")
     except tomllib.TOMLDecodeError:
-        table[key] = value
-
-
-def _as_recipe_error(
-    error: ValidationError, path: Path, text: str, assigned: set[str]
-) -> RecipeError:
-    """Our words for what pydantic found."""
-    lines, hint = [], ""
-    for found in error.errors():
-        keys = [str(part) for part in found["loc"]]
-        name = ".".join(keys)
-        where = "--set" if name in assigned else _place(path, text, keys)
-        if found["type"] == "extra_forbidden":
-            lines.append(f"{where}: no setting is called '{name}'")
-            near = _nearest_setting(keys)
-            hint = f"did you mean '{near}'?" if near else hint
-        elif found["type"] == "missing":
-            lines.append(f"{where}: '{name}' is missing")
-        elif found["type"] == "value_error":  # raised by one of our own checks
-            lines.append(f"{where}: {f'{name}: ' if name else ''}{found['ctx']['error']}")
-        else:
-            expected = found["msg"].removeprefix("Input ").lower()
-            lines.append(f"{where}: {name} is {found['input']!r}: {expected}")
-    return RecipeError("\n".join(lines), hint=hint)
-
-
-def _nearest_setting(keys: list[str]) -> str | None:
-    """The closest real setting, with the names of the user's own tables put back."""
-    shown = list(keys)
-    if len(keys) > 2 and keys[0] == "data":
-        keys = ["data", "NAME", *keys[2:]]
-    near = nearest(".".join(keys), all_names())
-    return near.replace("NAME", shown[1]) if near and "NAME" in near else near
-
-
-def _place(path: Path, text: str, keys: list[str]) -> str:
-    """`file, line N` where the key stands (or its section, or the file): tomllib keeps no lines."""
-    table: list[str] = []
-    best, line_number = 0, 0
-    for number, line in enumerate(text.splitlines(), start=1):
-        if head := re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line):
-            table = [part.strip().strip("\"'") for part in head[1].split(".")]
-            found = table
-        elif key := re.match(r"\s*([A-Za-z0-9_.\"'-]+)\s*=", line):
-            found = table + [part.strip("\"'") for part in key[1].split(".")]
-        else:
-            continue
-        if found == keys[: len(found)] and len(found) > best:
-            best, line_number = len(found), number
-    return f"{path}, line {line_number}" if line_number else str(path)
+        parsed = {}
+    table[key] = parsed["value"] if parsed.keys() == {"value"} else value
+    return name

@@ -34,7 +34,8 @@ CONTENDERS = {
 
 
 def shape_of(args: argparse.Namespace) -> Any:
-    from afm_mlx.sections import Shape
+    """The shape that all contenders train."""
+    from afm_mlx.settings.sections import Shape
 
     return Shape(
         num_layers=args.layers,
@@ -55,7 +56,7 @@ def make_rows(args: argparse.Namespace, folder: Path) -> None:
     import numpy as np
 
     from afm_mlx.corpus.documents import read_documents
-    from afm_mlx.sections import Source, SourceKind
+    from afm_mlx.settings.sections import Source, SourceKind
     from afm_mlx.text.tokenizer import Tokenizer, train_tokenizer
 
     source = Source(kind=SourceKind.CODE, path="python:library", max_bytes=3_000_000)
@@ -85,20 +86,23 @@ class Stopwatch:
         self.warmup, self.marks = warmup, [time.perf_counter()]
 
     def mark(self) -> None:
+        """A step is over."""
         self.marks.append(time.perf_counter())
 
     def seconds(self) -> float:
+        """Median of a step after the warm-up."""
         laps = [b - a for a, b in zip(self.marks, self.marks[1:], strict=False)]
         return statistics.median(laps[self.warmup :])
 
 
 def run_ours(args: argparse.Namespace, rows: Any, rule_name: str) -> dict[str, float]:
+    """Our loop."""
     import mlx.core as mx
 
     from afm_mlx import compat
     from afm_mlx.decoder.decoder import Decoder, initialize
     from afm_mlx.progress import Progress
-    from afm_mlx.sections import Optimizer, OptimizerName, Training, Watch
+    from afm_mlx.settings.sections import Optimizer, OptimizerName, Training, Watch
     from afm_mlx.training.loop import Course, train
     from afm_mlx.training.objectives import next_token_loss
     from afm_mlx.training.optimizer import UpdateRule
@@ -153,6 +157,7 @@ def run_ours(args: argparse.Namespace, rows: Any, rule_name: str) -> dict[str, f
 
 
 def run_mlx_lm(args: argparse.Namespace, rows: Any, *, everything: bool) -> dict[str, float]:
+    """mlx-lm's trainer, on its own qwen3 model."""
     import mlx.core as mx
     import mlx.optimizers as optim
     from mlx_lm.models import qwen3
@@ -207,9 +212,10 @@ def run_mlx_lm(args: argparse.Namespace, rows: Any, *, everything: bool) -> dict
 
 
 def run_torch(args: argparse.Namespace, rows: Any) -> dict[str, float]:
+    """A loop as one would write it in PyTorch."""
     import torch
     from torch import nn
-    from torch.nn import functional as F  # noqa: N812
+    from torch.nn import functional as F
 
     shape = shape_of(args)
     width, head = shape.hidden_size, shape.head_dim
@@ -298,6 +304,7 @@ def contend(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    """Run all contenders in turns and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in (
         ("layers", 4),

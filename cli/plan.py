@@ -24,8 +24,8 @@ def plan(
     """Memory, operations, time and disk of each stage, without running it."""
     import json
 
-    from afm_mlx.hardware import find_hardware
-    from afm_mlx.plan import format_plan, plan_recipe
+    from afm_mlx.planning.hardware import find_hardware
+    from afm_mlx.planning.plan import format_plan, plan_recipe
     from afm_mlx.recipe import load_named_recipe
 
     settings = load_named_recipe(recipe, set_)

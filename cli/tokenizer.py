@@ -54,7 +54,7 @@ def train(
     from itertools import chain, zip_longest
 
     from afm_mlx.corpus.documents import read_documents
-    from afm_mlx.sections import Source, SourceKind, Tokenizer
+    from afm_mlx.settings.sections import Source, SourceKind, Tokenizer
     from afm_mlx.text.tokenizer import train_tokenizer
 
     if kind is not None and kind not in list(SourceKind):
@@ -99,7 +99,7 @@ def show(
 ) -> None:
     """Print size, special pieces, and bytes per token by kind of text."""
     from afm_mlx.errors import DataError
-    from afm_mlx.recipe_errors import reason
+    from afm_mlx.settings.mistakes import reason
     from afm_mlx.text.samples import SAMPLES, densities
     from afm_mlx.text.tokenizer import Tokenizer
 

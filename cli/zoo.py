@@ -42,7 +42,7 @@ def models_show(
     """Show one recipe: its tensors with exact counts, its texts, its stages."""
     import json
 
-    from afm_mlx.cost import tensors
+    from afm_mlx.planning.cost import tensors
     from afm_mlx.recipe import load_named_recipe
 
     settings = load_named_recipe(recipe, set_)
@@ -87,7 +87,7 @@ def models_show(
 
 
 def _summary(recipe: Recipe) -> dict[str, Any]:
-    from afm_mlx.cost import count_by_part
+    from afm_mlx.planning.cost import count_by_part
 
     return {
         "name": recipe.name,

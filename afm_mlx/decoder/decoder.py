@@ -28,7 +28,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from afm_mlx.compat import import_mlx_lm
 from afm_mlx.decoder.attention import Mask, causal_attention
 from afm_mlx.decoder.exponential import silu
-from afm_mlx.sections import Llama3Rope, Shape
+from afm_mlx.settings.sections import Llama3Rope, Shape
 
 
 def llama3_wavelengths(head_dim: int, base: float, scaling: Llama3Rope) -> mx.array:
@@ -216,16 +216,37 @@ class Decoder(nn.Module):
 
 
 def _recomputed(layer: Block, x: mx.array, mask: Mask) -> mx.array:
-    """`layer(x, mask)`, keeping none of its inner values for the backward pass."""
-    trained = layer.trainable_parameters()
+    """`layer(x, mask)`, keeping none of its inner values for the backward pass.
 
-    def call(parameters: dict[str, Any], x: mx.array) -> mx.array:
-        layer.update(parameters)
+    `mx.checkpoint` recomputes them too, but leaves every block's weight gradients for the end, and
+    so keeps all recomputed values alive (MLX 0.32.4). Here a block's gradients are finished before
+    those of the block below are begun: half the memory, the same bits.
+    """
+    trained = layer.trainable_parameters()
+    flat: Any = tree_flatten(trained)
+    names = [name for name, _ in flat]
+
+    def call(*arrays: mx.array) -> mx.array:
+        *weights, x = arrays
+        layer.update(tree_unflatten(list(zip(names, weights, strict=True))))
         return layer(x, mask)  # the mask is closed over: all array arguments are differentiated
 
-    y = mx.checkpoint(call)(trained, x)
+    block = mx.custom_function(call)
+
+    @block.vjp
+    def backward(
+        primals: tuple[mx.array, ...] | mx.array, cotangent: mx.array, output: mx.array
+    ) -> tuple[mx.array, ...]:
+        # A frozen block has one primal, and MLX hands it over bare.
+        arrays = [primals] if isinstance(primals, mx.array) else list(primals)
+        arrays = mx.depends(arrays, [cotangent])
+        _, (*gradients, to_x) = mx.vjp(call, arrays, [cotangent])
+        (to_x,) = mx.depends([to_x], gradients)
+        return *gradients, to_x
+
+    y = block(*(weight for _, weight in flat), x)
     layer.update(trained)  # or the layer would be left with the arguments of `call`
-    return y
+    return cast(mx.array, y)
 
 
 def initialize(model: Decoder, seed: int) -> None:

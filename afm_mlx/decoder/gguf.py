@@ -22,7 +22,7 @@ from afm_mlx.decoder.decoder import llama3_wavelengths
 from afm_mlx.decoder.gguf_tokenizer import write_tokenizer
 from afm_mlx.decoder.weights import check_tensors, listed
 from afm_mlx.errors import ModelError
-from afm_mlx.sections import Llama3Rope, Shape
+from afm_mlx.settings.sections import Llama3Rope, Shape
 
 _TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
 

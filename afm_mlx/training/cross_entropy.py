@@ -13,30 +13,13 @@ from typing import Any
 import mlx.core as mx
 
 from afm_mlx.compat import on_gpu
-
-LOG2_E = 1.4426950408889634  # log2(e)
+from afm_mlx.decoder.exponential import LOG2_E, exp2, max_of_last, sum_of_last
 
 # Arrays of the shape of a chunk's logits that exist at once, measured: the CPU back end frees late.
 ARRAYS_PER_CHUNK = 7
 
 # Stands for 0 where a logit's gradient loses its softmax part; below what float32 adds to 1.
 SMALLEST_FACTOR = 1e-8
-
-# Columns are folded into this many rows, or fewer, before a reduction along them; a power of 2.
-LARGEST_FOLD = 64
-
-# 2**f for f from -1/2 to 1/2, lowest power first: the polynomial of degree 5 with the smallest
-# relative error, 7.5e-8. Ours, fitted in float64.
-EXP2_COEFFICIENTS = (
-    1.00000007,
-    0.693146967,
-    0.240221197,
-    0.0555071331,
-    0.00967554124,
-    0.00132764606,
-)
-SMALLEST_EXPONENT = -126.0  # of a normal float32
-MANTISSA_BITS = 23  # of a float32
 
 
 def linear_cross_entropy(
@@ -133,9 +116,9 @@ def _chunk_loss(
     logits = (hidden * unit) @ table.T
     targets, weights = targets[:, None], weights[:, None].astype(mx.float32)
     at_target = mx.take_along_axis(logits, targets, axis=-1)
-    top = mx.max(_fold_max(logits), axis=-1, keepdims=True)
+    top = max_of_last(logits)
     powers = mx.exp(logits - top) if on_gpu() else exp2(logits - top)
-    total = mx.sum(_fold_sum(powers), axis=-1, keepdims=True)
+    total = sum_of_last(powers)
     log_normalizer = top / unit + mx.log(total)
     nll = weights * (log_normalizer - at_target / unit)
     loss = nll + z_loss * weights * mx.square(log_normalizer)
@@ -147,47 +130,3 @@ def _chunk_loss(
         powers, targets, mx.take_along_axis(powers, targets, axis=-1) - total / factor, axis=-1
     )
     return mx.sum(loss), mx.sum(nll), powers, scale
-
-
-def _fold(x: mx.array) -> mx.array:
-    """[n, V] as [n, K, V / K], K a power of 2 that divides V.
-
-    The CPU back end reduces a middle axis four times faster than the last one (1 against 4 ms for
-    4 million), and adds up fewer numbers in a row, which is also more exact.
-    """
-    fold = 1
-    while not on_gpu() and fold < LARGEST_FOLD and x.shape[-1] % (2 * fold) == 0:
-        fold *= 2
-    return x.reshape(x.shape[0], fold, -1)
-
-
-def _fold_max(x: mx.array) -> mx.array:
-    return mx.max(_fold(x), axis=1)
-
-
-def _fold_sum(x: mx.array) -> mx.array:
-    return mx.sum(_fold(x), axis=1)
-
-
-def _exp2(x: mx.array) -> mx.array:
-    x = mx.maximum(x, SMALLEST_EXPONENT)
-    whole = (x - 0.5).astype(mx.int32)  # cut towards 0: the nearest integer, as x is not above 0
-    rest = x - whole.astype(mx.float32)
-    power = mx.array(EXP2_COEFFICIENTS[-1])
-    for coefficient in EXP2_COEFFICIENTS[-2::-1]:
-        power = power * rest + coefficient
-    bits = power.view(mx.int32) + mx.left_shift(whole, MANTISSA_BITS)  # power * 2**whole
-    return bits.view(mx.float32)
-
-
-_compiled_exp2 = mx.compile(_exp2)
-
-
-def exp2(x: mx.array) -> mx.array:
-    """2 to the power x for float32 x up to 0, to a relative error of 3e-7.
-
-    Below -126 the result stays at 2**-126. For the CPU back end only, where `mx.exp` takes 12 ns a
-    number because the wheel is built without FMA; this takes 1.6 ns compiled and 4 ns otherwise.
-    NaN becomes an arbitrary number: whoever calls this must pass NaN on by another way.
-    """
-    return _compiled_exp2(x)

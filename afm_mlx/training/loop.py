@@ -27,7 +27,7 @@ from mlx.utils import tree_map
 from afm_mlx import artifact, compat
 from afm_mlx.errors import FitError, RunError
 from afm_mlx.progress import Progress, bar, duration
-from afm_mlx.sections import Watch
+from afm_mlx.settings.sections import Watch
 from afm_mlx.training.schedule import warmup_cosine
 from afm_mlx.training.state import State, load_snapshot, save_snapshot
 
@@ -217,10 +217,7 @@ def _accumulate(
     total: Any = None
     for batch in micro_batches:
         part = gradient(params, *batch)
-        if total is None:
-            total = part
-        else:
-            total = tree_map(mx.add, total, part)
+        total = part if total is None else tree_map(mx.add, total, part)
         if len(micro_batches) > 1:
             mx.eval(total)
     return total

@@ -35,7 +35,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten
 
 from afm_mlx.compat import on_gpu
-from afm_mlx.sections import Optimizer, OptimizerName
+from afm_mlx.settings.sections import Optimizer, OptimizerName
 from afm_mlx.training.muon import muon_direction
 
 # Layers of a block that get the width multiplier, and Muon.

@@ -8,7 +8,7 @@ from afm_cli import main
 
 from afm_mlx.decoder.checkpoint import save_checkpoint
 from afm_mlx.decoder.decoder import Decoder, initialize
-from afm_mlx.sections import Shape
+from afm_mlx.settings.sections import Shape
 from afm_mlx.text.tokenizer import train_tokenizer
 
 

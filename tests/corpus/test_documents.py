@@ -12,7 +12,7 @@ from afm_mlx.corpus import documents as module
 from afm_mlx.corpus.documents import read_documents
 from afm_mlx.corpus.files import PART_BYTES
 from afm_mlx.errors import DataError
-from afm_mlx.sections import Source
+from afm_mlx.settings.sections import Source
 
 
 def read(path, kind="text", **settings):

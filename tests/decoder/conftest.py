@@ -9,7 +9,7 @@ import mlx.core as mx
 import pytest
 
 from afm_mlx.decoder.decoder import Decoder, initialize, named_parameters
-from afm_mlx.sections import Llama3Rope, Shape
+from afm_mlx.settings.sections import Llama3Rope, Shape
 
 TINY = Shape(
     num_layers=2,

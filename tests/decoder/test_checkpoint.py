@@ -17,7 +17,7 @@ from afm_mlx.decoder.checkpoint import (
 )
 from afm_mlx.decoder.decoder import Decoder, named_parameters
 from afm_mlx.errors import ModelError
-from afm_mlx.sections import Shape
+from afm_mlx.settings.sections import Shape
 
 Make = Callable[..., Decoder]
 

@@ -15,7 +15,7 @@ from afm_mlx.decoder.decoder import (
     llama3_wavelengths,
     named_parameters,
 )
-from afm_mlx.sections import Llama3Rope, Shape
+from afm_mlx.settings.sections import Llama3Rope, Shape
 
 Make = Callable[..., Decoder]
 

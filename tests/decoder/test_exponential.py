@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from afm_mlx.decoder import exponential
-from afm_mlx.decoder.exponential import LOG2_E, silu, softmax_base_2
+from afm_mlx.decoder.exponential import LOG2_E, exp2, max_of_last, silu, softmax_base_2, sum_of_last
 
 POINTS = mx.array([-300.0, -90.0, -20.0, -3.0, -0.5, 0.0, 0.5, 3.0, 20.0, 90.0, 300.0])
 
@@ -39,4 +39,23 @@ def test_softmax_in_base_two_equals_softmax():
 
 def test_a_hidden_score_weighs_nothing():
     weights = softmax_base_2(mx.array([1.0, -mx.inf, 1.0]))
-    assert weights.tolist() == [0.5, 0.0, 0.5]
+    assert weights[0].item() == weights[2].item() == 0.5
+    assert weights[1].item() < 1e-37
+
+
+def test_exp2_is_exact_to_three_parts_in_ten_million():
+    x = mx.concatenate([mx.linspace(-126, 127, 200_001), mx.linspace(-2, 2, 100_001)])
+    exact = np.exp2(np.array(x, np.float64))
+    assert np.abs(np.array(exp2(x), np.float64) / exact - 1).max() < 3e-7
+
+
+def test_exp2_is_cut_at_the_ends_of_float32():
+    assert mx.all(exp2(mx.array([-127.0, -1e4, -1e30, -mx.inf])) < 2e-38).item()
+    assert mx.all(exp2(mx.array([128.0, 1e30, mx.inf])) > 1e38).item()
+
+
+@pytest.mark.parametrize("n", [1, 3, 64, 96, 1000])
+def test_reductions_along_the_last_axis_are_those_of_mlx(n):
+    x = mx.random.normal((5, 2, n), key=mx.random.key(n))
+    assert mx.array_equal(max_of_last(x), x.max(axis=-1, keepdims=True))
+    assert mx.allclose(sum_of_last(x), x.sum(axis=-1, keepdims=True), rtol=0, atol=1e-4)

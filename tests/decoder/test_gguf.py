@@ -11,7 +11,7 @@ from afm_mlx.decoder.checkpoint import open_checkpoint
 from afm_mlx.decoder.convert import import_model
 from afm_mlx.decoder.decoder import Decoder, llama3_wavelengths, named_parameters
 from afm_mlx.errors import ModelError
-from afm_mlx.sections import Llama3Rope
+from afm_mlx.settings.sections import Llama3Rope
 
 ROWS = 272  # the tokenizer has 265 pieces
 # The rescaling that Llama 3.1 has.

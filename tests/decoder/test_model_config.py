@@ -6,7 +6,7 @@ import pytest
 
 from afm_mlx.decoder.config import config_of_shape, read_config, shape_of_config
 from afm_mlx.errors import ModelError
-from afm_mlx.sections import Llama3Rope, Shape
+from afm_mlx.settings.sections import Llama3Rope, Shape
 
 QWEN3: dict[str, Any] = {
     "model_type": "qwen3",

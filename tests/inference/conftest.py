@@ -8,7 +8,7 @@ import pytest
 from afm_mlx.decoder.checkpoint import save_checkpoint
 from afm_mlx.decoder.decoder import Decoder, initialize
 from afm_mlx.inference.engine import Engine
-from afm_mlx.sections import Shape
+from afm_mlx.settings.sections import Shape
 from afm_mlx.text.tokenizer import Tokenizer, train_tokenizer
 
 TINY = Shape(

@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten
 
 from afm_mlx.errors import FitError, RunError
 from afm_mlx.progress import Progress
-from afm_mlx.sections import Optimizer, Watch
+from afm_mlx.settings.sections import Optimizer, Watch
 from afm_mlx.training.loop import Course, train
 from afm_mlx.training.optimizer import UpdateRule
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from afm_mlx.sections import Optimizer
+from afm_mlx.settings.sections import Optimizer
 from afm_mlx.training.muon import muon_direction, orthogonalize
 from afm_mlx.training.optimizer import UpdateRule
 

@@ -5,7 +5,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from afm_mlx.decoder.decoder import Decoder, initialize
-from afm_mlx.sections import Shape
+from afm_mlx.settings.sections import Shape
 from afm_mlx.training.objectives import next_token_loss, token_cross_entropy
 
 SHAPE = Shape(

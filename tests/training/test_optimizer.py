@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_unflatten
 
-from afm_mlx.sections import Optimizer
+from afm_mlx.settings.sections import Optimizer
 from afm_mlx.training.optimizer import UpdateRule
 
 RULES = ["afm", "adamw", "muon"]

@@ -1,6 +1,6 @@
 import pytest
 
-from afm_mlx.sections import rope_base
+from afm_mlx.settings.sections import rope_base
 
 
 def test_rope_base_reproduces_the_published_value():

@@ -1,0 +1,158 @@
+"""Sections of the stages that turn a base model into an assistant.
+
+Sizes and learning rates have no default: a recipe states them. Constants of an algorithm do.
+Source keys: R24 is arXiv:2407.21075; LS and OB are notes on it. `Ours`: nobody has published it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from afm_mlx.settings.sections import Count, Fraction, NotNegative, Positive, Section
+
+Probability = Annotated[float, Field(gt=0.5, lt=1)]
+
+
+class Sft(Section):
+    """Supervised fine-tuning on demonstrations."""
+
+    lr: Positive
+    """Learning rate, constant. Source: LS, OB; 2e-5 on the device, 5e-6 on the server."""
+    examples_per_step: Count
+    """Examples of one optimizer step."""
+    epochs: Count
+    """Passes over the examples."""
+    dropout_fraction: Fraction = 0.1
+    """Share of residual branch values set to zero, 0 to 1. Source: LS, OB; the place is ours."""
+    document_mask: bool = True
+    """Packed examples do not see each other. Ours."""
+    mixture_step_fraction: Fraction = 0.25
+    """Share by which the mixture search moves one weight, 0 to 1. Ours; R24 searches likewise."""
+    mixture_seeds: Count = 3
+    """Runs per candidate of the mixture search. Ours."""
+
+
+class PreferenceLevels(Section):
+    """Probability that the preferred answer is better, by strength of preference. Source: LS."""
+
+    significantly_better: Probability = 0.95
+    """Above 0.5 and below 1; its best reward gap is logit(0.95) = 2.944. Source: LS."""
+    better: Probability = 0.85
+    """As above; best gap 1.735. Source: LS."""
+    slightly_better: Probability = 0.75
+    """As above; best gap 1.099. Source: LS."""
+    negligibly_better: Probability = 0.65
+    """As above; best gap 0.619. Source: LS."""
+
+    @model_validator(mode="after")
+    def _stronger_is_surer(self) -> Self:
+        levels = [
+            self.significantly_better,
+            self.better,
+            self.slightly_better,
+            self.negligibly_better,
+        ]
+        if levels != sorted(levels, reverse=True):
+            raise ValueError(
+                f"significantly_better to negligibly_better ({', '.join(f'{p:g}' for p in levels)})"
+                " must not rise"
+            )
+        return self
+
+
+class Reward(Section):
+    """The reward model: one scalar, and four graded qualities beside it."""
+
+    lr: Positive
+    """Peak learning rate."""
+    pairs_per_step: Count
+    """Preference pairs of one optimizer step."""
+    epochs: Count
+    """Passes over the pairs."""
+    grade_weight: NotNegative = 0.1
+    """Weight of each grade's cross entropy beside the ranking loss. Ours; R24 gives no value."""
+    grades: tuple[str, ...] = (
+        "instruction_following",
+        "verbosity",
+        "truthfulness",
+        "harmlessness",
+    )
+    """Qualities that people grade in each answer. Source: LS."""
+    grade_classes: Count = 3
+    """Classes of one grade. Source: LS."""
+    grade_width_divisor: Count = 4
+    """A grade's hidden layer is this many times narrower than the model. Ours."""
+    levels: PreferenceLevels = PreferenceLevels()
+    """Target probability of each strength of preference."""
+
+
+class PreferenceMethod(StrEnum):
+    """Losses on preference pairs."""
+
+    DPO = "dpo"
+    IPO = "ipo"
+
+
+class Prefer(Section):
+    """Preference training on pairs of answers."""
+
+    method: PreferenceMethod = PreferenceMethod.DPO
+    """Loss to use."""
+    lr: Positive
+    """Peak learning rate."""
+    pairs_per_step: Count
+    """Preference pairs of one optimizer step."""
+    max_tokens: Count
+    """Longest prompt plus answer, in tokens; longer pairs are dropped and counted."""
+    beta: Positive = 0.1
+    """DPO's pull towards the reference; unitless. Ours, as in arXiv:2305.18290."""
+    tau: Positive = 0.1
+    """IPO's regularization; unitless. Ours, as in arXiv:2310.12036."""
+
+
+class Itec(Section):
+    """Committee rounds: many models answer, the reward model picks, the next model learns."""
+
+    answers_per_member: Count
+    """Answers that each member of the committee gives to a prompt."""
+    temperature: Positive
+    """Sampling temperature of the answers."""
+    device_answers: Count
+    """Picked answers that the device model is trained on. Source: R24, more than a million."""
+    newest_weight: Positive = 2.0
+    """Weight of the newest preference data when the reward model is trained again. Ours."""
+
+
+class RatioMode(StrEnum):
+    """Where the ratio of new to old policy is taken."""
+
+    SEQUENCE = "sequence"
+    TOKEN = "token"
+
+
+class Rl(Section):
+    """Online reinforcement learning by MDLOO: mirror descent with a leave-one-out baseline."""
+
+    lr: Positive
+    """Peak learning rate."""
+    prompts_per_step: Count
+    """Prompts sampled before each round of updates."""
+    responses_per_prompt: Annotated[int, Field(ge=2)]
+    """Responses to each prompt; the baseline of one is the mean of the others, so at least 2."""
+    updates_per_batch: Count
+    """Optimizer steps on one batch of responses."""
+    reference_pull: NotNegative
+    """Beta: weight of the divergence from the reference inside the reward; unitless."""
+    step_pull: NotNegative
+    """Gamma: weight of the divergence from the sampling policy; unitless."""
+    temperature: Positive = 1.0
+    """Sampling temperature. Source: section 12 of the facts sheet; the objective needs 1."""
+    ratio: RatioMode = RatioMode.SEQUENCE
+    """sequence: one ratio per response; token: one per token, for long responses. Ours."""
+    log_ratio_limit: Positive = 5.0
+    """Largest absolute logarithm of a response's ratio, in nats. Ours."""
+    stored_logits: Count = 64
+    """Largest logits of each token kept for the divergence in token mode. Ours."""

@@ -1,0 +1,104 @@
+"""A run killed at any instant goes on and ends with the same bits as an unbroken one."""
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+RECIPE = """
+name = "killed"
+[shape]
+num_layers = 2
+hidden_size = 64
+num_heads = 4
+num_kv_heads = 2
+head_dim = 16
+intermediate_size = 128
+vocab_size = 512
+rope_base = 10_000
+norm_eps = 1e-5
+max_tokens = 128
+[data.docs]
+kind = "text"
+path = "python:docs"
+max_bytes = 400_000
+held_out_fraction = 0.1
+[watch]
+snapshot_every_seconds = 0.3
+evaluate_every_steps = 50
+evaluation_rows = 4
+[core]
+tokens = 409_600
+row_tokens = 64
+rows_per_step = 16
+lr = 0.01
+warmup_steps = 10
+final_lr_fraction = 0.1
+weight_decay = 1e-4
+mixture = { docs = 1.0 }
+[context]
+tokens = 204_800
+row_tokens = 128
+rows_per_step = 8
+lr = 0.003
+warmup_steps = 5
+final_lr_fraction = 0.1
+weight_decay = 1e-5
+mixture = { docs = 1.0 }
+"""
+
+
+def start(recipe, runs):
+    code = "import sys; from afm_cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "run", str(recipe), "--runs", str(runs)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def digests(runs):
+    return {
+        stage: hashlib.sha256(
+            (runs / "killed" / stage / "model" / "model.safetensors").read_bytes()
+        ).hexdigest()
+        for stage in ("core", "context")
+    }
+
+
+def finish(recipe, runs):
+    process = start(recipe, runs)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return errors
+
+
+def kill_and_resume(tmp_path, kills):
+    recipe = tmp_path / "killed.toml"
+    recipe.write_text(RECIPE)
+    began = time.monotonic()
+    finish(recipe, tmp_path / "whole")
+    seconds = time.monotonic() - began
+    chance = random.Random(2024)
+    resumed = 0
+    for number in range(kills):
+        process = start(recipe, tmp_path / "cut")
+        # Each attempt gets a little more time, so the kills fall all along the run.
+        time.sleep(chance.uniform(0.2, 1.0) * seconds * (number + 1.5) / (kills + 1))
+        os.kill(process.pid, signal.SIGKILL)
+        _, errors = process.communicate()
+        resumed += "going on from step" in errors
+    finish(recipe, tmp_path / "cut")
+    assert digests(tmp_path / "cut") == digests(tmp_path / "whole")
+    return resumed
+
+
+def test_run_killed_three_times_ends_with_the_same_bits(tmp_path):
+    kill_and_resume(tmp_path, kills=3)
+
+
+@pytest.mark.slow
+def test_run_killed_ten_times_ends_with_the_same_bits(tmp_path):
+    assert kill_and_resume(tmp_path, kills=10) >= 3
