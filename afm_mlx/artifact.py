@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,7 +72,7 @@ def work_folder(folder: Path) -> Path:
 def in_the_making(folder: Path, wanted: str) -> bool:
     """Whether an interrupted run has left the same result half made."""
     claim = work_folder(folder) / _CLAIM
-    return claim.exists() and claim.read_text() == wanted
+    return claim.exists() and claim.read_bytes() == wanted.encode()
 
 
 def open_work(folder: Path, wanted: str) -> Path:
@@ -86,11 +87,10 @@ def open_work(folder: Path, wanted: str) -> Path:
     return work
 
 
-def retire(folder: Path) -> None:
-    """Set a published result aside, and drop what was half made beside it."""
-    shutil.rmtree(work_folder(folder), ignore_errors=True)
-    if folder.exists():
-        _set_aside(folder, folder.name)
+def drop_if_empty(work: Path) -> None:
+    """Delete a folder in the making in which nothing has been made yet."""
+    if work.is_dir() and _is_empty(work):
+        shutil.rmtree(work)
 
 
 def publish(work: Path, folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -107,11 +107,37 @@ def publish(work: Path, folder: Path, manifest: Mapping[str, Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a small file: after a crash the old text or the new one is there, whole."""
     part = path.with_name(f"{path.name}.part")
-    with part.open("w", encoding="utf-8") as file:
+    with writing(part), part.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Let an `OSError` name the file that was written: a full disk comes without a name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
+def made_whole(out: Path) -> Iterator[Path]:
+    """A path to make a folder at, which becomes `out` at the end: whole or not at all.
+
+    `out` must not exist. It is made beside, in a folder of a new name, which an error deletes.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f"{out.name}-", suffix=".part", dir=out.parent))
+    try:
+        yield beside / out.name
+        (beside / out.name).rename(out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 @contextmanager
@@ -134,15 +160,20 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _set_aside(folder: Path, name: str) -> None:
     """Move a folder out of the way, under a name that is free."""
+    if _is_empty(folder):
+        shutil.rmtree(folder)
+        return
     shelf = folder.parent / "set-aside"
     shelf.mkdir(exist_ok=True)
     number = 1
     while (place := shelf / f"{name}-{number}").exists():
         number += 1
-    if any(path.name != _CLAIM for path in folder.iterdir()):
-        folder.rename(place)
-    else:
-        shutil.rmtree(folder)
+    folder.rename(place)
+
+
+def _is_empty(work: Path) -> bool:
+    """Whether a folder in the making holds nothing but its claim."""
+    return all(path.name == _CLAIM for path in work.iterdir())
 
 
 def _sync(folder: Path) -> None:

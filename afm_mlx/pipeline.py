@@ -13,12 +13,14 @@ from typing import Any
 
 from afm_mlx import artifact
 from afm_mlx.artifact import Inputs
-from afm_mlx.errors import RunError
+from afm_mlx.errors import AfmError, RunError
 from afm_mlx.progress import Progress, duration
 from afm_mlx.recipe import Recipe, nearest
 from afm_mlx.stages import data, pretrain, tokenizer
 
-AGAIN = "again, as asked; the old result is set aside"
+MEMORY_SETTINGS = ("micro_rows", "activation_checkpointing", "loss_bytes")
+"""Settings of [training] that trade memory for time. The result is the same but for rounding, so a
+run that met the memory guard goes on with other values."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def plan_steps(
         wanted = fingerprints[stage.name] = artifact.fingerprint(
             stage.name,
             version=stage.version,
-            settings={name: _setting(recipe, name) for name in stage.sections},
+            settings={name: _deciding(recipe, name) for name in stage.sections},
             parents={name: fingerprints[name] for name in stage.parents},
         )
         asked = first is not None and names.index(stage.name) >= names.index(first)
@@ -111,6 +113,7 @@ def run(
         AfmError: a stage could not do its work; what is published stays, and what was interrupted
             goes on from its last snapshot when run again.
     """
+    plan_steps(recipe, runs, first=first, last=last)  # refuses names before anything is written
     manifests: list[dict[str, Any]] = []
     with artifact.locked(runs / recipe.name):
         steps = plan_steps(recipe, runs, first=first, last=last)
@@ -148,11 +151,13 @@ def _cell(metrics: Mapping[str, Any], name: str, width: int, form: str) -> str:
 
 def _run_stage(recipe: Recipe, step: Step, folders: Mapping[str, Path], progress: Progress) -> None:
     started = time.monotonic()
-    if step.todo == AGAIN:
-        artifact.retire(step.folder)
     work = artifact.open_work(step.folder, step.fingerprint)
     inputs = {name: folders[name] for name in step.stage.parents}
-    metrics = step.stage.run(recipe, inputs, work, progress)
+    try:
+        metrics = step.stage.run(recipe, inputs, work, progress)
+    except AfmError:
+        artifact.drop_if_empty(work)
+        raise
     seconds = metrics.pop("seconds", None) or time.monotonic() - started
     manifest = {
         "stage": step.stage.name,
@@ -173,13 +178,14 @@ def _run_stage(recipe: Recipe, step: Step, folders: Mapping[str, Path], progress
 def _todo(folder: Path, wanted: str, *, asked: bool) -> str:
     """Why a stage must run; empty when it need not."""
     manifest = artifact.read_manifest(folder)
-    if asked and manifest is not None:
-        return AGAIN
-    if manifest is not None and manifest["fingerprint"] == wanted:
-        return ""
+    # First: also a result that is made again, as asked, goes on, and the old one stays until then.
     if artifact.in_the_making(folder, wanted):
         return "going on where it was interrupted"
-    return "new" if manifest is None else "settings changed; the old result is set aside"
+    if manifest is None:
+        return "new"
+    if manifest["fingerprint"] != wanted:
+        return "settings changed; the old result is set aside"
+    return "again, as asked; the old result is set aside" if asked else ""
 
 
 def _fingerprint_of(folder: Path) -> str:
@@ -191,6 +197,14 @@ def _setting(recipe: Recipe, name: str) -> Any:
     value: Any = recipe.model_dump(mode="json")
     for part in name.split("."):
         value = value[part]
+    return value
+
+
+def _deciding(recipe: Recipe, name: str) -> Any:
+    """`_setting`, without what does not decide the result."""
+    value = _setting(recipe, name)
+    if name == "training":
+        value = {key: value[key] for key in value if key not in MEMORY_SETTINGS}
     return value
 
 

@@ -47,8 +47,12 @@ class Progress:
     def record(self, record: dict[str, Any]) -> None:
         """Append one record to the JSON log, if there is one."""
         if self._log:
-            self._log.write(json.dumps(record) + "\n")
-            self._log.flush()
+            try:
+                self._log.write(json.dumps(record) + "\n")
+                self._log.flush()
+            except OSError as error:  # a full disk comes without the file's name
+                error.filename = error.filename or self._log.name
+                raise
 
     def _clear(self) -> None:
         if self._width:

@@ -282,8 +282,9 @@ def run_torch(args: argparse.Namespace, rows: Any) -> dict[str, float]:
 
 def contend(args: argparse.Namespace) -> None:
     """One contender, in this process; its figures go to stdout as JSON."""
-    if args.contender != "mlx-lm-stock":
-        import afm_mlx  # noqa: F401  (loads the tuned BLAS before MLX)
+    if args.contender == "mlx-lm-stock":
+        import mlx.core  # noqa: F401  (before afm_mlx, which then loads no BLAS)
+    import afm_mlx  # noqa: F401  (loads the tuned BLAS before MLX)
     import numpy as np
 
     rows = np.load(Path(args.rows_folder) / "rows.npy")
@@ -294,8 +295,6 @@ def contend(args: argparse.Namespace) -> None:
     elif args.contender == "torch":
         found = run_torch(args, rows)
     else:
-        if args.contender == "mlx-lm-stock":
-            sys.modules["afm_mlx.compat"] = None  # type: ignore[assignment]
         found = run_mlx_lm(args, rows, everything=args.contender == "mlx-lm-all")
     unit = 1 if platform.system() == "Darwin" else 1024
     found["resident_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

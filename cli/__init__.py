@@ -30,6 +30,10 @@ DISK_ERRORS = {
     errno.EDQUOT: ("disk quota reached", "free some space, then type the same command again"),
     errno.EROFS: ("read-only disk", "name another folder"),
     errno.EACCES: ("permission denied", "name another file or folder"),
+    errno.ENOENT: ("no such file or folder", "name another one, or make it"),
+    errno.ENOTDIR: ("a file is where a folder must be", "name another folder"),
+    errno.EEXIST: ("something is there already", "name another file or folder"),
+    errno.EISDIR: ("a folder is where a file must be", "name another file"),
 }
 """Messages and hints for what is wrong with the user's disk, not with us."""
 

@@ -53,7 +53,9 @@ def train(
     from collections import Counter
     from itertools import chain, zip_longest
 
+    from afm_mlx.artifact import made_whole
     from afm_mlx.corpus.documents import read_documents
+    from afm_mlx.errors import AfmError, DataError
     from afm_mlx.settings.sections import Source, SourceKind, Tokenizer
     from afm_mlx.text.tokenizer import train_tokenizer
 
@@ -67,12 +69,19 @@ def train(
     sources = [Source(kind=SourceKind(kind or _kind(path)), path=str(path)) for path in texts]
     documents = [read_documents(source.path, source, skipped) for source in sources]
     turns = chain.from_iterable(zip_longest(*documents))  # one of each source in turn
-    result = train_tokenizer(
-        (document.text for document in turns if document is not None),
-        out,
-        vocab_size=vocab_size,
-        **section.model_dump(),
-    )
+    if out.exists():
+        raise DataError(f"'{out}' exists already", hint="name another --out, or delete it")
+    try:
+        with made_whole(out) as folder:
+            result = train_tokenizer(
+                (document.text for document in turns if document is not None),
+                folder,
+                vocab_size=vocab_size,
+                **section.model_dump(),
+            )
+    except AfmError as error:
+        error.hint = _in_options(error.hint)
+        raise
     result |= {"folder": str(out), "skipped": dict(skipped)}
     if json_:
         typer.echo(json.dumps(result))
@@ -155,6 +164,13 @@ def show(
         typer.echo(f"\n{'id':>8}  piece")
         for number, piece in zip(ids, pieces, strict=True):
             typer.echo(f"{number:>8}  {piece!r}")
+
+
+def _in_options(hint: str) -> str:
+    """A hint about a recipe's settings, in this command's options."""
+    if hint.startswith("check data."):
+        return "check the path, or name its kind: --kind code"
+    return hint.replace("--set shape.vocab_size=", "--vocab-size ")
 
 
 def _kind(path: Path) -> str:

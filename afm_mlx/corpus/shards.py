@@ -32,6 +32,7 @@ from afm_mlx.errors import DataError
 
 INDEX_FILE = "shards.json"
 DOCUMENTS_FILE = "documents.bin"
+BUILD_AGAIN = "build the shards again: afm run RECIPE --from data --until data"
 # Changes when files of an older version cannot be read any more.
 FORMAT_VERSION = 1
 
@@ -164,14 +165,14 @@ class Shards:
             sizes = {file["file"]: file["tokens"] * shards.dtype.itemsize for file in shards._files}
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f"{folder / INDEX_FILE} is damaged: {error!r}", hint="build the shards again"
+                f"{folder / INDEX_FILE} is damaged: {error!r}", hint=BUILD_AGAIN
             ) from None
         written = shards.tokenizer_fingerprint
         if fingerprint is not None and fingerprint != written:
             raise DataError(
                 f"{folder} was written with tokenizer {written[:8]}, "
                 f"and this tokenizer is {fingerprint[:8]}",
-                hint="build the shards again, or take the tokenizer they were built with",
+                hint=f"{BUILD_AGAIN}; or take the tokenizer they were built with",
             )
         sizes[f"{split}/{DOCUMENTS_FILE}"] = shards.documents * 16
         for name, size in sizes.items():
@@ -224,7 +225,7 @@ class Shards:
                 raise DataError(
                     f"{self.folder / name} changed since it was written: SHA-256 "
                     f"{found[:8]}, expected {expected[:8]}",
-                    hint="build the shards again",
+                    hint=BUILD_AGAIN,
                 )
 
     def _map(self, number: int) -> NDArray[Any]:
@@ -354,15 +355,16 @@ def _read_index(path: Path) -> dict[str, Any]:
         index = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(
-            f"{path} is missing: no finished shards", hint="build the shards again"
+            f"{path} is missing: no finished shards",
+            hint=f"name a folder such as runs/RECIPE/data/NAME, or {BUILD_AGAIN}",
         ) from None
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {path}: {error}", hint="build the shards again") from None
+        raise DataError(f"cannot read {path}: {error}", hint=BUILD_AGAIN) from None
     version = index.get("version") if isinstance(index, dict) else None
     if version != FORMAT_VERSION:
         raise DataError(
             f"{path} is of version {version}, this program reads version {FORMAT_VERSION}",
-            hint="build the shards again",
+            hint=BUILD_AGAIN,
         )
     return dict(index)
 
@@ -372,9 +374,7 @@ def _check_size(path: Path, expected: int) -> None:
         found = path.stat().st_size
     except OSError:
         raise DataError(
-            f"{path} is missing, {expected:,} bytes expected", hint="build the shards again"
+            f"{path} is missing, {expected:,} bytes expected", hint=BUILD_AGAIN
         ) from None
     if found != expected:
-        raise DataError(
-            f"{path} has {found:,} bytes, {expected:,} expected", hint="build the shards again"
-        )
+        raise DataError(f"{path} has {found:,} bytes, {expected:,} expected", hint=BUILD_AGAIN)

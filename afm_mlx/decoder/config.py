@@ -187,7 +187,10 @@ def _refuse_other_functions(config: Mapping[str, Any], kind: str, where: str) ->
             value = "set" if isinstance(config[name], dict) else f"'{config[name]}'"
             hint = "take the model's unquantized weights" if "quantization" in name else ""
             raise ModelError(f"{where}: {name} is {value}, which cannot be represented", hint=hint)
-    layers = set(config.get("layer_types") or ()) - {"full_attention"}
+    types = config.get("layer_types") or []
+    if not isinstance(types, list) or not all(isinstance(name, str) for name in types):
+        raise ModelError(f"{where}: layer_types is not a list of names")
+    layers = set(types) - {"full_attention"}
     window = config.get("sliding_window")
     if kind == "qwen3" and not config.get("use_sliding_window"):
         window = None  # Qwen3 writes a window that it does not use

@@ -7,9 +7,9 @@ of a quantized GGUF file become float32, which holds their values exactly.
 from __future__ import annotations
 
 import importlib.util
-import shutil
 from pathlib import Path
 
+from afm_mlx.artifact import made_whole
 from afm_mlx.decoder.checkpoint import read_shape, read_tensors, write_checkpoint
 from afm_mlx.decoder.gguf import import_gguf
 from afm_mlx.errors import ModelError
@@ -39,14 +39,8 @@ def import_model(source: Path, out: Path) -> Shape:
         raise ModelError(
             f"there is no '{source}'", hint="name a model folder, or a .gguf file, on this machine"
         )
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        shape = _import_folder(source, part) if source.is_dir() else import_gguf(source, part)
-        part.rename(out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return shape
+    with made_whole(out) as part:
+        return _import_folder(source, part) if source.is_dir() else import_gguf(source, part)
 
 
 def smollm2_file() -> Path:

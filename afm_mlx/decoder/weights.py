@@ -98,7 +98,7 @@ def write_weights(
     for number, shard in enumerate(shards, start=1):
         count = f"-{number:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
         file = folder / f"model{count}.safetensors"
-        _write_file(file, shard)
+        write_file(file, shard)
         places.update(dict.fromkeys(shard, file.name))
     if len(shards) > 1:
         totals = {
@@ -107,6 +107,23 @@ def write_weights(
         }
         index = {"metadata": totals, "weight_map": dict(sorted(places.items()))}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def write_file(file: Path, arrays: Mapping[str, mx.array]) -> None:
+    """Write one file and check that all of it arrived: MLX does not always say when a disk is full.
+
+    Raises:
+        RunError: it did not.
+    """
+    try:
+        mx.save_safetensors(str(file), dict(arrays), metadata={"format": "mlx"})
+        _read_header(file)
+    except (RuntimeError, OSError, ModelError) as error:
+        bytes_needed = sum(array.nbytes for array in arrays.values())
+        raise RunError(
+            f"{file} could not be written whole ({bytes_needed:,} bytes): {error}",
+            hint="if the disk is full, free some space, then type the same command again",
+        ) from None
 
 
 def check_tensors(
@@ -186,16 +203,3 @@ def _read_header(file: Path) -> dict[str, TensorFact]:
             hint="copy or download it again",
         )
     return facts
-
-
-def _write_file(file: Path, weights: dict[str, mx.array]) -> None:
-    """Write one file and check that all of it arrived: MLX does not say when a disk is full."""
-    try:
-        mx.save_safetensors(str(file), weights, metadata={"format": "mlx"})
-        _read_header(file)
-    except (RuntimeError, OSError, ModelError) as error:
-        bytes_needed = sum(array.nbytes for array in weights.values())
-        raise RunError(
-            f"{file} could not be written whole ({bytes_needed:,} bytes): {error}",
-            hint="is the disk full?",
-        ) from None

@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from afm_mlx.artifact import writing
 from afm_mlx.errors import DataError, RecipeError
 from afm_mlx.text import bpe
 from afm_mlx.text.chat import TURN_END, control_pieces, tokenizer_config
@@ -248,7 +249,8 @@ def train_tokenizer(
         raise training_error(str(error), sentences, vocab_size, reserved_pieces) from None
     proto = bpe.append_control_pieces(model.getvalue(), names)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "tokenizer.model").write_bytes(proto)
+    with writing(out / "tokenizer.model"):
+        (out / "tokenizer.model").write_bytes(proto)
     _write(out / "tokenizer.json", bpe.fast_tokenizer(proto))
     _write(out / "tokenizer_config.json", tokenizer_config())
     tokenizer = Tokenizer.open(out)
@@ -264,7 +266,8 @@ def train_tokenizer(
 
 
 def _write(path: Path, table: dict[str, Any]) -> None:
-    path.write_text(bpe.to_json(table), encoding="utf-8", newline="\n")
+    with writing(path):
+        path.write_text(bpe.to_json(table), encoding="utf-8", newline="\n")
 
 
 def _named_pieces(folder: Path) -> dict[str, list[Any]]:

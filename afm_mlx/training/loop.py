@@ -11,6 +11,7 @@ gradient of the full batch.
 from __future__ import annotations
 
 import json
+import math
 import signal
 import threading
 import time
@@ -90,7 +91,6 @@ def train(
     watch: Watch,
     progress: Progress,
     evaluate: Callable[[Any], dict[str, Any]] | None = None,
-    goes_on: str = "",
 ) -> Outcome:
     """Train `model` in place; resume from the newest snapshot in `work`, if there is one.
 
@@ -106,7 +106,6 @@ def train(
         watch: when to log, validate and snapshot; how much memory to use at most.
         progress: where the journey is told.
         evaluate: called with the model at validations; its numbers go to the log.
-        goes_on: the command that continues an interrupted run.
 
     Raises:
         FitError: memory came near the device's limit; the run is saved.
@@ -158,6 +157,11 @@ def train(
                 record = _record(step, sums, stats, schedule * course.lr)
                 record["tokens_per_second"] = round(lap_tokens / max(now - lap, 1e-9))
                 record["peak_gb"] = round(outcome.peak_bytes / 1e9, 3)
+                if step == course.steps and not math.isfinite(record["loss"]):
+                    raise RunError(
+                        f"the loss of the last step, {step:,}, is {record['loss']}; see {log}",
+                        hint="--set STAGE.lr=... with a smaller value",
+                    )
                 outcome.losses.append((step, record["loss"]))
                 lap, lap_tokens = now, 0.0
                 progress.status(_line(record, state, course), last=step == course.steps)
@@ -174,7 +178,7 @@ def train(
                 saved = time.monotonic()
             if stop:
                 model.update(state.params)
-                raise _with_command(stop, step, goes_on)
+                raise _with_place(stop, step, snapshots)
 
     model.update(state.params)
     outcome.seconds = state.seconds
@@ -274,12 +278,12 @@ def _reason_to_stop(
     return None
 
 
-def _with_command(stop: BaseException, step: int, goes_on: str) -> BaseException:
-    """The same, and how to go on."""
-    saved = f"saved at step {step:,}" + (f"; `{goes_on}` goes on" if goes_on else "")
+def _with_place(stop: BaseException, step: int, snapshots: Path) -> BaseException:
+    """The same, with where the run is saved and how it goes on."""
+    saved = f"saved at step {step:,} in {snapshots}"
     if isinstance(stop, FitError | RunError):
         return type(stop)(f"{stop} ({saved})", hint=stop.hint)
-    return type(stop)(f"{stop}: {saved}")
+    return type(stop)(f"{stop}: {saved}; the same command goes on")
 
 
 @contextmanager
@@ -307,7 +311,7 @@ def _interrupts() -> Iterator[threading.Event]:
 
 
 def _append(path: Path, record: dict[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
+    with artifact.writing(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
 
 
@@ -322,4 +326,4 @@ def _cut_log(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError):
             break
-    path.write_text("".join(kept), encoding="utf-8")
+    artifact.write_text(path, "".join(kept))

@@ -15,7 +15,9 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten
 
-from afm_mlx.errors import RunError
+from afm_mlx.artifact import write_text
+from afm_mlx.decoder.weights import write_file
+from afm_mlx.errors import AfmError, RunError
 
 
 @dataclass
@@ -33,7 +35,11 @@ class State:
 
 
 def save_snapshot(folder: Path, state: State, *, keep: int = 2) -> Path:
-    """Write a snapshot: after a crash the old ones or the new one are whole. Keeps the newest."""
+    """Write a snapshot: after a crash the old ones or the new one are whole. Keeps the newest.
+
+    Raises:
+        RunError, OSError: it could not be written, as on a full disk; the old ones stay.
+    """
     path = folder / f"step-{state.step:08d}"
     if path.exists():
         return path
@@ -41,8 +47,13 @@ def save_snapshot(folder: Path, state: State, *, keep: int = 2) -> Path:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     arrays = dict(tree_flatten({"params": state.params, "rule": state.rule}))
-    mx.save_safetensors(str(part / "state.safetensors"), arrays)
-    (part / "state.json").write_text(json.dumps({"step": state.step, "seconds": state.seconds}))
+    try:
+        write_file(part / "state.safetensors", arrays)
+        facts = {"step": state.step, "seconds": state.seconds}
+        write_text(part / "state.json", json.dumps(facts))
+    except (AfmError, OSError):
+        shutil.rmtree(part, ignore_errors=True)  # on a full disk it is only in the way
+        raise
     part.rename(path)
     for old in sorted(folder.glob("step-*[0-9]"))[:-keep]:
         shutil.rmtree(old)
