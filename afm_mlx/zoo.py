@@ -99,7 +99,7 @@ def find_source(
         if not path.exists():
             raise ModelError(
                 f"recipe '{word}' has no finished training stage in {runs / word}",
-                hint=f"afm run {word}",
+                hint=f"afm run {word if word in recipe_files() else 'FILE.toml'}",
             )
     for folder in (path, path / "model", runs / path, runs / path / "model"):
         if (folder / "config.json").is_file():

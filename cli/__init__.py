@@ -127,7 +127,7 @@ def _explain(error: Exception, debug: bool) -> int:
     if isinstance(error, typer.TyperException):
         return _usage_mistake(error)
     if isinstance(error, typer.Abort):
-        tell("interrupted")
+        tell(str(error) or "interrupted")
         return 130
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         where = f": {error.filename}" if error.filename else ""

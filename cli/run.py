@@ -34,7 +34,12 @@ def run(
         for step in pipeline.plan_steps(settings, runs, first=from_, last=until):
             typer.echo(f"{step.stage.name:12}{step.todo or 'done already'}")
         return
-    manifests = pipeline.run(settings, runs, Progress(log_json=log_json), first=from_, last=until)
+    try:
+        manifests = pipeline.run(
+            settings, runs, Progress(log_json=log_json), first=from_, last=until
+        )
+    except KeyboardInterrupt as error:  # Typer would drop what it says: where training saved
+        raise typer.Abort(str(error) or "interrupted; the same command goes on") from None
     typer.echo(json.dumps(manifests, indent=2) if json_ else pipeline.summary(manifests))
 
 

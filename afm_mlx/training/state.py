@@ -75,7 +75,7 @@ def load_snapshot(folder: Path) -> State | None:
         tree = tree_unflatten(list(arrays.items()))
         state = State(facts["step"], tree["params"], tree["rule"], facts["seconds"])
         mx.eval(state.params, state.rule)
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"snapshot {newest} is damaged: {error}", hint=f"delete {newest}; the one before serves"
         ) from error

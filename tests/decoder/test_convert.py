@@ -58,16 +58,18 @@ def test_a_refused_source_leaves_nothing(source: Path, tmp_path: Path):
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_a_full_disk_leaves_nothing(source: Path, tmp_path: Path, monkeypatch):
-    def fails(*_: object, **__: object) -> None:
-        (tmp_path / "out.part").mkdir()
+def test_a_full_disk_leaves_nothing_and_takes_nothing(source: Path, tmp_path: Path, monkeypatch):
+    (tmp_path / "out.part").mkdir()  # the user's
+    before = sorted(tmp_path.iterdir())
+
+    def fails(folder: Path, *_: object, **__: object) -> None:
+        folder.mkdir()
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(convert, "write_checkpoint", fails)
     with pytest.raises(OSError, match="No space"):
         import_model(source, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-    assert not (tmp_path / "out.part").exists()
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_smollm2_is_found_without_importing_its_package(tmp_path: Path, monkeypatch):

@@ -82,7 +82,9 @@ def test_run_cut_in_two_equals_a_run_in_one_piece_bit_for_bit(tmp_path):
             os.kill(os.getpid(), signal.SIGINT)
         return batches(step)
 
-    with pytest.raises(KeyboardInterrupt, match=r"saved at step 12 in .*; the same command goes on"):
+    with pytest.raises(
+        KeyboardInterrupt, match=r"saved at step 12 in .*; the same command goes on"
+    ):
         run(tmp_path / "cut", batches=interrupting)
     resumed, _ = run(tmp_path / "cut")
     assert equal(resumed, whole)
