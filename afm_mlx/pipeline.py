@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,15 +35,19 @@ class Stage:
     """Stages whose folders it reads."""
     sections: tuple[str, ...]
     """Sections of the recipe that decide its result, as dotted names."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What else decides it, outside the recipe."""
     version: int = 1
     """Raised when the same settings give another result."""
 
 
 def stages_of(recipe: Recipe) -> list[Stage]:
     """The stages that a recipe has, in order."""
+    own_texts = any(source.path.startswith("python:") for source in recipe.data.values())
+    facts: dict[str, Any] = {"python": platform.python_version()} if own_texts else {}
     stages = [
-        Stage("tokenizer", tokenizer.run, (), ("data", "tokenizer", "shape.vocab_size")),
-        Stage("data", data.run, ("tokenizer",), ("data",)),
+        Stage("tokenizer", tokenizer.run, (), ("data", "tokenizer", "shape.vocab_size"), facts),
+        Stage("data", data.run, ("tokenizer",), ("data",), facts),
     ]
     before: tuple[str, ...] = ()
     for name in recipe.pretraining_stages():
@@ -91,7 +95,7 @@ def plan_steps(
         wanted = fingerprints[stage.name] = artifact.fingerprint(
             stage.name,
             version=stage.version,
-            settings={name: _deciding(recipe, name) for name in stage.sections},
+            settings={name: _deciding(recipe, name) for name in stage.sections} | stage.facts,
             parents={name: fingerprints[name] for name in stage.parents},
         )
         asked = first is not None and names.index(stage.name) >= names.index(first)
@@ -158,7 +162,7 @@ def _run_stage(recipe: Recipe, step: Step, folders: Mapping[str, Path], progress
     except AfmError:
         artifact.drop_if_empty(work)
         raise
-    seconds = metrics.pop("seconds", None) or time.monotonic() - started
+    seconds = time.monotonic() - started + metrics.pop("earlier_seconds", 0.0)
     manifest = {
         "stage": step.stage.name,
         "recipe": recipe.name,

@@ -284,8 +284,9 @@ def contend(args: argparse.Namespace) -> None:
     """One contender, in this process; its figures go to stdout as JSON."""
     if args.contender == "mlx-lm-stock":
         import mlx.core  # noqa: F401  (before afm_mlx, which then loads no BLAS)
-    import afm_mlx  # noqa: F401  (loads the tuned BLAS before MLX)
     import numpy as np
+
+    import afm_mlx  # noqa: F401  (loads the tuned BLAS before MLX)
 
     rows = np.load(Path(args.rows_folder) / "rows.npy")
     if args.contender == "ours":

@@ -34,7 +34,7 @@ held_out_fraction = 0.2
 [tokenizer]
 reserved_pieces = 16
 [watch]
-evaluation_rows = 4
+evaluation_tokens = 256
 sample_prompts = ["the "]
 sample_tokens = 4
 [core]

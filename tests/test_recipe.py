@@ -164,13 +164,24 @@ def test_missing_setting_names_its_section_and_meaning(recipe_file):
     assert hint == "add 'core.lr': Peak learning rate"
 
 
-def test_two_problems_are_shown_unknown_ones_first_and_the_rest_counted(recipe_file):
-    path = recipe_file(("num_layers = 2", "num_layers = 0"), ("lr = 0.01\n", ""), ("about", "abt"))
+def test_two_problems_are_shown_and_the_rest_counted(recipe_file):
+    path = recipe_file(("num_layers = 2", "num_layers = 0"), ("lr = 0.01\n", ""))
     lines = refusal(path, ["core.tokens=-1"])[0].splitlines()
-    assert lines == [
-        "small.toml, line 1: no setting is called 'abt'",
-        "small.toml, line 4: shape.num_layers is 0: expected a whole number above 0 (and 2 more)",
-    ]
+    assert len(lines) == 2
+    assert lines[0] == "small.toml, line 4: shape.num_layers is 0: expected a whole number above 0"
+    assert lines[1].endswith("(and 1 more)")
+
+
+def test_unknown_settings_are_shown_before_what_may_follow_from_them(recipe_file):
+    path = recipe_file(("num_layers = 2", "num_layers = 0"), ("about", "abt"))
+    message, hint = refusal(path, ["core.tokens=-1"])
+    assert message == "small.toml, line 1: no setting is called 'abt' (and 2 more)"
+    assert hint == "did you mean 'about'?"
+
+
+def test_contradiction_made_on_the_command_line_blames_it(recipe_file):
+    message, _ = refusal(recipe_file(), ["core.mixture.webb=1"])
+    assert message.startswith("--set: core.mixture names 'webb'")
 
 
 def test_an_empty_recipe_is_refused_in_two_lines(recipe_file):

@@ -31,7 +31,7 @@ held_out_fraction = 0.1
 [watch]
 snapshot_every_seconds = 0.3
 evaluate_every_steps = 50
-evaluation_rows = 4
+evaluation_tokens = 256
 [core]
 tokens = 409_600
 row_tokens = 64

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,35 +136,55 @@ class Rows:
         return rows
 
 
-def held_out_rows(shards: Shards, row_tokens: int, limit: int) -> tuple[NDArray[np.int32], float]:
-    """Rows for validation, evenly spaced over a held-out split, and the bytes of their text.
+@dataclass(frozen=True)
+class HeldOutRows:
+    """Rows for validation. R rows, T tokens of a row."""
 
-    The same rows every time. What does not fill a row at the end of the split is left out.
+    targets: NDArray[np.int32]
+    """[R, T] tokens to predict; 0 where nothing counts."""
+    counts: NDArray[np.float32]
+    """[R, T], 1 for a token that counts, 0 for padding."""
+    text_bytes: float
+    """UTF-8 bytes of the text behind the tokens that count."""
+
+
+def held_out_rows(
+    shards: Shards, *, row_tokens: int, span_tokens: int, most_tokens: int
+) -> HeldOutRows:
+    """Evenly spaced spans of a held-out split, cut into rows. The same text for any `row_tokens`.
+
+    So stages with rows of different lengths are measured on the same text: bits per byte are
+    summed nats / (ln 2 x bytes).
 
     Args:
         shards: an open held-out split.
-        row_tokens: tokens in a row.
-        limit: most rows wanted, above 0.
-
-    Returns:
-        [N, row_tokens] int32 targets, N at most `limit`; UTF-8 bytes of the text behind them, for
-        bits per byte: summed nats / (ln 2 x bytes).
+        row_tokens: tokens in a row; the last row of a span is padded.
+        span_tokens: tokens of a span; a shorter split is one span.
+        most_tokens: most tokens wanted; at least one span is taken.
 
     Raises:
-        DataError: the split has less than one row.
+        DataError: the split is empty.
     """
-    available = shards.num_tokens // row_tokens
-    if available < 1:
+    span = min(span_tokens, shards.num_tokens)
+    if span == 0:
         raise DataError(
-            f"{shards.folder}: {shards.num_tokens:,} tokens in split '{shards.split}', "
-            f"one row needs {row_tokens:,}",
-            hint="raise held_out_fraction, add text, or use a smaller row_tokens",
+            f"{shards.folder}: the split '{shards.split}' is empty",
+            hint=f"--set data.{shards.folder.name}.held_out_fraction=... with a larger share",
         )
-    count = min(limit, available)
-    chosen = [number * available // count for number in range(count)]
-    spans = [(row * row_tokens, (row + 1) * row_tokens) for row in chosen]
-    rows = np.stack([shards.read(first, end) for first, end in spans])
-    return rows, sum(shards.text_bytes_between(first, end) for first, end in spans)
+    available = shards.num_tokens // span
+    count = min(max(1, most_tokens // span), available)
+    starts = [number * available // count * span for number in range(count)]
+    rows = -(-span // row_tokens)
+    targets = np.zeros((count, rows * row_tokens), np.int32)
+    counts = np.zeros(targets.shape, np.float32)
+    for number, start in enumerate(starts):
+        targets[number, :span] = shards.read(start, start + span)
+    counts[:, :span] = 1
+    return HeldOutRows(
+        targets.reshape(-1, row_tokens),
+        counts.reshape(-1, row_tokens),
+        sum(shards.text_bytes_between(start, start + span) for start in starts),
+    )
 
 
 def permute(index: int | NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]:

@@ -208,7 +208,11 @@ def _rope_settings(config: Mapping[str, Any], kind: str, where: str) -> dict[str
         table = config.get(name) or {}
         if not isinstance(table, dict):
             raise ModelError(f"{where}: {name} is '{table}', not a table")
-        rope |= table
+        for key, value in table.items():
+            if rope.setdefault(key, value) != value:
+                raise ModelError(
+                    f"{where}: {key} is {rope[key]} in rope_scaling and {value} beside"
+                )
     base, inner_base = config.get("rope_theta"), rope.pop("rope_theta", None)
     if None not in (base, inner_base) and base != inner_base:
         raise ModelError(f"{where}: rope_theta is {base} and rope_parameters say {inner_base}")

@@ -43,8 +43,11 @@ class Origin:
             return "--set"
         if line := line_of(self.text, keys):
             return f"{self.path}, line {line}"
-        made = keys and any(given.startswith(name + ".") for given in self.assigned)
-        return "--set" if made else str(self.path)
+        return "--set" if keys and self.made_inside(keys) else str(self.path)
+
+    def made_inside(self, keys: list[str]) -> bool:
+        """Whether something below this name was set on the command line."""
+        return any(given.startswith(".".join(keys) + ".") for given in self.assigned)
 
 
 def invalid_settings(error: ValidationError, model: type[BaseModel], origin: Origin) -> RecipeError:
@@ -61,9 +64,11 @@ def invalid_settings(error: ValidationError, model: type[BaseModel], origin: Ori
         problem, hint = _explain(item, keys, model, origin)
         problems.append((item["type"] != "extra_forbidden", problem, hint))
     problems.sort(key=lambda problem: problem[0])
-    lines = [problem for _, problem, _ in problems[:MOST_SHOWN]]
-    if len(problems) > MOST_SHOWN:
-        lines[-1] += f" (and {len(problems) - MOST_SHOWN} more)"
+    # Where there are unknown keys, what else is wrong may follow from them.
+    shown = [problem for problem in problems if not problem[0]] or problems
+    lines = [problem for _, problem, _ in shown[:MOST_SHOWN]]
+    if len(problems) > len(lines):
+        lines[-1] += f" (and {len(problems) - len(lines)} more)"
     return RecipeError("\n".join(lines), hint=next((hint for *_, hint in problems if hint), ""))
 
 
@@ -164,8 +169,8 @@ def _explain(item: Any, keys: list[str], model: type[BaseModel], origin: Origin)
         problem = str(item["ctx"]["error"])
         involved = [keys + word.split(".") for word in re.findall(r"[a-z_][\w.]*\w", problem)]
         places = [path for path in involved if _field(path, model)[0]]
-        assigned = [path for path in places if origin.of(path) == "--set"]
-        where = origin.of((assigned or places or [keys])[0])
+        made = any(origin.made_inside(path) or origin.of(path) == "--set" for path in places)
+        where = "--set" if made else origin.of((places or [keys])[0])
         return f"{where}: {f'{name}: ' if name else ''}{problem}", ""
     # A mistake inside a list or a table of numbers is named by the setting that holds it.
     wanted = _item_expected(field) if field and inside else expected(field) if field else ""

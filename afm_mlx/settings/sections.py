@@ -209,8 +209,8 @@ class Watch(Section):
     """Steps between lines of the log."""
     evaluate_every_steps: Count = 200
     """Steps between validations."""
-    evaluation_rows: Count = 64
-    """Most held-out rows of one validation."""
+    evaluation_tokens: Count = 65_536
+    """Most held-out tokens of one validation, evenly from the sources."""
     snapshot_every_seconds: Positive = 600.0
     """Seconds between snapshots that a run can resume from."""
     memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9

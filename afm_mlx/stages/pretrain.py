@@ -23,7 +23,7 @@ from afm_mlx.text.tokenizer import Tokenizer
 from afm_mlx.training.loop import Batch, Course, train
 from afm_mlx.training.objectives import next_token_loss
 from afm_mlx.training.optimizer import UpdateRule
-from afm_mlx.training.validation import HeldOut, held_out_loss
+from afm_mlx.training.validation import held_out_loss
 
 EVALUATION_MICRO_ROWS = 8  # held-out rows in memory at once, when the recipe does not say; ours
 
@@ -101,14 +101,15 @@ def run(
         progress=progress,
         evaluate=evaluate,
     )
+    final = outcome.evaluation or evaluate(model)
     facts = {"recipe": recipe.name, "stage": stage, "tokenizer": tokenizer.fingerprint}
     save_checkpoint(out / "model", model, tokenizer_folder, facts=facts)
     return {
-        **evaluate(model),
+        **final,
         "loss": outcome.losses[-1][1] if outcome.losses else None,
         "tokens": section.steps * section.tokens_per_step,
         "epochs": rows.epochs(section.steps * section.rows_per_step),
-        "seconds": outcome.seconds,
+        "earlier_seconds": outcome.earlier_seconds,
         "peak_gb": round(outcome.peak_bytes / 1e9, 3),
     }
 
@@ -123,23 +124,27 @@ def _open_shards(inputs: Inputs, name: str, split: Split, tokenizer: Tokenizer) 
 def _validation(
     recipe: Recipe, inputs: Inputs, tokenizer: Tokenizer, model: Decoder, *, row_tokens: int
 ) -> Callable[[Decoder], dict[str, Any]]:
-    """Held-out loss over all of the recipe's sources, and samples. The same rows at each call."""
+    """Held-out loss over all of the recipe's sources, and samples. The same text in all stages."""
     sources = [name for name, source in recipe.data.items() if source.held_out_fraction > 0]
-    limit = max(1, recipe.watch.evaluation_rows // max(1, len(sources)))
-    sets = {}
-    for name in sources:
-        shards = _open_shards(inputs, name, "held_out", tokenizer)
-        sets[name] = HeldOut(*held_out_rows(shards, row_tokens, limit))
+    held_out = {
+        name: held_out_rows(
+            _open_shards(inputs, name, "held_out", tokenizer),
+            row_tokens=row_tokens,
+            span_tokens=max(recipe.pretraining(s).row_tokens for s in recipe.pretraining_stages()),
+            most_tokens=recipe.watch.evaluation_tokens // len(sources),
+        )
+        for name in sources
+    }
     engine = (
         Engine(model, inputs["tokenizer"] / "tokenizer") if recipe.watch.sample_prompts else None
     )
 
     def evaluate(model: Decoder) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        if sets:
+        if held_out:
             found = held_out_loss(
                 model,
-                sets,
+                held_out,
                 eos_id=tokenizer.eos_id,
                 micro_rows=recipe.training.micro_rows or EVALUATION_MICRO_ROWS,
                 chunk_bytes=recipe.training.loss_bytes,

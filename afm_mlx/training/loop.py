@@ -73,8 +73,10 @@ class Outcome:
 
     losses: list[tuple[int, float]] = field(default_factory=list)
     """Logged (step, mean loss in nats per token) of this process."""
-    seconds: float = 0.0
-    """Training time, all processes of an interrupted run together."""
+    evaluation: dict[str, Any] | None = None
+    """What `evaluate` found after the last step."""
+    earlier_seconds: float = 0.0
+    """Time that interrupted processes of this run had spent before, in seconds."""
     peak_bytes: int = 0
     """Most memory that MLX held in this process."""
 
@@ -102,7 +104,7 @@ def train(
         rule: the update rule.
         course: steps, learning rate, decay.
         compute: number format of the forward and backward pass.
-        work: the stage's folder in the making: snapshots/, metrics.jsonl, samples.jsonl.
+        work: the stage's folder in the making: snapshots/ and metrics.jsonl.
         watch: when to log, validate and snapshot; how much memory to use at most.
         progress: where the journey is told.
         evaluate: called with the model at validations; its numbers go to the log.
@@ -121,10 +123,10 @@ def train(
         progress.say(f"going on from step {state.step:,}")
     _cut_log(log, state.step)
     gradient, apply = _compiled(model, loss, rule, course, compute)
-    outcome = Outcome()
+    outcome = Outcome(earlier_seconds=state.seconds)
     memory_limit = watch.memory_fraction * compat.device_memory_bytes()
     started = saved = lap = time.monotonic()
-    seconds_before, lap_tokens, skipped = state.seconds, 0.0, 0
+    lap_tokens, skipped = 0.0, 0
     mx.reset_peak_memory()
 
     with _interrupts() as interrupted, compat.memory_settings():
@@ -148,7 +150,7 @@ def train(
             mx.eval(state.params, state.rule, stats, sums)
             outcome.peak_bytes = max(outcome.peak_bytes, mx.get_peak_memory())
             state.step, now = step, time.monotonic()
-            state.seconds = seconds_before + now - started
+            state.seconds = outcome.earlier_seconds + now - started
             lap_tokens += float(sums["tokens"])
             skipped = skipped + 1 if float(stats["skipped"]) else 0
 
@@ -167,7 +169,8 @@ def train(
                 progress.status(_line(record, state, course), last=step == course.steps)
             if evaluate and (step % watch.evaluate_every_steps == 0 or step == course.steps):
                 model.update(_cast(state.params, compute))
-                record |= {"step": step} | evaluate(model)
+                outcome.evaluation = evaluate(model)
+                record |= {"step": step} | outcome.evaluation
                 lap, lap_tokens = time.monotonic(), 0.0
             if record:
                 _append(log, record)
@@ -181,7 +184,6 @@ def train(
                 raise _with_place(stop, step, snapshots)
 
     model.update(state.params)
-    outcome.seconds = state.seconds
     return outcome
 
 

@@ -156,16 +156,32 @@ def test_sources_of_two_tokenizers_are_an_error(shards, tmp_path, wide_tokenizer
 
 
 def test_held_out_rows_are_evenly_spaced_and_know_their_bytes(shards):
-    rows, text_bytes = held_out_rows(shards["web"], ROW, limit=7)
-    numbers = [int(bytes(row.tolist())[5:]) for row in rows]
+    found = held_out_rows(shards["web"], row_tokens=ROW, span_tokens=ROW, most_tokens=7 * ROW)
+    numbers = [int(bytes(row.tolist())[5:]) for row in found.targets]
     assert numbers == [0, 100, 200, 300, 400, 500, 600]
-    assert text_bytes == pytest.approx(7 * ROW)
-    every, text_bytes = held_out_rows(shards["web"], ROW, limit=10_000)
-    assert every.shape == (700, ROW)
-    assert text_bytes == pytest.approx(shards["web"].text_bytes)
+    assert found.text_bytes == pytest.approx(7 * ROW)
+    every = held_out_rows(shards["web"], row_tokens=ROW, span_tokens=ROW, most_tokens=10**6)
+    assert every.targets.shape == (700, ROW)
+    assert every.text_bytes == pytest.approx(shards["web"].text_bytes)
 
 
-def test_a_held_out_split_below_one_row_is_an_error(shards):
-    with pytest.raises(DataError, match="0 tokens in split 'held_out', one row needs 16") as caught:
-        held_out_rows(Shards.open(shards["web"].folder, "held_out"), ROW, limit=4)
-    assert "held_out_fraction" in caught.value.hint
+@pytest.mark.parametrize("row_tokens", [4, 16, 24, 64, 100])
+def test_rows_of_any_length_are_cut_from_the_same_held_out_text(shards, row_tokens):
+    reference = held_out_rows(shards["web"], row_tokens=64, span_tokens=64, most_tokens=640)
+    found = held_out_rows(shards["web"], row_tokens=row_tokens, span_tokens=64, most_tokens=640)
+    assert found.targets[found.counts == 1].tolist() == reference.targets.ravel().tolist()
+    assert found.text_bytes == reference.text_bytes
+    assert not found.targets[found.counts == 0].any()
+
+
+def test_held_out_text_shorter_than_a_span_is_used_whole(shards):
+    found = held_out_rows(shards["math"], row_tokens=100, span_tokens=10**6, most_tokens=1)
+    assert found.counts.sum() == shards["math"].num_tokens
+    assert found.text_bytes == pytest.approx(shards["math"].text_bytes)
+
+
+def test_empty_held_out_split_is_an_error(shards):
+    empty = Shards.open(shards["web"].folder, "held_out")
+    with pytest.raises(DataError, match="the split 'held_out' is empty") as caught:
+        held_out_rows(empty, row_tokens=ROW, span_tokens=ROW, most_tokens=4)
+    assert "data.web.held_out_fraction" in caught.value.hint

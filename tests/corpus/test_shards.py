@@ -156,7 +156,7 @@ def test_a_truncated_shard_is_named_with_both_sizes(folder):
     expected = rf"00001.bin has {size - 10:,} bytes, {size:,} expected"
     with pytest.raises(DataError, match=expected) as caught:
         Shards.open(folder, "train")
-    assert caught.value.hint == "build the shards again"
+    assert caught.value.hint.startswith("build the shards again: afm run ")
 
 
 def test_a_missing_shard_is_named(folder):
