@@ -28,7 +28,7 @@ $(VENV)/smollm2: $(VENV)/ready
 demo: $(VENV)/ready ## from documents to a small trained model, on data that Python brings along
 	$(AFM) doctor
 	$(AFM) run afm-tiny
-	$(AFM) generate afm-tiny --prompt "def " --max-tokens 120
+	$(AFM) generate afm-tiny --prompt "def read(" --max-tokens 120 --temperature 0.7
 
 chat: $(VENV)/smollm2 ## talk to a real 135M model
 	$(AFM) chat smollm2

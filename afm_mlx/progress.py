@@ -24,6 +24,11 @@ class Progress:
         self._width = 0
         self._last = 0.0
 
+    def close(self) -> None:
+        """Close the JSON log, if there is one."""
+        if self._log:
+            self._log.close()
+
     def say(self, line: str) -> None:
         """Print one line that stays."""
         self._clear()

@@ -24,6 +24,7 @@ def run(
 ) -> None:
     """Run a recipe's stages; what is done already is kept, what was interrupted goes on."""
     import json
+    from contextlib import closing
 
     from afm_mlx import pipeline
     from afm_mlx.progress import Progress
@@ -35,9 +36,8 @@ def run(
             typer.echo(f"{step.stage.name:12}{step.todo or 'done already'}")
         return
     try:
-        manifests = pipeline.run(
-            settings, runs, Progress(log_json=log_json), first=from_, last=until
-        )
+        with closing(Progress(log_json=log_json)) as progress:
+            manifests = pipeline.run(settings, runs, progress, first=from_, last=until)
     except KeyboardInterrupt as error:  # Typer would drop what it says: where training saved
         raise typer.Abort(str(error) or "interrupted; the same command goes on") from None
     typer.echo(json.dumps(manifests, indent=2) if json_ else pipeline.summary(manifests))

@@ -10,7 +10,7 @@ import importlib.util
 from pathlib import Path
 
 from afm_mlx.artifact import made_whole
-from afm_mlx.decoder.checkpoint import read_shape, read_tensors, write_checkpoint
+from afm_mlx.decoder.checkpoint import read_facts, read_shape, read_tensors, write_checkpoint
 from afm_mlx.decoder.gguf import import_gguf
 from afm_mlx.errors import ModelError
 from afm_mlx.settings.sections import Shape
@@ -60,5 +60,7 @@ def smollm2_file() -> Path:
 def _import_folder(source: Path, out: Path) -> Shape:
     shape = read_shape(source)
     weights = read_tensors(source, shape)
-    write_checkpoint(out, shape, weights, source, facts={"imported_from": source.resolve().name})
+    # Our own models keep theirs: the stage decides whether a model chats.
+    facts = read_facts(source) | {"imported_from": source.resolve().name}
+    write_checkpoint(out, shape, weights, source, facts=facts)
     return shape

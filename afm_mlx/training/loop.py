@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 import mlx.core as mx
-from mlx.utils import tree_map
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from afm_mlx import artifact, compat
 from afm_mlx.errors import FitError, RunError
@@ -121,6 +121,11 @@ def train(
         state.rule = rule.init(state.params)
     else:
         progress.say(f"going on from step {state.step:,}")
+        # A file has no order, and the order of the weights is that of the sum in the gradient's
+        # norm: in another one, a clipped step would end with other bits.
+        kept = dict(tree_flatten(state.params))
+        wanted = dict(tree_flatten(model.trainable_parameters()))
+        state.params = tree_unflatten([(name, kept[name]) for name in wanted])
     _cut_log(log, state.step)
     gradient, apply = _compiled(model, loss, rule, course, compute)
     outcome = Outcome(earlier_seconds=state.seconds)

@@ -23,7 +23,7 @@ num_heads = 4
 num_kv_heads = 2
 head_dim = 8
 intermediate_size = 64
-vocab_size = 384
+vocab_size = 344
 rope_base = 10_000
 norm_eps = 1e-5
 max_tokens = 64
@@ -33,8 +33,6 @@ path = "FOLDER/poems"
 held_out_fraction = 0.2
 [tokenizer]
 reserved_pieces = 16
-[watch]
-evaluation_rows = 4
 [core]
 tokens = 512
 row_tokens = 32
@@ -275,10 +273,10 @@ def test_config_that_is_damaged_is_refused(refused, runs, change, words):
 def test_tokenizer_with_more_pieces_than_the_model_has_rows_is_refused(refused, runs):
     file = runs / "small/context/model/tokenizer.json"
     table = json.loads(file.read_text())
-    table["added_tokens"].append(dict(table["added_tokens"][-1], id=384, content="<more>"))
+    table["added_tokens"].append(dict(table["added_tokens"][-1], id=344, content="<more>"))
     file.write_text(json.dumps(table))
     said = refused("generate", "small", "--runs", runs, "--prompt", "the")
-    assert "has 385 pieces and the model 384 rows" in said
+    assert "has 345 pieces and the model 344 rows" in said
     assert "hint: take the tokenizer that the model was trained with" in said
 
 
@@ -415,6 +413,7 @@ class TestFullDisk:
             ("documents.bin", "disk full while writing "),
             ("metrics.jsonl", "disk full: "),
             ("state.safetensors", "state.safetensors could not be written whole"),
+            ("step-00000002", "state.safetensors could not be written whole"),
             ("model.safetensors", "model.safetensors could not be written whole"),
             ("manifest.json", "disk full: "),
         ],

@@ -2,6 +2,7 @@ import io
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -96,7 +97,8 @@ class Terminal:
     def wait_for(self, text, seconds=60):
         began = time.monotonic()
         while text not in self.seen:
-            assert time.monotonic() - began < seconds, self.seen
+            left = began + seconds - time.monotonic()
+            assert select.select([self.end], [], [], max(left, 0))[0], self.seen
             try:
                 self.seen += os.read(self.end, 4_096).decode(errors="replace")
             except OSError:  # Linux: the other end is closed
@@ -120,6 +122,7 @@ def terminal(chat_model, tmp_path):
 
 def test_control_c_at_the_prompt_stays_and_control_d_leaves(terminal, tmp_path):
     terminal.wait_for("> ")
+    time.sleep(0.5)  # readline shows the prompt a moment before it looks for signals
     terminal.process.send_signal(signal.SIGINT)
     terminal.wait_for("Ctrl-D or /quit leaves")
     terminal.wait_for("> ")

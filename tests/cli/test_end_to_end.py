@@ -66,7 +66,7 @@ def test_a_recipe_of_ones_own_from_the_first_look_to_an_answer(afm, folder, tmp_
 
     # What is inside.
     tokenizer = parsed("tokenizer", "show", tmp_path / "runs/small/tokenizer/tokenizer")
-    assert tokenizer["vocab_size"] == 384
+    assert tokenizer["vocab_size"] == 344
     assert manifests[0]["metrics"]["fingerprint"] == tokenizer["fingerprint"]
     data = parsed("data", "inspect", tmp_path / "runs/small/data/poems", "--tokens", "40")
     assert data["tokens"] == manifests[1]["metrics"]["poems"]["train_tokens"]

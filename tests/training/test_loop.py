@@ -7,11 +7,12 @@ import signal
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_unflatten
 
 from afm_mlx.errors import FitError, RunError
 from afm_mlx.progress import Progress
 from afm_mlx.settings.sections import Optimizer, Watch
+from afm_mlx.training import loop as training_loop
 from afm_mlx.training.loop import Course, train
 from afm_mlx.training.optimizer import UpdateRule
 
@@ -165,3 +166,36 @@ def test_finished_run_does_nothing_more(tmp_path):
     again, outcome = run(tmp_path, batches=lambda step: pytest.fail("asked for a batch"))
     assert outcome.losses == []
     assert equal(first, again)
+
+
+def test_resumed_run_keeps_the_order_of_the_weights_in_which_norms_are_summed(
+    tmp_path, monkeypatch
+):
+    def reversed_snapshot(folder):
+        flat = tree_flatten(model().trainable_parameters())
+        state = training_loop.State(19, tree_unflatten(list(reversed(flat))), None)
+        state.rule = UpdateRule(Optimizer(), hidden_size=4).init(state.params)
+        return state
+
+    seen = []
+    update = UpdateRule.update
+
+    def noting(self, params, grads, state, **settings):
+        seen.append([name for name, _ in tree_flatten(grads)])
+        return update(self, params, grads, state, **settings)
+
+    monkeypatch.setattr(training_loop, "load_snapshot", reversed_snapshot)
+    monkeypatch.setattr(UpdateRule, "update", noting)
+    run(tmp_path)
+    assert seen == [[name for name, _ in tree_flatten(model().trainable_parameters())]]
+
+
+def test_run_that_ends_with_a_loss_that_is_no_number_is_refused(tmp_path):
+    def broken(model, *batch):
+        total, sums = loss(model, *batch)
+        return total * math.nan, sums
+
+    course = Course(**(vars(COURSE) | {"steps": 2}))
+    for _ in range(2):  # nor does it pass when it is tried again
+        with pytest.raises(RunError, match="the loss of the last step, 2, is nan"):
+            run(tmp_path, course=course, loss=broken)
