@@ -156,8 +156,8 @@ class Recipe(Section):
                     f"{stage}.row_tokens ({section.row_tokens:,}) is above "
                     f"shape.max_tokens ({self.shape.max_tokens:,})"
                 )
-            micro_rows = self.training.micro_rows
-            if micro_rows is not None and section.rows_per_step % micro_rows:
+            micro_rows = self.training.rows_at_once(section.rows_per_step)
+            if section.rows_per_step % micro_rows:
                 raise ValueError(
                     f"{stage}.rows_per_step ({section.rows_per_step}) must be a multiple of "
                     f"training.micro_rows ({micro_rows})"

@@ -142,7 +142,7 @@ def training_memory(
     No Mac has been measured.
     """
     total = count_by_part(shape)["total"]
-    micro_rows = training.micro_rows or section.rows_per_step
+    micro_rows = training.rows_at_once(section.rows_per_step)
     tokens, size = micro_rows * section.row_tokens, hardware.compute_bytes
     states = state_bytes(shape, optimizer)
     several = micro_rows < section.rows_per_step

@@ -123,7 +123,7 @@ def _plan_stage(recipe: Recipe, stage: str, hardware: Hardware) -> StagePlan:
         tokens_per_step=section.tokens_per_step,
         row_tokens=section.row_tokens,
         rows_per_step=section.rows_per_step,
-        micro_rows=training.micro_rows or section.rows_per_step,
+        micro_rows=training.rows_at_once(section.rows_per_step),
         flops=flops,
         memory=training_memory(shape, section, training, recipe.optimizer.name, hardware),
         allowed_bytes=allowed,
@@ -147,7 +147,7 @@ def _advice(recipe: Recipe, stage: str, hardware: Hardware, allowed: int) -> str
         return sum(part.bytes for part in parts)
 
     asked, full = training.activation_checkpointing, section.row_tokens
-    now = training.micro_rows or section.rows_per_step
+    now = training.rows_at_once(section.rows_per_step)
     if peak(now, asked, full) <= allowed:
         return ""
     # The setting holds for all stages, so it divides the rows of each.

@@ -191,7 +191,7 @@ class Training(Section):
     z_loss: NotNegative = 1e-6
     """Weight of the squared logarithm of the softmax normalizer. Source: AX."""
     micro_rows: Count | None = None
-    """Rows in memory at once; gradients of several are added up. Absent: all rows of a step."""
+    """Most rows in memory at once; gradients of several are added up. Absent: a whole step."""
     document_mask: bool = False
     """Tokens attend only within their own document. Source: AX trains without."""
     activation_checkpointing: bool = False
@@ -200,6 +200,10 @@ class Training(Section):
     """Stop when this many steps in a row are skipped for their gradient. Ours."""
     loss_bytes: Count = 64 * 2**20
     """Budget for the logits held at once, in bytes; more are computed in chunks. Ours."""
+
+    def rows_at_once(self, rows_per_step: int) -> int:
+        """Rows of one micro-batch of a stage with `rows_per_step`."""
+        return min(self.micro_rows or rows_per_step, rows_per_step)
 
 
 class Watch(Section):

@@ -55,7 +55,7 @@ def run(
         row_tokens=section.row_tokens,
         seed=settings.seed,
     )
-    micro_rows = settings.micro_rows or section.rows_per_step
+    micro_rows = settings.rows_at_once(section.rows_per_step)
     eos = tokenizer.eos_id
 
     def batches(step: int) -> list[Batch]:
