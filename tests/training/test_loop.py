@@ -9,11 +9,14 @@ import mlx.nn as nn
 import pytest
 from mlx.utils import tree_flatten, tree_unflatten
 
+from afm_mlx import compat
+from afm_mlx.decoder.decoder import Decoder, initialize
 from afm_mlx.errors import FitError, RunError
 from afm_mlx.progress import Progress
-from afm_mlx.settings.sections import Optimizer, Watch
+from afm_mlx.settings.sections import Optimizer, Shape, Watch
 from afm_mlx.training import loop as training_loop
 from afm_mlx.training.loop import Course, train
+from afm_mlx.training.objectives import next_token_loss
 from afm_mlx.training.optimizer import UpdateRule
 
 COURSE = Course(
@@ -199,3 +202,50 @@ def test_run_that_ends_with_a_loss_that_is_no_number_is_refused(tmp_path):
     for _ in range(2):  # nor does it pass when it is tried again
         with pytest.raises(RunError, match="the loss of the last step, 2, is nan"):
             run(tmp_path, course=course, loss=broken)
+
+
+@pytest.mark.slow
+def test_compiled_step_of_a_decoder_trains_like_the_plain_one(tmp_path, monkeypatch):
+    shape = Shape(
+        num_layers=2,
+        hidden_size=16,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=8,
+        intermediate_size=32,
+        vocab_size=64,
+        rope_base=10_000,
+        norm_eps=1e-5,
+        max_tokens=16,
+    )
+
+    def rows(step):
+        tokens = mx.random.randint(0, 64, (4, 16), key=mx.random.key(step))
+        return [(tokens[:2],), (tokens[2:],)]
+
+    def decoder_loss(model, tokens):
+        return next_token_loss(
+            model,
+            tokens,
+            mx.roll(tokens, -1, axis=1),
+            mx.ones(tokens.shape),
+            mask="causal",
+            z_loss=1e-6,
+            chunk_bytes=2**20,
+            checkpoint=True,
+        )
+
+    trained = {}
+    for way in ("plain", "compiled"):
+        if way == "compiled":
+            monkeypatch.setattr(compat, "compiled", mx.compile)
+            mx.enable_compile()
+        net = Decoder(shape)
+        initialize(net, 0)
+        course = Course(**(vars(COURSE) | {"steps": 4}))
+        run(tmp_path / way, net, course=course, loss=decoder_loss, batches=rows)
+        trained[way] = weights(net)
+    if os.environ.get("MLX_DISABLE_COMPILE"):
+        mx.disable_compile()
+    for name, weight in trained["plain"].items():
+        assert mx.allclose(weight, trained["compiled"][name], rtol=0, atol=1e-5), name
