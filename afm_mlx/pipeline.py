@@ -16,7 +16,7 @@ from afm_mlx.artifact import Inputs
 from afm_mlx.errors import AfmError, RunError
 from afm_mlx.progress import Progress, duration
 from afm_mlx.recipe import Recipe, nearest
-from afm_mlx.stages import data, pretrain, tokenizer
+from afm_mlx.stages import clean, data, pretrain, tokenizer
 
 MEMORY_SETTINGS = ("micro_rows", "activation_checkpointing", "loss_bytes")
 """Settings of [training] that trade memory for time. The result is the same but for rounding, so a
@@ -45,9 +45,12 @@ def stages_of(recipe: Recipe) -> list[Stage]:
     """The stages that a recipe has, in order."""
     own_texts = any(source.path.startswith("python:") for source in recipe.data.values())
     facts: dict[str, Any] = {"python": platform.python_version()} if own_texts else {}
-    stages = [
-        Stage("tokenizer", tokenizer.run, (), ("data", "tokenizer", "shape.vocab_size"), facts),
-        Stage("data", data.run, ("tokenizer",), ("data",), facts),
+    words = ("data", "tokenizer", "shape.vocab_size")
+    cleaned = () if recipe.clean is None else ("clean",)
+    stages = [Stage("clean", clean.run, (), ("data", "clean"), facts)] if cleaned else []
+    stages += [
+        Stage("tokenizer", tokenizer.run, cleaned, words, facts),
+        Stage("data", data.run, ("tokenizer", *cleaned), ("data",), facts),
     ]
     before: tuple[str, ...] = ()
     for name in recipe.pretraining_stages():
@@ -209,6 +212,8 @@ def _deciding(recipe: Recipe, name: str) -> Any:
     value = _setting(recipe, name)
     if name == "training":
         value = {key: value[key] for key in value if key not in MEMORY_SETTINGS}
+    if name == "clean":
+        value = {key: value[key] for key in value if key != "workers"}
     return value
 
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
 from afm_mlx.errors import RecipeError
 from afm_mlx.settings.alignment import Itec, Prefer, Reward, Rl, Sft
+from afm_mlx.settings.clean import Clean
 from afm_mlx.settings.compression import Adapter, Distill, Prune, Quantize, Recover, Teacher
 from afm_mlx.settings.mistakes import Origin, invalid_settings, not_toml
 from afm_mlx.settings.mistakes import all_names as all_names
@@ -28,11 +29,14 @@ from afm_mlx.settings.sections import (
     Section,
     Shape,
     Source,
+    SourceKind,
     Tokenizer,
     Training,
     Watch,
     rope_base,
 )
+
+AnySection = TypeVar("AnySection", bound=Section)
 
 PRETRAINING_STAGES = ("core", "continued", "context")
 
@@ -65,6 +69,8 @@ class Recipe(Section):
     """The tokenizer."""
     data: dict[str, Source]
     """Sources of documents, by name."""
+    clean: Clean | None = None
+    """Steps that clean the documents."""
     optimizer: Optimizer = Optimizer()
     """The update rule."""
     training: Training = Training()
@@ -138,6 +144,23 @@ class Recipe(Section):
                     raise ValueError(
                         f"{table} holds '{name}': a name has letters, digits, dashes, underscores"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _clean_fits(self) -> Self:
+        for step, names in (self.clean.sources if self.clean else {}).items():
+            for name in names:
+                if name not in self.data:
+                    near = nearest(name, self.data)
+                    raise ValueError(
+                        f"clean.sources.{step} names '{name}', and there is no [data.{name}]"
+                        + (f"; did you mean '{near}'?" if near else "")
+                    )
+        for name, source in self.data.items():
+            if source.kind is SourceKind.WARC and not (self.clean and self.clean.extract):
+                raise ValueError(f"data.{name} is of kind warc, and needs a [clean.extract]")
+            if self.clean and name == "steps":
+                raise ValueError("with [clean], no data source may be called 'steps'")
         return self
 
     @model_validator(mode="after")
@@ -225,6 +248,22 @@ def load_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
         return Recipe.model_validate(settings)
     except ValidationError as error:
         raise invalid_settings(error, Recipe, Origin(path, text, assigned)) from None
+
+
+def load_section(
+    model: type[AnySection], settings: Mapping[str, Any], assignments: Sequence[str] = ()
+) -> AnySection:
+    """A section on its own: of `settings`, then with each `name=value` applied, left to right.
+
+    Raises:
+        RecipeError: as `load_recipe`.
+    """
+    given: dict[str, Any] = dict(settings)
+    assigned = tuple(_assign(given, assignment) for assignment in assignments)
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        raise invalid_settings(error, model, Origin(Path("--set"), "", assigned)) from None
 
 
 def _assign(settings: dict[str, Any], assignment: str) -> str:

@@ -16,6 +16,7 @@ from afm_mlx.recipe import (
     load_named_recipe,
     load_recipe,
 )
+from afm_mlx.settings.clean import STEPS as CLEANING_STEPS
 from afm_mlx.settings.mistakes import expected, line_of
 from afm_mlx.settings.sections import Optimizer, Shape, Source, Training
 
@@ -236,7 +237,7 @@ def test_an_empty_recipe_is_refused_in_two_lines(recipe_file):
         (
             "data.web.kind=jsonlines",
             "data.web.kind is 'jsonlines': expected one of text, markdown, jsonl, parquet, html, "
-            "code",
+            "warc, code",
         ),
         (
             "name=My Model",
@@ -430,8 +431,9 @@ def test_every_setting_is_read_somewhere():
         node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)
     }
     built = [name for name in all_names(Recipe) if name.split(".")[0] not in NOT_BUILT_YET]
-    # The stages are read by name, with getattr.
-    assert {name.split(".")[-1] for name in built} - read <= {*PRETRAINING_STAGES}
+    # The stages are read by name, with getattr, and so are the steps of [clean].
+    by_name = {*PRETRAINING_STAGES, *CLEANING_STEPS}
+    assert {name.split(".")[-1] for name in built} - read <= by_name
 
 
 def test_sections_not_built_yet_are_sections():

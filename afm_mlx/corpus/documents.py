@@ -32,13 +32,15 @@ MAX_DOCUMENT_BYTES = 8 * 2**20
 _PARQUET_BUFFER_BYTES = 2**20
 _PARQUET_ROWS = 256
 
-_SUFFIXES = {
+SUFFIXES = {
     SourceKind.TEXT: (".txt", ".text"),
     SourceKind.MARKDOWN: (".md", ".markdown"),
     SourceKind.JSONL: (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".json.gz"),
     SourceKind.PARQUET: (".parquet",),
     SourceKind.HTML: (".html", ".htm", ".xhtml"),
+    SourceKind.WARC: (".warc", ".warc.gz"),
 }
+"""Endings of the files of each kind, in lower case; source code has its own list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +137,8 @@ def _texts(name: str, source: Source, skipped: Counter[str]) -> Iterator[Text]:
         files = source_code.list_code(path, skipped)
         endings = "files of source code"
     else:
-        files = list_files(path, _SUFFIXES[source.kind], skipped)
-        endings = f"files of kind {source.kind} ({', '.join(_SUFFIXES[source.kind])})"
+        files = list_files(path, SUFFIXES[source.kind], skipped)
+        endings = f"files of kind {source.kind} ({', '.join(SUFFIXES[source.kind])})"
     first = next(files, None)
     if first is None:
         raise DataError(
@@ -180,6 +182,11 @@ def _reader(
         case SourceKind.HTML:
             trafilatura = _import(name, "trafilatura", "html")
             return lambda path, id: _read_html(path, id, trafilatura, skipped)
+        case SourceKind.WARC:
+            raise DataError(
+                f"data.{name}: kind warc holds pages, and no step makes texts of them",
+                hint="add a section [clean.extract]",
+            )
         case SourceKind.CODE:
             return lambda path, id: source_code.read_code(path, id, skipped)
         case _:

@@ -109,6 +109,7 @@ class SourceKind(StrEnum):
     JSONL = "jsonl"
     PARQUET = "parquet"
     HTML = "html"
+    WARC = "warc"
     CODE = "code"
 
 

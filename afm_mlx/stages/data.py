@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from afm_mlx.artifact import Inputs, write_text
+from afm_mlx.corpus.clean import read_clean
 from afm_mlx.corpus.documents import read_documents
 from afm_mlx.corpus.shards import write_shards
 from afm_mlx.progress import Progress
@@ -29,8 +30,13 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
         if not done.exists():
             shutil.rmtree(folder, ignore_errors=True)
             skipped: Counter[str] = Counter()
+            documents = (
+                read_clean(name, inputs["clean"])
+                if "clean" in inputs
+                else read_documents(name, source, skipped)
+            )
             written = write_shards(
-                read_documents(name, source, skipped),
+                documents,
                 tokenizer,
                 folder,
                 held_out_fraction=source.held_out_fraction,

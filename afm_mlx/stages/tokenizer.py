@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from afm_mlx.artifact import Inputs
+from afm_mlx.corpus.clean import read_clean
 from afm_mlx.corpus.documents import read_documents
 from afm_mlx.progress import Progress
 from afm_mlx.recipe import Recipe
@@ -16,14 +17,16 @@ from afm_mlx.text.tokenizer import train_tokenizer
 
 
 def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[str, Any]:
-    """Train a tokenizer on the recipe's sources, and leave its files in `out`/tokenizer.
+    """Train a tokenizer on the recipe's sources, clean where there is [clean].
+
+    Leaves its files in `out`/tokenizer.
 
     Raises:
         DataError: a source is missing or empty, or there is too little text for the vocabulary.
     """
     section = recipe.tokenizer
     return train_tokenizer(
-        _texts(recipe),
+        _texts(recipe, inputs),
         out / "tokenizer",
         vocab_size=recipe.shape.vocab_size,
         reserved_pieces=section.reserved_pieces,
@@ -33,10 +36,15 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     )
 
 
-def _texts(recipe: Recipe) -> Iterator[str]:
+def _texts(recipe: Recipe, inputs: Inputs) -> Iterator[str]:
     """One document of each source in turn, until all are exhausted."""
     skipped: Counter[str] = Counter()
-    sources = [read_documents(name, source, skipped) for name, source in recipe.data.items()]
+    sources = [
+        read_clean(name, inputs["clean"])
+        if "clean" in inputs
+        else read_documents(name, source, skipped)
+        for name, source in recipe.data.items()
+    ]
     for turn in zip_longest(*sources):
         for document in turn:
             if document is not None:

@@ -281,4 +281,4 @@ def test_plan_command_prints_text_or_json():
     text = CliRunner().invoke(app, on_a_mac).stdout
     assert "estimate: 2 x 256 tokens, 6 + 1 blocks" in text
     values = json.loads(CliRunner().invoke(app, [*on_a_mac, "--json"]).stdout)
-    assert [stage["micro_rows"] for stage in values["stages"]] == [2, 2, 1]
+    assert [stage["micro_rows"] for stage in values["stages"]] == [2, 2, 2]

@@ -1,0 +1,427 @@
+"""Steps over record shards: each shard is read, filtered and written again, whole or not at all.
+
+IN/00000.jsonl.gz     records, one line of JSON each
+OUT/00000.jsonl.gz            those that are left, in the same order
+OUT/00000.drops.jsonl.gz      the others, and why
+OUT/00000.counts.json         what came in and went out; written last: the shard is done
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import shutil
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from afm_mlx.artifact import write_text, writing
+from afm_mlx.corpus.counts import Tally, add_counts, counts_of, drops_of, read_counts
+from afm_mlx.corpus.record import Drop, Record, drop
+from afm_mlx.corpus.workers import Begin, Failed, run_jobs
+from afm_mlx.errors import AfmError, DataError
+
+# Of 1 to 9. Measured on Python source: level 4 writes 60 MB/s, as level 1 does, and packs 3.8 to 1;
+# level 6 writes 25 MB/s and packs 4.0 to 1. Ours.
+GZIP_LEVEL = 4
+
+_SHARD_NAME = re.compile(r"\d{5,}\.jsonl\.gz")
+
+
+def shard_name(number: int) -> str:
+    """File name of a record shard, counted from 0."""
+    return f"{number:05}.jsonl.gz"
+
+
+def list_shards(folder: Path) -> list[Path]:
+    """The record shards of a folder, in order of their numbers."""
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if _SHARD_NAME.fullmatch(path.name)]
+    return sorted(found, key=_number)
+
+
+def read_shard(path: Path) -> Iterator[Record]:
+    """The records of a shard, in order; one is in memory at a time.
+
+    Raises:
+        DataError: the file is not a whole gzip file of records; it names file and line.
+    """
+    for number, line in enumerate(_lines(path), start=1):
+        try:
+            record = Record.from_json(line)
+            if not isinstance(record.text, str):
+                raise TypeError("text is not a text")
+        except (ValueError, TypeError, RecursionError) as error:
+            raise _broken(path, f"line {number:,} is no record: {_first_line(error)}") from None
+        yield record
+
+
+def write_shard(path: Path, records: Iterable[Record]) -> int:
+    """Write records beside `path`, then rename: whole or absent. Returns how many there were.
+
+    The same records give the same bytes. Half a surrogate pair, which UTF-8 cannot hold, becomes a
+    question mark.
+    """
+    count = 0
+    with writing_lines(path) as file:
+        for record in records:
+            file.write(to_line(record))
+            count += 1
+    return count
+
+
+def read_drops(path: Path) -> Iterator[Drop]:
+    """The drops of a shard, in order. Raises as `read_shard`."""
+    for number, line in enumerate(_lines(path), start=1):
+        try:
+            yield Drop(**json.loads(line))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise _broken(path, f"line {number:,} is no drop: {_first_line(error)}") from None
+
+
+def to_line(entry: Record | Drop) -> bytes:
+    """A record or drop as a line of UTF-8."""
+    line = entry.to_json() + "\n"
+    try:
+        return line.encode()
+    except UnicodeEncodeError:
+        return line.encode("utf-8", "replace")
+
+
+@contextmanager
+def writing_lines(path: Path) -> Iterator[BinaryIO]:
+    """A gzip file to write to, which takes its name at the end; an error deletes it.
+
+    It holds neither name nor time, so that its bytes depend on its content only.
+    """
+    with whole_file(path) as part, part.open("wb") as raw:
+        with gzip.GzipFile("", "wb", GZIP_LEVEL, raw, mtime=0) as file:
+            yield file  # type: ignore[misc]
+        raw.flush()
+        os.fsync(raw.fileno())
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write a file at, which is renamed at the end; an error deletes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with writing(part):
+            yield part
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+Filter = Callable[[Record], Record | Drop]
+"""A step on one record: gives it on, perhaps changed, or drops it."""
+
+Told = Callable[[str], None]
+"""Told where a long job stands, in a line."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step on single records."""
+
+    name: str
+    make: Callable[[], Filter]
+    """Makes the filter, once in each worker; pickled, so a class with `partial`, no lambda."""
+    sources: frozenset[str] | None = None
+    """Data sources whose records it looks at; the others pass. `None`: all."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What decides its result, ready for JSON."""
+
+
+class Corpus(Protocol):
+    """What decides over the whole corpus."""
+
+    def prepare(self, shard: Path, out: Path) -> Any:
+        """Write to the file `out` what one record shard contributes."""
+
+    def decide(self, prepared: Sequence[Path], out: Path) -> dict[str, Any]:
+        """Write out/NNNNN.drops.jsonl for the shards, and return metrics."""
+
+
+@dataclass(frozen=True)
+class CorpusStep:
+    """A step that looks at the whole corpus before it drops a record."""
+
+    name: str
+    make: Callable[[], Corpus]
+    """Makes the step; pickled, as `Step.make`."""
+    sources: frozenset[str] | None = None
+    """Data sources that may lose records to it; `None`: all."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What decides its result, ready for JSON."""
+
+
+def run_steps(
+    shards: Sequence[Path],
+    out: Path,
+    steps: Sequence[Step],
+    *,
+    after: CorpusStep | None = None,
+    workers: int,
+    told: Told = lambda line: None,
+) -> dict[str, Any]:
+    """Take record shards through `after`, if given, then `steps`, and write them to `out`.
+
+    Shards that are finished in `out` are kept. Memory holds one record in each worker, and what
+    `after` needs to decide.
+
+    Args:
+        shards: the record shards, each of another number.
+        out: folder for the shards, their drops and counts.
+        steps: run in order on each record.
+        after: step over the whole corpus, whose drops go before `steps`.
+        workers: processes.
+        told: told where it stands.
+
+    Returns:
+        The counts of all shards added up, with `metrics` of `after`.
+
+    Raises:
+        DataError: a shard is broken, a package is missing, or `out` holds another step's result.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    every: list[Step | CorpusStep] = [*([after] if after else []), *steps]
+    facts = [_facts(step) for step in every]
+    names = [fact["step"] for fact in facts]
+    claim(out, {"steps": facts, "shards": _sizes(shards)})
+    _clear(out)
+    metrics = _decide(after, shards, out, workers=workers, told=told) if after else {}
+    jobs = [shard for shard in shards if not counts_of(out / shard.name).exists()]
+    finished = len(shards) - len(jobs)
+
+    def done(job: Path, counts: dict[str, Any]) -> None:
+        nonlocal finished
+        finished += 1
+        told(f"  {', '.join(names)}: {finished:,} of {len(shards):,} shards")
+
+    run_jobs(Filtering(tuple(steps), out, after), jobs, workers=workers, done=done)
+    _clear(out)  # of workers that died
+    total = add_counts(read_counts(out))
+    return total | ({"metrics": metrics} if after else {})
+
+
+@dataclass(frozen=True)
+class Filtering:
+    """The task of a worker: steps on the records of one shard."""
+
+    steps: tuple[Step, ...]
+    out: Path
+    after: CorpusStep | None = None
+
+    def open(self) -> Callable[[Path, Begin, Failed], dict[str, Any]]:
+        """Make the filters; the function that filters one shard and returns its counts."""
+        filters = [(step, step.make()) for step in self.steps]
+
+        def work(shard: Path, begin: Begin, failed: Failed) -> dict[str, Any]:
+            started = time.perf_counter()
+            tally = Tally([*([self.after.name] if self.after else []), *map(_name, self.steps)])
+            decided = _read_decided(self.out, shard) if self.after else {}
+            with (
+                writing_lines(self.out / shard.name) as kept,
+                writing_lines(drops_of(self.out / shard.name)) as dropped,
+            ):
+                for number, record in enumerate(read_shard(shard)):
+                    begin(number)
+                    size = _size(record.text)
+                    tally.came_in(record, size)
+                    result: Record | Drop = record
+                    if self.after:
+                        result = self._decided(record, decided.get(number))
+                        tally.passed(self.after.name, record, size, result, size, 0.0)
+                    if number in failed and isinstance(result, Record):
+                        result = drop(record, "step.failed", failed[number])
+                    for step, filter in filters:
+                        if isinstance(result, Drop):
+                            break
+                        if step.sources is not None and record.source not in step.sources:
+                            continue
+                        before, size_before, now = result, size, time.perf_counter()
+                        result = _apply(step.name, filter, before)
+                        seconds = time.perf_counter() - now
+                        if isinstance(result, Record) and result.text is not before.text:
+                            size = _size(result.text)
+                        tally.passed(step.name, before, size_before, result, size, seconds)
+                    (kept if isinstance(result, Record) else dropped).write(to_line(result))
+                    tally.went_out(record, result, size)
+            counts = tally.counts(time.perf_counter() - started)
+            write_text(counts_of(self.out / shard.name), json.dumps(counts, indent=1) + "\n")
+            return counts
+
+        return work
+
+    def _decided(self, record: Record, decision: tuple[str, str] | None) -> Record | Drop:
+        assert self.after is not None
+        if decision is None or (self.after.sources and record.source not in self.after.sources):
+            return record
+        return drop(record, *decision)
+
+
+def _name(step: Step) -> str:
+    return step.name
+
+
+def _apply(name: str, filter: Filter, record: Record) -> Record | Drop:
+    """The filter's answer; whatever it raises for one record is a drop and not the run's end."""
+    try:
+        return filter(record)
+    except (AfmError, ImportError):  # not about the record: a package or a file is missing
+        raise
+    except Exception as error:
+        return drop(record, "step.failed", f"{name}: {type(error).__name__}: {_first_line(error)}")
+
+
+@dataclass(frozen=True)
+class Preparing:
+    """The task of a worker: what one shard contributes to a step of the whole corpus."""
+
+    step: CorpusStep
+    out: Path
+
+    def open(self) -> Callable[[Path, Begin, Failed], None]:
+        """Make the step; the function that writes `out`/prepared/NNNNN of one shard."""
+        corpus, folder = self.step.make(), self.out / "prepared"
+        folder.mkdir(parents=True, exist_ok=True)
+
+        def work(shard: Path, begin: Begin, failed: Failed) -> None:
+            started = time.perf_counter()
+            with whole_file(folder / shard.name.partition(".")[0]) as part:
+                corpus.prepare(shard, part)
+            seconds = round(time.perf_counter() - started, 6)
+            write_text(counts_of(folder / shard.name), json.dumps({"seconds": seconds}))
+
+        return work
+
+
+def _decide(
+    step: CorpusStep, shards: Sequence[Path], out: Path, *, workers: int, told: Told
+) -> dict[str, Any]:
+    """Prepare all shards and decide, where that is not done; returns the step's metrics."""
+    if not (out / "decided").exists():
+        _clear(out / "prepared")
+        jobs = [shard for shard in shards if not is_prepared(shard, out)]
+        told(f"  {step.name}: {len(jobs):,} of {len(shards):,} shards to prepare")
+        run_jobs(Preparing(step, out), jobs, workers=workers)
+        told(f"  {step.name}: deciding")
+    return decide(step, shards, out)
+
+
+def is_prepared(shard: Path, out: Path) -> bool:
+    """Whether a shard's contribution is in `out`/prepared."""
+    return counts_of(out / "prepared" / shard.name).exists()
+
+
+def decide(step: CorpusStep, shards: Sequence[Path], out: Path) -> dict[str, Any]:
+    """Decide over all prepared shards, once, and return the step's metrics and its seconds.
+
+    Writes `out`/decided, whole or not at all, and then deletes `out`/prepared.
+    """
+    decided, prepared = out / "decided", out / "prepared"
+    if not decided.exists():
+        started = time.perf_counter()
+        part = out / "decided.making"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        files = [prepared / shard.name.partition(".")[0] for shard in shards]
+        metrics = step.make().decide(files, part)
+        metrics["prepare_seconds"] = round(sum(one["seconds"] for one in read_counts(prepared)), 6)
+        metrics["decide_seconds"] = round(time.perf_counter() - started, 6)
+        write_text(part / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+        part.rename(decided)
+    shutil.rmtree(prepared, ignore_errors=True)
+    return json.loads((decided / "metrics.json").read_text())
+
+
+def _read_decided(out: Path, shard: Path) -> dict[int, tuple[str, str]]:
+    """Rule and evidence of each record of a shard that goes, by its number."""
+    path = out / "decided" / f"{shard.name.partition('.')[0]}.drops.jsonl"
+    if not path.exists():
+        return {}
+    with path.open(encoding="utf-8", errors="replace") as file:
+        rows = [json.loads(line) for line in file]
+    return {row["line"]: (row["rule"], row["evidence"]) for row in rows}
+
+
+def claim(out: Path, facts: Mapping[str, Any]) -> None:
+    """Write into a folder what makes it, or compare with what is there.
+
+    Raises:
+        DataError: another step, or the same with other settings or input, has begun the folder.
+    """
+    path = out / "step.json"
+    wanted = json.dumps(facts, indent=1, sort_keys=True) + "\n"
+    if not path.exists():
+        if list_shards(out):
+            raise DataError(
+                f"{out} holds record shards, and does not say of which step",
+                hint="name another folder for the result",
+            )
+        write_text(path, wanted)
+    elif path.read_text() != wanted:
+        raise DataError(
+            f"{out} holds a result of other settings or other input",
+            hint=f"name another folder for the result, or delete {out}",
+        )
+
+
+def _clear(folder: Path) -> None:
+    """Delete what killed processes have left half written."""
+    for part in folder.glob("*.part"):
+        part.unlink(missing_ok=True)
+
+
+def _facts(step: Step | CorpusStep) -> dict[str, Any]:
+    chosen = None if step.sources is None else sorted(step.sources)
+    return {"step": step.name, "sources": chosen, "settings": step.settings}
+
+
+def _sizes(shards: Sequence[Path]) -> dict[str, int]:
+    try:
+        return {shard.name: shard.stat().st_size for shard in shards}
+    except FileNotFoundError as error:
+        raise _broken(Path(error.filename), "no such file") from None
+
+
+def _number(path: Path) -> int:
+    return int(path.name.partition(".")[0])
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8", "replace"))
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with gzip.open(path, "rb") as file:
+            for line in file:
+                yield line.decode()
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise _broken(path, _first_line(error)) from None
+    except UnicodeDecodeError:
+        raise _broken(path, "not UTF-8") from None
+    except FileNotFoundError:
+        raise _broken(path, "no such file") from None
+
+
+def _broken(path: Path, what: str) -> DataError:
+    return DataError(
+        f"record shard {path} is broken: {what}",
+        hint="delete it and its counts, and run the step that wrote it again",
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].lower()

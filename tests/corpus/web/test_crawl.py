@@ -1,0 +1,573 @@
+import gzip
+import io
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+pytest.importorskip("fastwarc")
+pytest.importorskip("protego")
+pytest.importorskip("resiliparse")
+
+from pydantic import ValidationError
+
+from afm_mlx.corpus.web.crawl import crawl, normalize_url, page_links
+from afm_mlx.corpus.web.warc import read_warc
+from afm_mlx.errors import DataError, RunError
+from afm_mlx.progress import Progress
+from afm_mlx.settings.web import Crawl, Warc
+
+FAST = {"contact": "me@example.org", "min_delay_seconds": 0.0, "retry_seconds": 0.01}
+
+
+def page(*links, head="", text="Words of a page."):
+    anchors = "".join(f'<a href="{link}">x</a>' for link in links)
+    return f"<html><head>{head}</head><body><p>{text}</p>{anchors}</body></html>"
+
+
+def run(site, out, seeds=("/",), **settings):
+    seeds = [site.url + seed for seed in seeds]
+    return crawl(seeds, out, Crawl(**(FAST | settings)), Progress(io.StringIO()))
+
+
+def log(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def outcomes(out, site):
+    return {line["url"].removeprefix(site.url): line["outcome"] for line in log(out)}
+
+
+def saved(out):
+    """Pages in the archives, each as often as it is there."""
+    skipped = Counter()
+    found = []
+    for path in sorted(out.glob("*.warc.gz")):
+        found += read_warc(path, "web", Warc(obey_page_rules=False), skipped)
+    assert not skipped
+    return found
+
+
+def saved_paths(out, site):
+    return sorted(record.url.removeprefix(site.url) for record in saved(out))
+
+
+def test_a_site_is_crawled_by_applebots_rules(site, tmp_path):
+    site.pages = {
+        "/robots.txt": (
+            "User-agent: *\nDisallow: /google\nDisallow: /all\n\n"
+            "User-agent: Googlebot\nDisallow: /private\n\n"
+            "User-agent: Applebot-Extended\nDisallow: /search-only\n"
+        ),
+        "/": page("/a", "/private/x", "/google", "/search-only", "/meta", "/header", "/nofollow"),
+        "/a": page("/", "/a#part", "/b?x=1"),
+        "/b?x=1": page(),
+        "/private/x": page(),
+        "/google": page(),
+        "/search-only": page("/behind"),
+        "/behind": page(),
+        "/meta": page(head='<meta name="robots" content="noindex">'),
+        "/header": (200, {"X-Robots-Tag": "noai"}, page().encode()),
+        "/nofollow": page("/unfollowed", head='<meta name="robots" content="nofollow">'),
+        "/unfollowed": page(),
+    }
+    metrics = run(site, tmp_path)
+    assert outcomes(tmp_path, site) == {
+        "/": "saved",
+        "/a": "saved",
+        "/private/x": "robots",
+        "/google": "saved",
+        "/search-only": "not for training",
+        "/meta": "not for training",
+        "/header": "not for training",
+        "/nofollow": "saved",
+        "/b?x=1": "saved",
+        "/behind": "saved",
+    }
+    assert saved_paths(tmp_path, site) == ["/", "/a", "/b?x=1", "/behind", "/google", "/nofollow"]
+    assert "/private/x" not in site.paths()
+    assert site.paths()[0] == "/robots.txt"
+    assert len(site.paths()) == len(set(site.paths()))
+    assert metrics["pages"] == 9
+    assert metrics["saved"] == 6
+    assert metrics["left"] == 0
+    by_path = {line["url"].removeprefix(site.url): line for line in log(tmp_path)}
+    assert {line["group"] for line in by_path.values()} == {"Googlebot"}
+    assert by_path["/search-only"]["fetch"]
+    assert not by_path["/search-only"]["train"]
+    assert not by_path["/private/x"]["fetch"]
+    assert by_path["/meta"]["evidence"] == "noindex"
+    assert by_path["/a"]["status"] == 200
+    assert by_path["/a"]["fetched"].endswith("Z")
+    record = next(record for record in saved(tmp_path) if record.url.endswith("/a"))
+    assert record.facts["robots_group"] == "Googlebot"
+    assert record.facts["train"] is True
+
+
+def test_the_log_says_where_in_the_archive_a_page_is(site, tmp_path):
+    site.pages = {"/": page("/a"), "/a": page(text="Here I am.")}
+    run(site, tmp_path)
+    line = next(line for line in log(tmp_path) if line["url"].endswith("/a"))
+    packed = (tmp_path / line["file"]).read_bytes()[line["offset"] :][: line["length"]]
+    assert b"Here I am." in gzip.decompress(packed)
+
+
+def test_pages_not_for_training_are_saved_on_request_and_marked(site, tmp_path):
+    site.pages = {"/": page(head='<meta name="robots" content="none">')}
+    run(site, tmp_path, save_untrainable=True)
+    assert [record.facts["train"] for record in saved(tmp_path)] == [False]
+
+
+def test_every_request_says_who_asks(site, tmp_path):
+    site.pages = {"/": page("/a"), "/a": page()}
+    run(site, tmp_path, product="lab-crawler")
+    assert {agent for _, _, agent in site.asked} == {"lab-crawler (+me@example.org)"}
+
+
+def test_a_group_for_this_crawler_comes_before_all(site, tmp_path):
+    site.pages = {
+        "/robots.txt": "User-agent: Applebot\nAllow: /\n\nUser-agent: lab-crawler\nDisallow: /",
+        "/": page(),
+    }
+    run(site, tmp_path, product="lab-crawler")
+    assert site.paths() == ["/robots.txt"]
+    assert log(tmp_path)[0]["group"] == "lab-crawler"
+
+
+def test_requests_keep_the_delay_that_the_host_asks_for(site, tmp_path):
+    site.pages = {
+        "/robots.txt": "User-agent: *\nCrawl-delay: 0.15",
+        "/": page("/a", "/b"),
+        "/a": page(),
+        "/b": page(),
+    }
+    run(site, tmp_path, min_delay_seconds=0.02, connections=4)
+    times = [when for _, when, _ in site.asked]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert len(gaps) == 3
+    assert min(gaps) >= 0.15
+
+
+def test_our_own_delay_holds_where_the_host_asks_for_less(site, tmp_path):
+    site.pages = {"/": page("/a"), "/a": page()}
+    run(site, tmp_path, min_delay_seconds=0.1)
+    times = [when for _, when, _ in site.asked]
+    assert min(b - a for a, b in itertools.pairwise(times)) >= 0.1
+
+
+def test_a_host_that_asks_for_too_long_a_delay_is_left_out(site, tmp_path):
+    site.pages = {"/robots.txt": "User-agent: *\nCrawl-delay: 86400", "/": page()}
+    run(site, tmp_path)
+    assert outcomes(tmp_path, site) == {"/": "crawl-delay too long"}
+    assert site.paths() == ["/robots.txt"]
+
+
+@pytest.mark.parametrize(("status", "outcome"), [(404, "saved"), (503, "robots unavailable")])
+def test_a_missing_robots_txt_allows_and_a_broken_one_forbids(site, tmp_path, status, outcome):
+    site.pages = {"/robots.txt": (status, {}, b"User-agent: *\nAllow: /"), "/": page()}
+    run(site, tmp_path)
+    assert outcomes(tmp_path, site) == {"/": outcome}
+
+
+def test_robots_txt_may_be_elsewhere(site, tmp_path):
+    site.pages = {
+        "/robots.txt": (301, {"Location": "/real.txt"}, b""),
+        "/real.txt": "User-agent: *\nDisallow: /",
+        "/": page(),
+    }
+    run(site, tmp_path)
+    assert outcomes(tmp_path, site) == {"/": "robots"}
+
+
+def test_redirects_are_checked_like_any_other_address(site, make_site, tmp_path):
+    other = make_site()
+    other.pages = {"/": page()}
+    moved = {
+        name: (302, {"Location": to}, b"")
+        for name, to in {
+            "/out": other.url + "/",
+            "/forbidden": "/private",
+            "/fine": "/new",
+            "/loop": "/loop",
+            "/r0": "/r1",
+            "/r1": "/r2",
+            "/r2": "/r3",
+            "/bad": "ftp://x/",
+            "/new?": "/new",
+        }.items()
+    }
+    site.pages = {
+        "/robots.txt": "User-agent: *\nDisallow: /private",
+        "/": page(*moved),
+        "/new": page(),
+        "/private": page(),
+        "/r3": page(),
+        **moved,
+    }
+    run(site, tmp_path, max_redirects=2)
+    found = outcomes(tmp_path, site)
+    assert found["/out"] == "redirect out of scope"
+    assert found["/forbidden"] == "redirect"
+    assert found["/private"] == "robots"
+    assert found["/new"] == "saved"
+    assert found["/loop"] == "redirect"
+    assert found["/bad"] == "redirect nowhere"
+    assert site.paths().count("/loop") == 1
+    assert "/private" not in site.paths()
+    assert other.paths() == []
+
+
+def test_too_many_redirects_end(site, tmp_path):
+    site.pages = {f"/r{n}": (302, {"Location": f"/r{n + 1}"}, b"") for n in range(9)}
+    run(site, tmp_path, seeds=["/r0"], max_redirects=2)
+    assert outcomes(tmp_path, site) == {
+        "/r0": "redirect",
+        "/r1": "redirect",
+        "/r2": "too many redirects",
+    }
+
+
+def test_what_is_no_page_is_logged_and_the_rest_goes_on(site, tmp_path):
+    site.slow = {"/slow": 20}
+    site.pages = {
+        "/": page("/gone", "/slow", "/big", "/file.pdf", "/picture", "/cut", "/last"),
+        "/slow": page(),
+        "/big": page(text="x" * 200_000),
+        "/file.pdf": (200, {"Content-Type": "application/pdf"}, b"%PDF-1.7" + b"x" * 10**6),
+        "/picture": (200, {}, b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9),
+        "/cut": (200, {"Content-Encoding": "gzip"}, gzip.compress(page().encode())[:-20]),
+        "/last": page(),
+    }
+    started = time.monotonic()
+    run(site, tmp_path, timeout_seconds=0.3, retries=0, pages=Warc(max_page_bytes=100_000))
+    assert time.monotonic() - started < 5
+    assert outcomes(tmp_path, site) == {
+        "/": "saved",
+        "/gone": "status 404",
+        "/slow": "timeout",
+        "/big": "too long",
+        "/file.pdf": "not HTML",
+        "/picture": "binary",
+        "/cut": "broken encoding",
+        "/last": "saved",
+    }
+
+
+def test_compressed_pages_are_saved_plain(site, tmp_path):
+    site.pages = {"/": (200, {"Content-Encoding": "gzip"}, gzip.compress(page().encode()))}
+    run(site, tmp_path)
+    assert saved(tmp_path)[0].text == page()
+
+
+def test_a_failure_that_passes_is_tried_again_and_one_that_does_not_is_logged(site, tmp_path):
+    site.pages = {"/": page("/twice", "/always"), "/twice": page(), "/always": page()}
+    site.failures = {"/twice": [503, 500], "/always": [500] * 9}
+    run(site, tmp_path, retries=2)
+    assert outcomes(tmp_path, site) == {"/": "saved", "/twice": "saved", "/always": "status 500"}
+    assert Counter(site.paths())["/twice"] == 3
+    assert Counter(site.paths())["/always"] == 3
+
+
+def test_a_host_that_wants_to_be_left_alone_for_long_is(site, tmp_path):
+    site.pages = {"/": (429, {"Retry-After": "99999"}, b"")}
+    run(site, tmp_path)
+    assert site.paths() == ["/robots.txt", "/"]
+
+
+def test_a_host_that_is_not_there_is_logged(tmp_path, make_site):
+    gone = make_site()
+    gone.server.server_close()
+    run(gone, tmp_path, retries=1)
+    assert outcomes(tmp_path, gone) == {"/": "robots unavailable"}
+
+
+def chain(count):
+    return {"/": page("/1")} | {f"/{n}": page(f"/{n + 1}") for n in range(1, count)}
+
+
+def test_depth_ends_a_crawl(site, tmp_path):
+    site.pages = chain(9)
+    assert run(site, tmp_path, max_depth=2)["left"] == 0
+    assert saved_paths(tmp_path, site) == ["/", "/1", "/2"]
+
+
+@pytest.mark.parametrize("limit", ["max_pages", "max_pages_per_host"])
+def test_a_page_limit_ends_a_crawl_and_a_higher_one_goes_on(site, tmp_path, limit):
+    site.pages = chain(9)
+    assert run(site, tmp_path, max_depth=20, **{limit: 3})["left"] == 1
+    assert saved_paths(tmp_path, site) == ["/", "/1", "/2"]
+    run(site, tmp_path, max_depth=20, **{limit: 5})
+    assert saved_paths(tmp_path, site) == ["/", "/1", "/2", "/3", "/4"]
+    assert max(Counter(site.paths()).values()) == 1
+
+
+def test_a_byte_limit_ends_a_crawl(site, tmp_path):
+    site.pages = chain(9)
+    assert run(site, tmp_path, max_bytes=150)["pages"] == 2
+
+
+def test_folders_and_anywhere_are_scopes(site, make_site, tmp_path):
+    other = make_site()
+    other.pages = {"/": page()}
+    site.pages = {"/d/": page("/d/a", "/e", other.url + "/"), "/d/a": page(), "/e": page()}
+    run(site, tmp_path / "folders", seeds=["/d/"], scope="folders")
+    assert saved_paths(tmp_path / "folders", site) == ["/d/", "/d/a"]
+    assert other.paths() == []
+    run(site, tmp_path / "anywhere", seeds=["/d/"], scope="anywhere", retries=0)
+    found = {line["url"]: line["outcome"] for line in log(tmp_path / "anywhere")}
+    # A page of the wide web must not lead the crawler into the network that it runs in.
+    assert found.pop(other.url + "/") == "robots unavailable"
+    assert other.paths() == []
+    assert set(found.values()) == {"saved"}
+
+
+def test_sitemaps_are_read_on_request(site, tmp_path):
+    site.pages = {
+        "/robots.txt": f"Sitemap: {site.url}/index.xml",
+        "/": page(),
+        "/index.xml": f"<sitemapindex><sitemap><loc>{site.url}/map.xml.gz</loc></sitemap>"
+        "</sitemapindex>",
+        "/map.xml.gz": (
+            200,
+            {"Content-Type": "application/gzip"},
+            gzip.compress(f"<urlset><url><loc> {site.url}/a?x=1&amp;y=2 </loc></url>".encode()),
+        ),
+        "/a?x=1&y=2": page(),
+    }
+    run(site, tmp_path / "without")
+    assert saved_paths(tmp_path / "without", site) == ["/"]
+    run(site, tmp_path / "with", sitemaps=True)
+    assert saved_paths(tmp_path / "with", site) == ["/", "/a?x=1&y=2"]
+
+
+def test_archives_are_followed_by_the_next(site, tmp_path):
+    site.pages = chain(4)
+    run(site, tmp_path, warc_bytes=700)
+    assert len(list(tmp_path.glob("pages-*.warc.gz"))) > 1
+    assert saved_paths(tmp_path, site) == ["/", "/1", "/2", "/3"]
+
+
+CHILD = """
+import io, sys
+from pathlib import Path
+from afm_mlx.corpus.web.crawl import crawl
+from pydantic import ValidationError
+
+from afm_mlx.progress import Progress
+from afm_mlx.settings.web import Crawl
+settings = Crawl(contact="me@example.org", min_delay_seconds=0, connections=3, warc_bytes=3_000)
+crawl(sys.argv[2:], Path(sys.argv[1]), settings, Progress(io.StringIO()))
+"""
+
+
+def start_child(out, *seeds):
+    return subprocess.Popen([sys.executable, "-c", CHILD, str(out), *seeds], stderr=subprocess.PIPE)
+
+
+def wait_for(condition, child, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        assert child.poll() is None, child.stderr.read().decode()
+        time.sleep(0.002)
+
+
+def tree(count):
+    """Pages each of which links to two more."""
+    return {
+        "/" if n == 0 else f"/{n}": page(f"/{2 * n + 1}", f"/{2 * n + 2}", text=f"{n} " * 99)
+        for n in range(count)
+    }
+
+
+def test_a_crawl_killed_anywhere_goes_on_to_the_same_pages(make_site, tmp_path):
+    sites = [make_site(), make_site()]
+    for one in sites:
+        one.pages = tree(31)
+        one.slow = dict.fromkeys(one.pages, 0.002)
+    seeds = [one.url + "/" for one in sites]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    settings = Crawl(**FAST, warc_bytes=3_000)
+    crawl(seeds, whole, settings, Progress(io.StringIO()))
+    done_before = 0
+    for one in sites:
+        one.asked.clear()
+    for kill_at in (9, 23, 40):
+        child = start_child(parts, *seeds)
+        wait_for(lambda at=kill_at: sum(len(one.asked) for one in sites) >= at, child)
+        child.kill()
+        child.wait()
+        child.stderr.close()
+        finished = len((parts / "log.jsonl").read_bytes().splitlines())
+        assert finished >= done_before
+        done_before = finished
+    # What a kill in the middle of a write leaves behind:
+    with (parts / "log.jsonl").open("ab") as file:
+        file.write(b'{"url": "http://127.0')
+    last = max(parts.glob("pages-*.warc.gz"))
+    with last.open("ab") as file:
+        file.write(gzip.compress(b"WARC/1.1\r\nWARC-Type: response\r\n")[:-9])
+    metrics = crawl(seeds, parts, settings, Progress(io.StringIO()))
+
+    def contents(out):
+        return sorted((record.url, record.text) for record in saved(out))
+
+    # 62 pages, and those that the leaves link to are not there.
+    assert len(contents(parts)) == 62
+    assert contents(parts) == contents(whole)
+    assert {line["url"] for line in log(parts)} == {line["url"] for line in log(whole)}
+    assert len(log(parts)) == len(log(whole))
+    assert metrics["saved"] == 62
+    assert metrics["pages"] == len(log(whole))
+    for one in sites:  # a page is asked for again only if it was on its way when a kill came
+        asked = Counter(one.paths())
+        assert sum(count - 1 for count in asked.values()) <= 3
+        assert asked["/robots.txt"] == 1
+
+
+def test_an_interrupt_ends_a_crawl_at_once_and_it_goes_on(site, tmp_path):
+    site.pages = tree(15)
+    site.slow = {"/6": 30}
+    child = start_child(tmp_path, site.url + "/")
+    wait_for(lambda: "/6" in site.paths(), child)
+    interrupted = time.monotonic()
+    child.send_signal(signal.SIGINT)
+    _, stderr = child.communicate(timeout=20)
+    assert time.monotonic() - interrupted < 5
+    assert child.returncode != 0
+    assert b"KeyboardInterrupt" in stderr.splitlines()[-1]
+    site.slow = {}
+    before = len(log(tmp_path))
+    assert before >= 5
+    crawl([site.url + "/"], tmp_path, Crawl(**FAST, warc_bytes=3_000), Progress(io.StringIO()))
+    assert len(saved(tmp_path)) == 15
+    assert {path: count for path, count in Counter(site.paths()).items() if count > 1} == {"/6": 2}
+
+
+def test_a_finished_crawl_asks_for_nothing_again(site, tmp_path):
+    site.pages = chain(3)
+    first = run(site, tmp_path)
+    asked = len(site.asked)
+    second = run(site, tmp_path)
+    assert len(site.asked) == asked
+    assert first | {"seconds": 0} == second | {"seconds": 0}
+
+
+def test_a_folder_of_another_crawl_is_refused(site, tmp_path):
+    site.pages = {"/": page()}
+    run(site, tmp_path)
+    with pytest.raises(RunError, match="scope is hosts, not folders"):
+        run(site, tmp_path, scope="folders")
+    with pytest.raises(RunError, match="started from other seeds"):
+        run(site, tmp_path, seeds=["/b"])
+
+
+def test_a_seed_without_scheme_is_an_error_with_a_hint(tmp_path):
+    with pytest.raises(DataError, match=r"'example\.org' is no web address") as caught:
+        crawl(["example.org"], tmp_path, Crawl(**FAST), Progress(io.StringIO()))
+    assert caught.value.hint == "did you mean 'https://example.org'?"
+    with pytest.raises(DataError, match="no seeds"):
+        crawl([], tmp_path, Crawl(**FAST), Progress(io.StringIO()))
+
+
+def test_a_lost_archive_is_an_error(site, tmp_path):
+    site.pages = {"/": page()}
+    run(site, tmp_path)
+    os.truncate(tmp_path / "pages-00000.warc.gz", 5)
+    with pytest.raises(DataError, match="has 5 bytes"):
+        run(site, tmp_path)
+
+
+def test_an_error_of_ours_comes_out_as_itself(site, tmp_path, monkeypatch):
+    site.pages = {"/": page()}
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        run(site, tmp_path)
+
+
+def test_a_crawl_runs_outside_the_main_thread(site, tmp_path):
+    site.pages = {"/": page()}
+    thread = threading.Thread(target=run, args=[site, tmp_path])
+    thread.start()
+    thread.join(10)
+    assert saved_paths(tmp_path, site) == ["/"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "contact"),
+        ({"contact": "me"}, "no mail address"),
+        ({"contact": "me@example.org\r\nX-Header: 1"}, "no mail address"),
+        ({"product": "Mozilla"}, "somebody else's"),
+        ({"product": "my crawler"}, "letters"),
+        ({"groups": ("Applebot/1.0",)}, "letters"),
+        ({"min_delay_seconds": 500.0}, "must be at least"),
+        ({"robots_seconds": 86_401}, "86400"),
+    ],
+)
+def test_settings_that_are_not_polite_or_honest_are_refused(settings, message):
+    contact = {"contact": "https://example.org/crawler"} if settings else {}
+    with pytest.raises(ValidationError, match=message):
+        Crawl(**(contact | settings))
+
+
+def test_every_setting_is_documented():
+    for section in (Crawl, Warc):
+        assert all(field.description for field in section.model_fields.values())
+
+
+@pytest.mark.parametrize(
+    ("url", "normal"),
+    [
+        ("HTTP://Example.ORG", "http://example.org/"),
+        ("https://example.org:443/a#b", "https://example.org/a"),
+        ("http://example.org:8080/", "http://example.org:8080/"),
+        ("http://example.org/a/./b/../c/..", "http://example.org/a/"),
+        ("http://example.org//a", "http://example.org//a"),
+        ("http://example.org/%7euser/%c3%bc", "http://example.org/~user/%C3%BC"),
+        ("http://example.org/ü x?q=ü", "http://example.org/%C3%BC%20x?q=%C3%BC"),
+        ("http://example.org?q=1&b=2", "http://example.org/?q=1&b=2"),
+        ("http://bücher.example/", "http://xn--bcher-kva.example/"),
+        ("http://user:password@example.org/", "http://example.org/"),
+        ("http://example.org./", "http://example.org/"),
+        ("  http://example.org/a\nb ", "http://example.org/ab"),
+        ("http://[::1]:8000/", "http://[::1]:8000/"),
+        ("ftp://example.org/", None),
+        ("mailto:me@example.org", None),
+        ("javascript:void(0)", None),
+        ("http://[bad/", None),
+        ("http://example.org:99999/", None),
+        ("http:///a", None),
+        ("http://exa mple.org/", None),
+        ("http://example.org/" + "a" * 3_000, None),
+        ("", None),
+    ],
+)
+def test_addresses_have_one_spelling(url, normal):
+    assert normalize_url(url) == normal
+    assert normal is None or normalize_url(normal) == normal
+
+
+def test_links_are_read_as_a_browser_does():
+    html = (
+        '<base href="/d/"><a href="a">1</a><a href="../b#x">2</a><area href="//other.example/c">'
+        '<a href="a">again</a><a href="n" rel="ugc NOFOLLOW">3</a><a name="no">4</a>'
+        '<!-- <a href="hidden">5</a> --><a href="mailto:x@y.z">6</a>'
+    )
+    assert page_links(html, "https://example.org/x/y") == [
+        "https://example.org/d/a",
+        "https://example.org/b",
+        "https://other.example/c",
+    ]
+
+
+def test_a_page_nested_a_hundred_thousand_deep_has_links():
+    assert page_links("<div>" * 100_000 + '<a href="/a">', "http://h/") == ["http://h/a"]
