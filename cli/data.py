@@ -170,7 +170,7 @@ def grade(
 
 @app.command()
 def clean(
-    recipe: Annotated[str, typer.Argument(help="Recipe name, or a TOML file, with a [clean].")],
+    recipe: Annotated[str, typer.Argument(help="Recipe name, or a TOML file.")],
     timing: Annotated[
         bool, typer.Option("--timing", help="Print the throughput of each step.")
     ] = False,
@@ -179,7 +179,7 @@ def clean(
     log_json: LogJsonFlag = None,
     json_: JsonFlag = False,
 ) -> None:
-    """Take a recipe's documents through the steps of its [clean]."""
+    """Take a recipe's documents through the steps of its section clean."""
     from .run import run
 
     run(recipe, until="clean", set_=set_, runs=runs, log_json=log_json, json_=json_)

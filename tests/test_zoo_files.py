@@ -24,7 +24,7 @@ NAMES = ["afm-mac", "afm-on-device", "afm-server", "afm-teacher", "afm-tiny"]
 
 
 def rope_base(base: float, trained_tokens: int, wanted_tokens: int) -> float:
-    """Section 6 of the facts sheet; arXiv:2310.05209."""
+    """Critical dimension, arXiv:2310.05209."""
     return base ** (math.log(wanted_tokens / math.tau) / math.log(trained_tokens / math.tau))
 
 

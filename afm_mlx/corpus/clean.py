@@ -1,6 +1,6 @@
 """The corpus pipeline: from the documents of all sources to clean ones.
 
-The order, after afm-report 4.2: main content of pages; language; profanity; personal data;
+The order, after notes on the report: main content of pages; language; profanity; personal data;
 heuristics; mathematics; exact and near-duplicates over the whole corpus; quality; decontamination.
 
 Steps on single records run together in one pass over the shards; each step over the whole corpus

@@ -149,7 +149,7 @@ class Rl(Section):
     step_pull: NotNegative
     """Gamma: weight of the divergence from the sampling policy; unitless."""
     temperature: Positive = 1.0
-    """Sampling temperature. Source: section 12 of the facts sheet; the objective needs 1."""
+    """Sampling temperature. The objective needs 1."""
     ratio: RatioMode = RatioMode.SEQUENCE
     """sequence: one ratio per response; token: one per token, for long responses. Ours."""
     log_ratio_limit: Positive = 5.0

@@ -1,7 +1,7 @@
 """Section of the corpus pipeline: which steps clean the documents, and how.
 
 The order of the steps is fixed, see docs/corpus.md; a step runs when its section is there.
-Source of the order: afm-report 4.2, notes on R24 (arXiv:2407.21075).
+Source of the order: public notes on R24 (arXiv:2407.21075).
 """
 
 from __future__ import annotations

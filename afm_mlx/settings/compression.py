@@ -50,7 +50,7 @@ class Prune(Section):
     scoring_tokens: Count = 10_000_000
     """Tokens on which first scores, log mean |activation x gradient|, are taken. Ours."""
     bisection_steps: Count = 80
-    """Halvings when the mask's threshold is solved for. Source: facts sheet, section 7.2."""
+    """Halvings when the mask's threshold is solved for. Ours: bisection to float32."""
 
     @model_validator(mode="after")
     def _mask_hardens(self) -> Self:

@@ -20,7 +20,7 @@ class Warc(Section):
     max_page_bytes: Count = 8 * 2**20
     """Pages above this, in bytes after decompression, are skipped. Ours."""
     obey_page_rules: bool = True
-    """Skip pages whose meta tags or `X-Robots-Tag` forbid training. Source: afm-report 4.3."""
+    """Skip pages whose meta tags or `X-Robots-Tag` forbid training. Source: Applebot."""
     max_odd_fraction: Fraction = 0.01
     """Share of control characters above which a page is binary; 0 to 1. Ours."""
     max_undecodable_fraction: Fraction = 0.01

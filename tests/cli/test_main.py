@@ -101,7 +101,7 @@ def test_debug_may_stand_anywhere(afm):
     [
         (OSError(errno.ENOSPC, "No space left", "big.bin"), "error: disk full: big.bin"),
         (RuntimeError("[write] Unable to write 5 bytes to file."), "error: disk full"),
-        (PermissionError(errno.EACCES, "Denied", "/root/x"), "error: permission denied: /root/x"),
+        (PermissionError(errno.EACCES, "Denied", "/shut/x"), "error: permission denied: /shut/x"),
     ],
 )
 def test_what_is_wrong_with_the_disk_is_said(failing, error, said):
