@@ -6,11 +6,19 @@ import os
 os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
+import contextlib
+import signal
 from pathlib import Path
 
 import pytest
 
 import afm_mlx  # noqa: F401  (loads a tuned BLAS before MLX)
+
+# A job in the background of a script ignores Ctrl-C, and hands that on to what it starts: then the
+# tests that interrupt a program would wait for ever.
+with contextlib.suppress(ValueError):  # not the main thread
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
