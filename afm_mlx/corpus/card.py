@@ -219,20 +219,19 @@ def _sources(
         license = read.get("license", "") or named.get(name, {}).get("license", "")
         dropped = add_counts(one["sources"].get(name, {}).get("dropped", {}) for one in counted)
         documents = last.get("out", 0) if counted else in_shards
+        license_counts = last.get("licenses", {}) or shards.get("licenses", {})
         found.append(
             {
                 "name": name,
                 "kind": read.get("kind") or named.get(name, {}).get("kind", ""),
                 "hub": read.get("hub", "") or shards.get("hub", ""),
-                "licenses": sorted({license, *last.get("licenses", {})} - {""}),
+                "licenses": sorted({license, *license_counts} - {""}),
                 "documents_read": first.get("in", in_shards),
                 "documents": documents,
                 "bytes": last.get("bytes_out", 0) if counted else text_bytes,
                 "tokens": shards.get("train_tokens", 0) + shards.get("held_out_tokens", 0),
                 "held_out_tokens": shards.get("held_out_tokens", 0),
-                "license_counts": last.get("licenses", {})
-                or shards.get("licenses", {})
-                or ({license: documents} if documents else {}),
+                "license_counts": license_counts or ({license: documents} if documents else {}),
                 "code_languages": last.get("code_languages", {})
                 or shards.get("code_languages", {}),
                 "languages": last.get("languages", {}) or ({"": documents} if documents else {}),

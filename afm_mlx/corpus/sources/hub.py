@@ -193,7 +193,13 @@ def _explained(name: str, wanted: HubSet) -> Iterator[None]:
         ) from None
     except (OSError, ValueError, RuntimeError) as error:
         cause = error.__cause__ or error
+        if isinstance(cause, errors.OfflineModeIsEnabled):
+            raise DataError(
+                f"{at} is not all in the cache of huggingface_hub, and the hub is switched off",
+                hint="unset HF_HUB_OFFLINE, or give a folder with the set's files",
+            ) from None
         first = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+        first = re.sub(r"^\[Errno -?\d+\] ", "", first)
         raise DataError(
             f"{at} cannot be read from the hub: {first}",
             hint=f"check the network, or give a folder with the set's files as data.{name}.path",

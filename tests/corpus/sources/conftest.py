@@ -130,7 +130,7 @@ def _digest(data: bytes) -> str:
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A running hub that huggingface_hub takes for the real one, with an empty cache."""
-    from huggingface_hub import constants
+    from huggingface_hub import close_session, constants
 
     found = Hub()
     handler = type("Handler", (_Handler,), {"hub": found})
@@ -143,7 +143,10 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    close_session()  # one that was open took its proxies from the variables before
     yield found
+    close_session()
     server.shutdown()
     server.server_close()
     thread.join()

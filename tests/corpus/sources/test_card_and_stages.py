@@ -109,6 +109,7 @@ def check_card(card):
     assert card["total"]["license_counts"] == {"MIT": 14, "CC0-1.0": 6, "ISC": 1}
     assert card["total"]["code_languages"] == {"Python": 2, "C": 1}
     assert [one["hub"] for one in card["sources"]] == [f"hub:org/texts@{COMMIT}", ""]
+    assert [one["licenses"] for one in card["sources"]] == [["CC0-1.0", "MIT"], ["ISC", "MIT"]]
     page = to_markdown(card)
     assert (
         "## Licenses\n\n| license | documents | share |\n| --- | --- | --- |\n| MIT | 14 |" in page

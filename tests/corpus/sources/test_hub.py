@@ -86,10 +86,10 @@ def test_a_cache_that_lacks_a_file_is_an_error_offline(mirror, hub, monkeypatch)
     read("hub:org/texts", files="data/a.jsonl")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert len(read("hub:org/texts", files="data/a.jsonl")[0]) == 2
-    with pytest.raises(
-        DataError, match=r"^data.web: hub set org/texts cannot be read from the hub"
-    ):
+    with pytest.raises(DataError, match=r"org/texts is not all in the cache .* switched off"):
         read("hub:org/texts", files="data/*")
+    with pytest.raises(DataError, match="org/other is not all in the cache"):
+        read("hub:org/other")
 
 
 def test_a_download_that_broke_goes_on_where_it_stopped(mirror, hub, monkeypatch):
