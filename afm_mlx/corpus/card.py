@@ -130,6 +130,8 @@ def to_markdown(card: Card) -> str:
             ),
         ),
     ]
+    if hub := [(source["name"], source["hub"]) for source in card["sources"] if source["hub"]]:
+        parts += ["From the hub:", _table(("source", "data set and commit"), hub)]
     skipped = [
         (source["name"], reason, count)
         for source in card["sources"]
@@ -144,6 +146,14 @@ def to_markdown(card: Card) -> str:
             (name or "not asked", many, f"{many / every:.2%}") for name, many in languages.items()
         ]
         parts += ["## Languages", _table(("language", "documents", "share"), rows)]
+    for head, column, counts in (
+        ("Licenses", "license", total["license_counts"]),
+        ("Source code", "language", total["code_languages"]),
+    ):
+        if counts:
+            every = sum(counts.values())
+            rows = [(key or "not stated", n, f"{n / every:.2%}") for key, n in counts.items()]
+            parts += [f"## {head}", _table((column, "documents", "share"), rows)]
     if card["drops"]:
         parts.append("## Dropped")
         rules = [(one["rule"], one["documents"], f"{one['share']:.3%}") for one in card["drops"]]
@@ -209,16 +219,21 @@ def _sources(
         license = read.get("license", "") or named.get(name, {}).get("license", "")
         dropped = add_counts(one["sources"].get(name, {}).get("dropped", {}) for one in counted)
         documents = last.get("out", 0) if counted else in_shards
+        license_counts = last.get("licenses", {}) or shards.get("licenses", {})
         found.append(
             {
                 "name": name,
                 "kind": read.get("kind") or named.get(name, {}).get("kind", ""),
-                "licenses": sorted({license, *last.get("licenses", {})} - {""}),
+                "hub": read.get("hub", "") or shards.get("hub", ""),
+                "licenses": sorted({license, *license_counts} - {""}),
                 "documents_read": first.get("in", in_shards),
                 "documents": documents,
                 "bytes": last.get("bytes_out", 0) if counted else text_bytes,
                 "tokens": shards.get("train_tokens", 0) + shards.get("held_out_tokens", 0),
                 "held_out_tokens": shards.get("held_out_tokens", 0),
+                "license_counts": license_counts or ({license: documents} if documents else {}),
+                "code_languages": last.get("code_languages", {})
+                or shards.get("code_languages", {}),
                 "languages": last.get("languages", {}) or ({"": documents} if documents else {}),
                 "skipped": read.get("skipped", {}) or shards.get("skipped", {}),
                 "dropped": dict(sorted(dropped.items())),
@@ -230,8 +245,9 @@ def _sources(
 def _total(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     names = ("documents_read", "documents", "bytes", "tokens", "held_out_tokens")
     total: dict[str, Any] = {name: sum(source[name] for source in sources) for name in names}
-    languages = add_counts(source["languages"] for source in sources)
-    return total | {"languages": dict(_by_size(languages))}
+    for kind in ("languages", "license_counts", "code_languages"):
+        total[kind] = dict(_by_size(add_counts(source[kind] for source in sources)))
+    return total
 
 
 def _drops(passes: Sequence[Path], counted: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

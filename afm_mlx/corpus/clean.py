@@ -28,8 +28,8 @@ from typing import Any
 from afm_mlx.artifact import write_text
 from afm_mlx.corpus.collect import PAGES, collect
 from afm_mlx.corpus.counts import add_counts
-from afm_mlx.corpus.documents import SUFFIXES, Document
-from afm_mlx.corpus.files import list_files
+from afm_mlx.corpus.documents import Document
+from afm_mlx.corpus.files import SUFFIXES, list_files
 from afm_mlx.corpus.steps import (
     Corpus,
     CorpusStep,
@@ -324,7 +324,10 @@ def read_clean(name: str, folder: Path) -> Iterator[Document]:
     """The documents of one source, from a folder that `clean_sources` wrote."""
     for shard in list_shards(folder / name):
         for record in read_shard(shard):
-            yield Document(record.text, name, record.id, str(record.facts.get("group", "")))
+            group, language = (str(record.facts.get(x, "")) for x in ("group", "code_language"))
+            yield Document(
+                record.text, name, record.id, group, record.url, record.license, language
+            )
 
 
 def _hand_out(folder: Path, found: Mapping[str, Any], out: Path) -> None:

@@ -12,9 +12,10 @@ from typing import Any
 
 from afm_mlx.artifact import write_text
 from afm_mlx.corpus.counts import Tally, counts_of
-from afm_mlx.corpus.documents import SUFFIXES, read_documents
-from afm_mlx.corpus.files import list_files
+from afm_mlx.corpus.documents import license_of, read_documents
 from afm_mlx.corpus.record import Record
+from afm_mlx.corpus.sources.hub import PINS, hub_paths, keep_pins, pinned_sources
+from afm_mlx.corpus.sources.locate import locate
 from afm_mlx.corpus.steps import Told, claim, shard_name, write_shard
 from afm_mlx.errors import DataError
 from afm_mlx.settings.sections import Source, SourceKind
@@ -47,7 +48,7 @@ def collect(
 
     Returns:
         For each source: `first` and `stop`, its shards' numbers from and up to; `documents`,
-        `bytes`, `skipped` by reason, `license` and `kind`.
+        `bytes`, `skipped` by reason, `license`, `kind`; and `hub`: path and commit of a hub set.
 
     Raises:
         DataError: a source is missing, or holds no document, or has changed since a shard of it
@@ -62,7 +63,9 @@ def collect(
         return json.loads(done.read_text())
     found: dict[str, Any] = {}
     number = 0
-    for name, source in sources.items():
+    pinned = pinned_sources(sources, out / PINS)
+    keep_pins(pinned, out / PINS)
+    for name, source in pinned.items():
         skipped: Counter[str] = Counter()
         records = read_records(name, source, skipped, pages=pages, warc=warc)
         first, total = number, {"out": 0, "bytes_out": 0}
@@ -79,6 +82,7 @@ def collect(
             "skipped": dict(sorted(skipped.items())),
             "license": source.license,
             "kind": source.kind.value,
+            **hub_paths({"hub": source}),
         }
     write_text(done, json.dumps(found, indent=1) + "\n")
     return found
@@ -100,25 +104,29 @@ def read_records(
         yield from _read_pages(name, source, skipped, warc)
         return
     for document in read_documents(name, source, skipped):
-        facts = {"group": document.group} if document.group else {}
-        yield Record(document.id, document.text, name, license=source.license, facts=facts)
+        facts = {"group": document.group, "code_language": document.code_language}
+        yield Record(
+            document.id,
+            document.text,
+            name,
+            document.url,
+            document.license,
+            facts={fact: value for fact, value in facts.items() if value},
+        )
 
 
 def _read_pages(name: str, source: Source, skipped: Counter[str], warc: Warc) -> Iterator[Record]:
     """Pages as HTML, up to the source's `max_bytes` of it."""
-    root = Path(source.path).expanduser()
-    if not source.path or not root.exists():
-        raise DataError(
-            f"data.{name}: '{source.path}' does not exist", hint=f"check data.{name}.path"
-        )
     left, found = source.max_bytes, False
-    for path in list_files(root, SUFFIXES[source.kind], skipped):
-        below = path.relative_to(root) if path != root else Path(path.name)
-        id = below.as_posix().encode("utf-8", "replace").decode()
+    for id, path in locate(name, source, skipped):
         try:
             for record in _pages_of(path, id, name, source, skipped, warc):
+                license, reason = license_of(source, record.license)
+                if reason:
+                    skipped[reason] += 1
+                    continue
                 found = True
-                yield replace(record, license=source.license)
+                yield replace(record, license=license)
                 if left is not None:
                     left -= len(record.text.encode("utf-8", "replace"))
                     if left <= 0:
@@ -128,7 +136,7 @@ def _read_pages(name: str, source: Source, skipped: Counter[str], warc: Warc) ->
     if not found:
         reasons = ", ".join(f"{many:,} {reason}" for reason, many in sorted(skipped.items()))
         raise DataError(
-            f"data.{name}: no usable page in {root} (kind {source.kind})"
+            f"data.{name}: no usable page in {source.path} (kind {source.kind})"
             + (f"; skipped {reasons}" if reasons else ""),
             hint=f"check data.{name}.path and kind",
         )

@@ -56,6 +56,8 @@ class Tally:
         source["bytes_out"] += size
         source["languages"][result.language] += 1
         source["licenses"][result.license] += 1
+        if language := result.facts.get("code_language"):
+            source["code_languages"][language] += 1
 
     def counts(self, seconds: float) -> dict[str, Any]:
         """All of it, ready for JSON; `seconds` is the time that the shard took."""
@@ -73,7 +75,7 @@ class Tally:
 
     def _source(self, name: str) -> dict[str, Any]:
         if name not in self.sources:
-            kinds = ("dropped", "languages", "licenses")
+            kinds = ("dropped", "languages", "licenses", "code_languages")
             self.sources[name] = dict.fromkeys(_IN_AND_OUT, 0) | {kind: Counter() for kind in kinds}
         return self.sources[name]
 

@@ -8,6 +8,22 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from afm_mlx.settings.sections import SourceKind
+
+SUFFIXES = {
+    SourceKind.TEXT: (".txt", ".text"),
+    SourceKind.MARKDOWN: (".md", ".markdown"),
+    SourceKind.JSONL: (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".json.gz"),
+    SourceKind.PARQUET: (".parquet",),
+    SourceKind.HTML: (".html", ".htm", ".xhtml"),
+    SourceKind.WARC: (".warc", ".warc.gz"),
+}
+"""Endings of the files of each kind, in lower case; source code has its own list."""
+
+# A JSONL line, a Parquet value or an HTML page above this is no document that one model row could
+# hold a useful part of; it is skipped, so that memory stays bounded. Ours.
+MAX_DOCUMENT_BYTES = 8 * 2**20
+
 # A longer text file becomes several documents of at most this many bytes, so that one book or log
 # of many gigabytes is neither held in memory nor one single document for the held-out split. Ours.
 PART_BYTES = 2**20
@@ -20,6 +36,10 @@ class Text:
     text: str
     id: str
     group: str = ""
+    url: str = ""
+    license: str = ""
+    """As the text or its row states it; empty where it states none."""
+    code_language: str = ""
 
 
 def list_files(

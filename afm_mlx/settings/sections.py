@@ -5,12 +5,16 @@ Source keys are those used in `models/*.toml`: R24 is arXiv:2407.21075, AX is ap
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from enum import StrEnum
 from math import log, pi
 from typing import Annotated, Any, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
+
+from afm_mlx.settings.code_languages import CODE_LANGUAGES
+from afm_mlx.settings.licenses import ANY, PERMISSIVE_WORD, spdx
 
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -119,16 +123,72 @@ class Source(Section):
     kind: SourceKind
     """What the files are; decides how documents are read from them."""
     path: str
-    """A file, a folder (read recursively), or `python:library`, `python:docs`: texts that come
-    with the running Python."""
+    """A file, a folder (read recursively), `hub:ORG/NAME` or `hub:ORG/NAME@REVISION`: a data set
+    of the Hugging Face hub, or `python:library`, `python:docs`: texts that come with the running
+    Python."""
+    files: str = ""
+    """Only files whose path below `path` matches this, such as `data/train-*`; `*` also stands for
+    slashes. Empty: all of the kind."""
     text_field: str = "text"
-    """Field or column that holds the text, in JSONL and Parquet."""
+    """Field or column that holds the text, in JSONL and Parquet; `a.b` is field b in field a."""
+    id_field: str = ""
+    """Field or column whose value is a document's id. Empty: the file and the row's number."""
+    url_field: str = ""
+    """Field or column with a document's address. Empty: no addresses."""
+    license_field: str = ""
+    """Field or column with a document's license, or a list of them. Empty: `license` for all."""
     max_bytes: Count | None = None
     """Stop after this many bytes of text (UTF-8); absent means all of it."""
     held_out_fraction: Fraction = 0.01
     """Share of documents, 0 to 1, kept for validation and never trained on. Ours."""
     license: str = ""
-    """License of the texts, as an SPDX expression where there is one."""
+    """License of the texts that state none themselves, as an SPDX expression where there is one."""
+    licenses: tuple[str, ...] = ()
+    """Licenses that documents may have: SPDX ids, `permissive` for those that ask for no more than
+    a notice, `any` for all that are known. Of `A OR B` one is enough, of `A AND B` both are needed.
+    Empty: licenses are not looked at."""
+    keep_unlicensed: bool = False
+    """With `licenses`: also keep documents whose license is missing or not known."""
+    code_languages: tuple[str, ...] = ()
+    """Only source code in these languages, such as `Swift` or `C++`. Empty: all."""
+
+    @field_validator("licenses", mode="after")
+    @classmethod
+    def _licenses_are_known(cls, licenses: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(
+            one if one in (PERMISSIVE_WORD, ANY) else _single_license(one) for one in licenses
+        )
+
+    @field_validator("code_languages", mode="after")
+    @classmethod
+    def _languages_are_known(cls, languages: tuple[str, ...]) -> tuple[str, ...]:
+        names = {name.lower(): name for name in CODE_LANGUAGES}
+        for language in languages:
+            if language.lower() not in names:
+                near = get_close_matches(language.lower(), names, n=1)
+                meant = f", did you mean '{names[near[0]]}'?" if near else ""
+                raise ValueError(f"'{language}' is no language we tell by its files{meant}")
+        return tuple(names[language.lower()] for language in languages)
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Self:
+        if self.code_languages and self.kind is not SourceKind.CODE:
+            raise ValueError(f"code_languages is for kind code, and kind is {self.kind}")
+        if self.path.startswith("hub:") and self.kind is SourceKind.CODE:
+            raise ValueError(
+                "kind code needs a folder, and path names the hub: its licenses are in other files"
+            )
+        return self
+
+
+def _single_license(text: str) -> str:
+    written = spdx(text)
+    if written is None or " " in written:
+        raise ValueError(
+            f"'{text}' is no SPDX id of a license, such as MIT or Apache-2.0, "
+            f"nor {PERMISSIVE_WORD} or {ANY}"
+        )
+    return written
 
 
 class Tokenizer(Section):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,10 @@ from typing import Any
 from afm_mlx.artifact import Inputs
 from afm_mlx.corpus.clean import read_clean
 from afm_mlx.corpus.documents import read_documents
+from afm_mlx.corpus.sources.hub import PINS, hub_paths, keep_pins, pinned_sources
 from afm_mlx.progress import Progress
 from afm_mlx.recipe import Recipe
+from afm_mlx.settings.sections import Source
 from afm_mlx.text.tokenizer import train_tokenizer
 
 
@@ -25,8 +27,12 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
         DataError: a source is missing or empty, or there is too little text for the vocabulary.
     """
     section = recipe.tokenizer
-    return train_tokenizer(
-        _texts(recipe, inputs),
+    sources = dict(recipe.data)
+    if "clean" not in inputs:
+        sources = pinned_sources(recipe.data, out / PINS)
+        keep_pins(sources, out / PINS)
+    metrics = train_tokenizer(
+        _texts(sources, inputs),
         out / "tokenizer",
         vocab_size=recipe.shape.vocab_size,
         reserved_pieces=section.reserved_pieces,
@@ -34,16 +40,17 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
         max_sentence_bytes=section.max_sentence_bytes,
         training_bytes=section.training_bytes,
     )
+    return metrics | ({"hub": found} if (found := hub_paths(sources)) else {})
 
 
-def _texts(recipe: Recipe, inputs: Inputs) -> Iterator[str]:
+def _texts(named: Mapping[str, Source], inputs: Inputs) -> Iterator[str]:
     """One document of each source in turn, until all are exhausted."""
     skipped: Counter[str] = Counter()
     sources = [
         read_clean(name, inputs["clean"])
         if "clean" in inputs
         else read_documents(name, source, skipped)
-        for name, source in recipe.data.items()
+        for name, source in named.items()
     ]
     for turn in zip_longest(*sources):
         for document in turn:

@@ -60,7 +60,7 @@ def _read_library(folder: Path, skipped: Counter[str]) -> Iterator[Text]:
             continue
         if text is not None:
             id = file.relative_to(folder).as_posix()
-            yield Text(text, id, group=f"python:{id}")
+            yield Text(text, id, group=f"python:{id}", code_language="Python")
 
 
 def _read_docs(folder: Path, skipped: Counter[str]) -> Iterator[Text]:
