@@ -136,11 +136,10 @@ def grade(
 ) -> None:
     """Ask a local model for the quality of documents, to train the quality filter on."""
     import json
-    from itertools import chain, islice
+    from itertools import islice
 
     from afm_mlx.corpus.filters.grades import grade_to_file
-    from afm_mlx.corpus.steps import list_shards, read_shard
-    from afm_mlx.errors import DataError
+    from afm_mlx.corpus.steps import read_shards
     from afm_mlx.inference.engine import Engine
     from afm_mlx.recipe import load_section
     from afm_mlx.settings.quality import Grading
@@ -148,8 +147,7 @@ def grade(
     from .models_io import find_model
 
     settings = load_section(Grading, {}, set_)
-    if not (shards := list_shards(source)):
-        raise DataError(f"{source} holds no record shards", hint="make some with `afm data filter`")
+    found = read_shards(source)
     folder = find_model(model, runs)
     engine = Engine.open(folder)
 
@@ -158,14 +156,64 @@ def grade(
         chunks = engine.stream(messages, max_tokens=GRADE_TOKENS, temperature=0.0)
         return "".join(chunk.text for chunk in chunks)
 
-    records = islice(chain.from_iterable(map(read_shard, shards)), most)
-    result = grade_to_file(records, answer, out, settings, grader=folder.resolve().name)
+    result = grade_to_file(islice(found, most), answer, out, settings, grader=folder.resolve().name)
     if json_:
         typer.echo(json.dumps(result))
         return
     typer.echo(f"{result['graded']:,} grades in {out}")
     if result["unparsable"]:
         typer.echo(f"{result['unparsable']:,} answers held no grade", err=True)
+
+
+@app.command()
+def quality(
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write the classifier.")],
+    grades: Annotated[
+        list[Path],
+        typer.Option(help="JSON lines of text and grade, of people or `afm data grade`."),
+    ] = [],
+    seeds: Annotated[
+        Path | None, typer.Option(help="List of good and bad sites, for documents of --records.")
+    ] = None,
+    records: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Record shards that --seeds grades.")
+    ] = None,
+    sample: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Record shards of which quality.keep_share is to stay."),
+    ] = None,
+    set_: SetFlag = [],
+    json_: JsonFlag = False,
+) -> None:
+    """Train the classifier of [clean.quality] from graded documents."""
+    import json
+    from itertools import chain
+
+    from afm_mlx.corpus.filters.grades import Seeds, grade_by_seeds, read_grades
+    from afm_mlx.corpus.filters.quality import calibrate, train_classifier
+    from afm_mlx.corpus.steps import read_shards
+    from afm_mlx.recipe import load_section
+    from afm_mlx.settings.quality import Quality
+
+    if not grades and seeds is None:
+        raise typer.BadParameter("give --grades FILE, or --seeds FILE with --records DIR")
+    if (seeds is None) != (records is None):
+        raise typer.BadParameter("--seeds and --records belong together")
+    settings = load_section(Quality, {}, set_)
+    graded = [read_grades(file) for file in grades]
+    if seeds is not None and records is not None:
+        graded.append(grade_by_seeds(read_shards(records), Seeds(seeds)))
+    metrics = train_classifier(chain.from_iterable(graded), out, settings)
+    if sample is not None:
+        calibrate(out, (record.text for record in read_shards(sample)), out)
+    if json_:
+        typer.echo(json.dumps(metrics))
+        return
+    for name, value in metrics.items():
+        typer.echo(
+            f"{name:18}{value:>12,.0f}" if name[:4] == "num_" else f"{name:18}{value:>12.4f}"
+        )
+    typer.echo(f"classifier in {out}; use it with --set quality.model={out}")
 
 
 @app.command()

@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -61,6 +62,13 @@ def read_shard(path: Path) -> Iterator[Record]:
         except (ValueError, TypeError, RecursionError) as error:
             raise _broken(path, f"line {number:,} is no record: {_first_line(error)}") from None
         yield record
+
+
+def read_shards(folder: Path) -> Iterator[Record]:
+    """The records of all shards of a folder, in order. Raises DataError where there is no shard."""
+    if not (shards := list_shards(folder)):
+        raise DataError(f"{folder} holds no record shards", hint="make some with `afm data filter`")
+    return chain.from_iterable(map(read_shard, shards))
 
 
 def write_shard(path: Path, records: Iterable[Record]) -> int:
