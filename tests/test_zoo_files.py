@@ -129,7 +129,7 @@ def test_device_recipe_has_all_sections():
 
 @pytest.mark.parametrize("name", ["afm-on-device", "afm-teacher", "afm-server"])
 def test_every_number_of_the_large_recipes_has_a_source(name):
-    source = r"#.*\b(R24|AX|B24|TK|LS|OB|PE|ours|as \[core\])"
+    source = r"#.*\b(R24|AX|B24|LG|TK|LS|OB|PE|ours|as \[core\])"
     lines = recipe_files()[name].read_text(encoding="utf-8").splitlines()
     for above, line in itertools.pairwise(lines):
         if re.match(r"\w+ = .*\d", line) and not line.startswith("about"):
