@@ -2,8 +2,9 @@
 
 Recall: real texts that come with Python are edited, 0 to 40 % of their words, and each pair of a
 text and its edited copy is a draw with the probability that the curve gives for the pair's exact
-Jaccard similarity. Speed: short documents of real words go through both halves of the step, each in
-processes of their own, which report their peak memory.
+Jaccard similarity. Then such copies are planted in a corpus, and the whole step runs on it. Speed:
+short documents of real words go through both halves of the step, each in processes of their own,
+which report their peak memory.
 
     python benchmarks/dedup.py                             # a million documents: about a minute
     python benchmarks/dedup.py --documents 0               # recall and other libraries only
@@ -13,6 +14,7 @@ processes of their own, which report their peak memory.
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import platform
 import random
@@ -44,6 +46,7 @@ from afm_mlx.settings.sections import Source, SourceKind
 
 EDITS = (0.0, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4)  # of the words
 TEXT_WORDS = 300
+DRAWS = 200  # of a pair's signatures, for its chance to be found
 SHARD_DOCUMENTS = 50_000
 
 
@@ -113,6 +116,61 @@ def recall(settings: Dedup, texts: list[str]) -> None:
             f"{low:.2f} to {min(high, 1):.2f}  {count:>6,}  {is_candidate[chosen].mean():>10.3f}"
             f"  {p.mean():>6.3f}  {deviation:.3f}  {error:.4f} ({expected:.4f})"
         )
+
+
+def planted(settings: Dedup, texts: list[str]) -> None:
+    """Print which planted copies the whole step finds, beside what curve and threshold give."""
+    draw = random.Random(2)
+    vocabulary = sorted({word for text in texts for word in text.split()})
+    alike = dropped(settings, texts)  # some of Python's texts repeat others
+    originals = [text for line, text in enumerate(texts) if line not in alike]
+    draw.shuffle(originals)
+    each = len(originals) // len(EDITS)
+    pairs = [
+        (original, edited(original, EDITS[number // each], vocabulary, draw))
+        for number, original in enumerate(originals[: each * len(EDITS)])
+    ]
+    lines = dropped(settings, [text for pair in pairs for text in pair])
+    found = np.array(
+        [2 * number in lines or 2 * number + 1 in lines for number in range(len(pairs))]
+    )
+    exact = np.array([jaccard(normalized(one), normalized(two), settings) for one, two in pairs])
+    theory = chance(exact, settings)
+
+    print(f"\n{len(pairs):,} texts and their edited copies in one corpus: pairs that lose one")
+    print("words edited   pairs  Jaccard   found  theory  2 sd")
+    for number, share in enumerate(EDITS):
+        part = slice(number * each, (number + 1) * each)
+        p = theory[part]
+        deviation = 2 * np.sqrt((p * (1 - p)).sum()) / each
+        print(
+            f"{share:>12.1%}  {each:>6,}  {exact[part].mean():>7.3f}  {found[part].mean():>6.3f}"
+            f"  {p.mean():>6.3f}  {deviation:.3f}"
+        )
+
+
+def dropped(settings: Dedup, texts: list[str]) -> set[int]:
+    """Numbers of the texts that the step drops."""
+    with tempfile.TemporaryDirectory() as name:
+        shard, prepared = Path(name, shard_name(0)), Path(name, "00000.signatures")
+        write_shard(shard, (Record(str(line), text, "both") for line, text in enumerate(texts)))
+        step = Deduplicator(settings)
+        step.prepare(shard, prepared)
+        step.decide([prepared], Path(name, "out"))
+        drops = Path(name, "out", "00000.drops.jsonl").read_text().splitlines()
+    return {json.loads(line)["line"] for line in drops}
+
+
+def chance(exact: Any, settings: Dedup) -> Any:
+    """Chance that a pair agrees in a band and its estimate reaches the threshold, by drawing."""
+    draw = np.random.default_rng(0)
+    shape = (DRAWS, settings.bands, settings.rows)
+    found = []
+    for similarity in exact:
+        equal = draw.random(shape) < similarity
+        is_candidate = equal.all(axis=2).any(axis=1)
+        found.append((is_candidate & (equal.mean(axis=(1, 2)) >= settings.threshold)).mean())
+    return np.array(found)
 
 
 def jaccard(one: str, other: str, settings: Dedup) -> float:
@@ -260,7 +318,7 @@ def timed(action: Callable[[], None]) -> float:
 
 
 def main() -> None:
-    """Print all three tables."""
+    """Print all tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--documents", type=int, default=1_000_000, help="short ones; 0 for none")
     parser.add_argument("--workers", type=int, default=2, help="processes that sign shards")
@@ -273,6 +331,7 @@ def main() -> None:
         print(f"  {similarity:.2f}  {probability:.4f}")
     texts = real_texts()
     recall(settings, texts)
+    planted(settings, texts)
     others(settings, texts)
     if args.documents:
         speed(settings, texts, args.documents, args.workers)

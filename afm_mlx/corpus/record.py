@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 LONGEST_EVIDENCE = 200  # characters kept of what decided a drop; ours
@@ -30,7 +30,7 @@ class Record:
 
     def to_json(self) -> str:
         """One line of JSON, without a line end; the same record gives the same line."""
-        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
+        return json.dumps(vars(self), ensure_ascii=False, sort_keys=True)
 
     @classmethod
     def from_json(cls, line: str) -> Self:
@@ -53,7 +53,7 @@ class Drop:
 
     def to_json(self) -> str:
         """One line of JSON, without a line end."""
-        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
+        return json.dumps(vars(self), ensure_ascii=False, sort_keys=True)
 
 
 def drop(record: Record, rule: str, evidence: str) -> Drop:

@@ -123,10 +123,10 @@ class HeuristicFilter:
             return
         characters, longest = sum(map(len, words)), max(map(len, words))
         if HeuristicRule.TOP_NGRAM not in self._off:
-            frequency = Counter(words).most_common(1)[0][1]
+            frequency, largest = _most_frequent(words)
             for n, most in enumerate(self.settings.most_top_ngram, _SHORTEST_TOP):
-                # No n-gram is more frequent than a shorter one in it.
-                if frequency < 2 or frequency * n * longest <= most * characters:
+                # No n-gram is more frequent than a shorter one in it, nor than any of its words.
+                if frequency < 2 or n * min(frequency * longest, largest) / characters <= most:
                     continue
                 frequency, size = _top_ngram(words, n)
                 # Runs that overlap themselves count twice.
@@ -182,6 +182,23 @@ def _repeated(parts: Sequence[str]) -> tuple[float, float]:
 
 def _ngrams(words: Sequence[str], n: int) -> Iterable[tuple[str, ...]]:
     return zip(*(words[start:] for start in range(n)), strict=False)
+
+
+def _most_frequent(words: Sequence[str]) -> tuple[int, int]:
+    """Occurrences of the most frequent word, and a bound on those of any run of words.
+
+    The bound is in characters of one word of the run, times occurrences of the run: all words of a
+    run occur as often as it does, so a frequent run has no rare and long word.
+    """
+    longest: dict[int, int] = {}  # characters, by occurrences
+    for word, count in Counter(words).items():
+        if len(word) > longest.get(count, 0):
+            longest[count] = len(word)
+    length = largest = 0
+    for count in sorted(longest, reverse=True):
+        length = max(length, longest[count])
+        largest = max(largest, count * length)
+    return max(longest), largest
 
 
 def _top_ngram(words: Sequence[str], n: int) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import re
+import string
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ WORDS_NAMED = 5  # most words that a drop's evidence quotes; ours
 _TEXT_COLUMNS = ("text", "word")
 _SEVERITY_COLUMNS = ("severity_rating", "severity")
 _NO_BOUNDARY = re.compile(f"[{UNSPACED}]")
+_ASCII_WORD = frozenset(string.ascii_letters + string.digits + "_")
 _APOSTROPHES = "\u2018\u2019\u02bc"
 
 
@@ -88,6 +90,8 @@ class WordFilter:
         found = []
         for last, (word, severity) in self._automaton.iter(text):
             start, stop = last + 1 - len(word), last + 1
+            if start and text[start - 1] in _ASCII_WORD and text[start] in _ASCII_WORD:
+                continue  # inside a word, as most are: without a call for each
             if _is_boundary(text, start) and _is_boundary(text, stop):
                 found.append((start, -stop, word, severity))
         position = 0

@@ -43,6 +43,9 @@ _SPACELESS = (
     (0x20000, 0x323AF),
 )
 _APOSTROPHES = "'\u2018\u2019\u02bc"
+_ASCII_PUNCTUATION = {
+    code: None for code in range(128) if not (chr(code).isspace() or chr(code).isalnum())
+}
 _VARIATION_SELECTORS = range(0xFE00, 0xFE10)
 # Letters end here; the rest of Unicode is unassigned, private, or invisible.
 _LAST_LETTER = 0x323AF
@@ -112,9 +115,12 @@ def punctuation_forms(text: str) -> list[str]:
     >>> punctuation_forms("It's 3.5")
     ["It's 3.5", 'Its 35', 'It s 3.5']
     """
-    deleted = "".join(
-        char for char in text if char.isspace() or unicodedata.category(char)[0] in "LMN"
-    )
+    if text.isascii():
+        deleted = text.translate(_ASCII_PUNCTUATION)
+    else:
+        deleted = "".join(
+            char for char in text if char.isspace() or unicodedata.category(char)[0] in "LMN"
+        )
     spaced = text.translate(dict.fromkeys(map(ord, _APOSTROPHES), " "))
     return list(dict.fromkeys([text, deleted, spaced]))
 

@@ -297,7 +297,10 @@ def _tex_formulas(tree: Any) -> None:
                 or (outer is not None and "katex-display" in (outer.get("class") or ""))
             )
             _replace(wrapper, _tex(maths[0]), display=display)
-    for math in [node for node in tree.iter() if _name(node) == "math"]:
+    # The XPath leaves few elements to Python, which looks at the name without its prefix.
+    for math in [
+        node for node in tree.xpath("//*[contains(name(), 'math')]") if _name(node) == "math"
+    ]:
         _replace(math, _tex(math), display=math.get("display") == "block")
     for image in tree.xpath("//img[@alt][contains(@class, 'latex') or contains(@class, 'tex')]"):
         if image.get("class") in ("latex", "tex", "ql-img-inline-formula", "mwe-math-fallback"):
