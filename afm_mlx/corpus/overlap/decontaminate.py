@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from afm_mlx.corpus.overlap.benchmarks_text import Item, read_benchmark
+from afm_mlx.corpus.overlap.benchmarks_text import Item, benchmark_names, read_benchmark
 from afm_mlx.corpus.overlap.ngrams import (
     BATCH_CHARACTERS,
     Hashes,
@@ -86,18 +86,14 @@ class _Table:
 class NgramIndex:
     """The n-grams of all benchmarks, numbered from 0.
 
-    Memory is about 100 bytes for each n-gram of one length; GSM8K and MMLU have 2 million.
+    Memory is about 100 bytes for each n-gram, and twice that while it is built: GSM8K test, IFEval
+    and MMLU test have a million of one length.
     """
 
     def __init__(self, settings: Decontaminate) -> None:
         """Read the benchmarks. Raises DataError for a broken one, or where there is none."""
-        if not settings.benchmarks:
-            raise DataError(
-                "no benchmark to decontaminate against",
-                hint="add [decontaminate.benchmarks.NAME] with a path",
-            )
         self.settings = settings
-        self.names = sorted(settings.benchmarks)
+        self.names = benchmark_names(settings)
         self.items: list[int] = []
         """Items of each benchmark."""
         self.too_short: list[int] = []
