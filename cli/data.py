@@ -118,7 +118,7 @@ def decontaminate(
     json_: JsonFlag = False,
 ) -> None:
     """Drop documents that hold items of benchmarks."""
-    benchmarks = {path.name.partition(".")[0]: {"path": str(path)} for path in benchmark}
+    benchmarks = {name: {"path": str(path)} for name, path in _named(benchmark).items()}
     _run_step(source, out, {"decontaminate": {"benchmarks": benchmarks}}, kind, set_, json_)
 
 
@@ -316,6 +316,21 @@ def inspect(
     typer.echo(f"\n{text}")
 
 
+def _named(paths: list[Path]) -> dict[str, Path]:
+    """Paths by their names without endings, and those of their folders where two are equal."""
+    names = [path.absolute().name.partition(".")[0] for path in paths]
+    named: dict[str, Path] = {}
+    for path, name in zip(paths, names, strict=True):
+        if names.count(name) > 1:
+            name = f"{path.absolute().parent.name}-{name}"
+        if name in named:
+            raise typer.BadParameter(
+                f"{named[name]} and {path} are both called {name}", param_hint="--benchmark"
+            )
+        named[name] = path
+    return named
+
+
 def _run_step(
     source: Path,
     out: Path,
@@ -350,5 +365,9 @@ def _run_step(
         typer.echo(f"{name:8}{counts[name]:>14,} documents{counts[f'bytes_{name}']:>18,} bytes")
     for rule, count in sorted(counts["dropped"].items(), key=lambda item: -item[1]):
         typer.echo(f"dropped {count:>14,} {rule}")
+    for name, found in counts.get("metrics", {}).get("benchmarks", {}).items():
+        typer.echo(f"found {found['items_found']:>16,} of {found['items']:,} items of {name}")
+        if found["too_short"]:
+            typer.echo(f"{found['too_short']:,} items of {name} are too short to find", err=True)
     for reason, count in counts["skipped"].items():
         typer.echo(f"skipped {count:>14,} {reason}", err=True)

@@ -30,6 +30,7 @@ from afm_mlx.corpus.collect import PAGES, collect
 from afm_mlx.corpus.counts import add_counts
 from afm_mlx.corpus.documents import Document
 from afm_mlx.corpus.files import SUFFIXES, list_files
+from afm_mlx.corpus.overlap.benchmarks_text import check_benchmarks
 from afm_mlx.corpus.steps import (
     Corpus,
     CorpusStep,
@@ -158,6 +159,7 @@ def clean_sources(
         DataError: a source cannot be read, a package or file that a step needs is missing, or
             nothing is left of a source.
     """
+    _check_files(clean)
     folder = out / STEPS_FOLDER / SOURCES_FOLDER
     found = collect(
         sources,
@@ -211,6 +213,7 @@ def clean_folder(
     Raises:
         DataError: the path holds nothing to read, or as `run_steps`.
     """
+    _check_files(clean)
     shards = _shards_below(path)
     kinds: dict[str, SourceKind] = {}
     skipped: dict[str, int] = {}
@@ -233,6 +236,12 @@ def clean_folder(
     (one,) = passes_of(steps)
     counts = run_pass(one, shards, out, clean.workers or os.cpu_count() or 1, told=told)
     return counts | {"skipped": skipped}
+
+
+def _check_files(clean: Clean) -> None:
+    """A benchmark that cannot be read is known now, and not after the passes before its own."""
+    if clean.decontaminate is not None:
+        check_benchmarks(clean.decontaminate)
 
 
 def _shards_below(path: Path) -> list[Path]:

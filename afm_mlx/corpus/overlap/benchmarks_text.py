@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from afm_mlx.errors import DataError
+from afm_mlx.settings.decontamination import Decontaminate
 
 # Usual names of fields, the first one present is taken. Ours, from the benchmarks' own files.
 _QUESTIONS = (
@@ -41,6 +42,13 @@ _CELL = re.compile(
     re.VERBOSE,
 )
 
+_SHOWN = 40  # characters of a value that is no item; ours
+_AGAIN = "get the file again, whole"
+_NO_TEXT = f"give a file of text, or Parquet, that ends in {', '.join(_SUFFIXES)}"
+_OTHER_FIELDS = (
+    'say what makes up an item: --set \'decontaminate.benchmarks.NAME.fields=["FIELD", "FIELD"]\''
+)
+
 Row = Mapping[str, Any]
 
 
@@ -56,31 +64,29 @@ class Item:
     """The question alone, where it is not all."""
 
 
-def read_items(path: Path, fields: Sequence[str] | None = None) -> list[str]:
-    """Texts of a benchmark's items.
+def read_benchmark(path: Path, fields: Sequence[str] | None = None) -> list[Item]:
+    """A benchmark's items in all their forms.
 
     Args:
         path: JSONL, JSON (a list), CSV, TSV, Parquet, or text with an item on each line, all also
-            with .gz; or a folder, whose files of these kinds are read in order of their names.
+            with .gz; or a folder, whose files of these kinds are read in order of their names,
+            hidden ones left out.
         fields: what to take of each item, in this order; None: by usual names. GSM8K gives
             question and answer, MMLU question and choices (also without a header line), IFEval the
             prompt.
 
     Raises:
         DataError: a file or line is broken, lacks a field, or there is no item; it names file and
-            line.
+            line, or the item where a file has no lines.
     """
-    return [item.text for item in read_benchmark(path, fields)]
-
-
-def read_benchmark(path: Path, fields: Sequence[str] | None = None) -> list[Item]:
-    """A benchmark's items in all their forms. Arguments and errors as for `read_items`."""
     if not path.exists():
         raise DataError(f"benchmark {path} does not exist", hint="check the benchmark's path")
     files = [path]
     if path.is_dir():
         found = (file for file in path.rglob("*") if file.is_file())
-        files = sorted(file for file in found if _kind(file) in _SUFFIXES)
+        # Archives of macOS leave ._NAME beside NAME.
+        seen = (file for file in found if not _is_hidden(file.relative_to(path)))
+        files = sorted(file for file in seen if _kind(file) in _SUFFIXES)
     items = [item for file in files for item in _read_file(file, fields)]
     if not items:
         raise DataError(
@@ -90,6 +96,27 @@ def read_benchmark(path: Path, fields: Sequence[str] | None = None) -> list[Item
     return items
 
 
+def benchmark_names(settings: Decontaminate) -> list[str]:
+    """Names of the benchmarks, in order. Raises DataError where there is none."""
+    if not settings.benchmarks:
+        raise DataError(
+            "no benchmark to decontaminate against",
+            hint="add [decontaminate.benchmarks.NAME] with a path",
+        )
+    return sorted(settings.benchmarks)
+
+
+def check_benchmarks(settings: Decontaminate) -> None:
+    """Read all benchmarks, so that a broken one is known before work on the corpus begins.
+
+    Raises:
+        DataError: there is none, or as `read_benchmark`.
+    """
+    for name in benchmark_names(settings):
+        section = settings.benchmarks[name]
+        read_benchmark(Path(section.path).expanduser(), section.fields)
+
+
 def _read_file(file: Path, fields: Sequence[str] | None) -> Iterator[Item]:
     kind = _kind(file)
     try:
@@ -97,28 +124,28 @@ def _read_file(file: Path, fields: Sequence[str] | None) -> Iterator[Item]:
             for _, line in _lines(file):
                 yield Item(line.strip())
             return
-        for number, row in _READERS.get(kind, _no_reader)(file):
-            yield _item(file, number, row, fields)
+        for place, row in _READERS.get(kind, _no_reader)(file):
+            yield _item(file, place, row, fields)
     except UnicodeDecodeError as error:
         number = error.object[: error.start].count(b"\n") + 1
-        raise _broken(file, number, "not UTF-8") from None
+        raise _broken(file, _line(number), "not UTF-8", hint=_NO_TEXT) from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{file} is a broken gzip file: {error}", hint="get it again") from None
+        raise DataError(f"{file} is a broken gzip file: {error}", hint=_AGAIN) from None
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}") from None
 
 
-def _item(file: Path, number: int, row: Row, fields: Sequence[str] | None) -> Item:
+def _item(file: Path, place: str, row: Row, fields: Sequence[str] | None) -> Item:
     if fields:
-        return Item("\n".join(_text(file, number, row, field) for field in fields))
+        return Item("\n".join(_text(file, place, row, field) for field in fields))
     asks = next((field for field in _QUESTIONS if field in row), None)
     if asks is None:
         raise DataError(
-            f"{file}, line {number:,}: no question among the fields {', '.join(row) or '(none)'}",
-            hint="name the fields that make up an item in the benchmark's `fields`",
+            f"{file}, {place}: no question among the fields {_names(row)}",
+            hint=_OTHER_FIELDS,
         )
-    question = _text(file, number, row, asks)
-    if choices := _choices(file, number, row):
+    question = _text(file, place, row, asks)
+    if choices := _choices(file, place, row):
         lettered = zip(_LETTERS, choices, strict=False)
         return Item(
             "\n".join([question, *choices]),
@@ -133,22 +160,23 @@ def _item(file: Path, number: int, row: Row, fields: Sequence[str] | None) -> It
     return Item(text, (plain,) if plain != text else (), question)
 
 
-def _text(file: Path, number: int, row: Row, field: str) -> str:
+def _text(file: Path, place: str, row: Row, field: str) -> str:
     if field not in row:
-        raise _broken(file, number, f"no '{field}'", hint=f"its fields are {', '.join(row)}")
+        raise _broken(file, place, f"no '{field}'", hint=f"its fields are {_names(row)}")
     value = row[field]
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         return "\n".join(value)
     if not isinstance(value, str):
-        raise _broken(file, number, f"'{field}' is no text but {json.dumps(value)[:40]}")
+        found = json.dumps(value, default=repr)[:_SHOWN]
+        raise _broken(file, place, f"'{field}' is no text but {found}", hint=_OTHER_FIELDS)
     return value
 
 
-def _choices(file: Path, number: int, row: Row) -> list[str]:
+def _choices(file: Path, place: str, row: Row) -> list[str]:
     """Texts of the choices; none where it is no such question."""
     if "A" in row and "B" in row:
         letters = [letter for letter in _LETTERS if letter in row]
-        return [_text(file, number, row, letter) for letter in letters]
+        return [_text(file, place, row, letter) for letter in letters]
     for field in _CHOICES:
         value = row.get(field)
         if isinstance(value, dict):  # ARC: {"text": [...], "label": [...]}
@@ -158,36 +186,40 @@ def _choices(file: Path, number: int, row: Row) -> list[str]:
     return []
 
 
-def _json_lines(file: Path) -> Iterator[tuple[int, Row]]:
+def _json_lines(file: Path) -> Iterator[tuple[str, Row]]:
     for number, line in _lines(file):
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise _broken(file, number, f"no JSON: {error}") from None
+            raise _broken(file, _line(number), f"no JSON: {_without_place(error)}") from None
         if isinstance(row, str):
             row = {"text": row}
         if not isinstance(row, dict):
-            raise _broken(file, number, f"no JSON object but {line.strip()[:40]}")
-        yield number, row
+            raise _broken(file, _line(number), f"no JSON object but {line.strip()[:_SHOWN]}")
+        yield _line(number), row
 
 
-def _json(file: Path) -> Iterator[tuple[int, Row]]:
-    """A list of objects, or JSON lines, which often have this ending too. Items count as lines."""
+def _json(file: Path) -> Iterator[tuple[str, Row]]:
+    """A list of objects, or JSON lines, which often have this ending too."""
     content = _read(file)
     try:
         rows = json.loads(content)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError) as error:
+        if content.lstrip().startswith("["):
+            number = error.lineno if isinstance(error, json.JSONDecodeError) else 1
+            raise _broken(file, _line(number), f"no JSON: {_without_place(error)}") from None
         yield from _json_lines(file)
         return
     for number, row in enumerate(rows if isinstance(rows, list) else [rows], start=1):
         if isinstance(row, str):
             row = {"text": row}
         if not isinstance(row, dict):
-            raise _broken(file, number, "the item is no JSON object")
-        yield number, row
+            found = json.dumps(row)[:_SHOWN]
+            raise _broken(file, f"item {number:,}", f"no JSON object but {found}")
+        yield f"item {number:,}", row
 
 
-def _table(file: Path) -> Iterator[tuple[int, Row]]:
+def _table(file: Path) -> Iterator[tuple[str, Row]]:
     content = _read(file)
     if _kind(file) == ".tsv":
         rows = [
@@ -208,8 +240,8 @@ def _table(file: Path) -> Iterator[tuple[int, Row]]:
     for number, cells in rows:
         if len(cells) != len(names):
             what = f"{len(cells)} columns where there should be {len(names)}"
-            raise _broken(file, number, what)
-        yield number, dict(zip(names, cells, strict=True))
+            raise _broken(file, _line(number), what)
+        yield _line(number), dict(zip(names, cells, strict=True))
 
 
 def _csv(file: Path, content: str) -> list[tuple[int, list[str]]]:
@@ -220,7 +252,7 @@ def _csv(file: Path, content: str) -> list[tuple[int, list[str]]]:
     except csv.Error as error:
         if rows := _csv_with_bare_quotes(content):
             return rows
-        raise _broken(file, reader.line_num, f"no CSV: {error}") from None
+        raise _broken(file, _line(reader.line_num), f"no CSV: {error}") from None
 
 
 def _csv_with_bare_quotes(content: str) -> list[tuple[int, list[str]]]:
@@ -248,8 +280,7 @@ def _csv_with_bare_quotes(content: str) -> list[tuple[int, list[str]]]:
     return rows
 
 
-def _parquet(file: Path) -> Iterator[tuple[int, Row]]:
-    """Rows count as lines."""
+def _parquet(file: Path) -> Iterator[tuple[str, Row]]:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -263,20 +294,21 @@ def _parquet(file: Path) -> Iterator[tuple[int, Row]]:
             for batch in table.iter_batches(batch_size=256):
                 for row in batch.to_pylist():
                     number += 1
-                    yield number, row
+                    yield f"item {number:,}", row
     except pyarrow.ArrowException as error:
         what = str(error).splitlines()[0]
-        raise _broken(file, number + 1, f"no Parquet: {what}") from None
+        raise DataError(f"{file}: no Parquet after {number:,} items: {what}", hint=_AGAIN) from None
 
 
-def _no_reader(file: Path) -> Iterator[tuple[int, Row]]:
+def _no_reader(file: Path) -> Iterator[tuple[str, Row]]:
+    kind = _kind(file)
     raise DataError(
-        f"{file}: no benchmark ends in '{_kind(file)}'",
+        f"{file}: no benchmark ends in '{kind}'" if kind else f"{file} has no ending for its kind",
         hint=f"give a file that ends in {', '.join(_SUFFIXES)}",
     )
 
 
-_READERS: dict[str, Callable[[Path], Iterator[tuple[int, Row]]]] = {
+_READERS: dict[str, Callable[[Path], Iterator[tuple[str, Row]]]] = {
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".json": _json,
@@ -295,7 +327,11 @@ def _read(file: Path) -> str:
     data = file.read_bytes()
     if data[:2] == b"\x1f\x8b":
         data = gzip.decompress(data)
-    return data.decode("utf-8-sig")
+    content = data.decode("utf-8-sig")
+    if (at := content.find("\0")) >= 0:
+        number = content.count("\n", 0, at) + 1
+        raise _broken(file, _line(number), "binary, not text", hint=_NO_TEXT)
+    return content
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
@@ -305,5 +341,22 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _broken(file: Path, line: int, what: str, *, hint: str = "") -> DataError:
-    return DataError(f"{file}, line {line:,}: {what}", hint=hint or "get the file again, whole")
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _names(row: Row) -> str:
+    return ", ".join(map(str, row)) or "(none)"
+
+
+def _without_place(error: Exception) -> str:
+    """What is wrong with JSON; where is said before it."""
+    return error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+
+
+def _line(number: int) -> str:
+    return f"line {number:,}"
+
+
+def _broken(file: Path, place: str, what: str, *, hint: str = "") -> DataError:
+    return DataError(f"{file}, {place}: {what}", hint=hint or _AGAIN)

@@ -20,12 +20,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from afm_mlx.corpus.overlap.benchmarks_text import Item, read_benchmark
+from afm_mlx.corpus.overlap.benchmarks_text import Item, benchmark_names, read_benchmark
 from afm_mlx.corpus.overlap.ngrams import (
     BATCH_CHARACTERS,
     Hashes,
     Integers,
     Words,
+    join_words,
     ngram_hashes,
     punctuation_forms,
     split_words,
@@ -41,6 +42,8 @@ RULE = "contaminated"
 # are done after one look. Ours.
 _PLACES = 8
 _MOST_PLACES_BITS = 25
+# Items of a benchmark that are cut into words together, for a bound on memory. Ours.
+_ITEMS_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -83,18 +86,14 @@ class _Table:
 class NgramIndex:
     """The n-grams of all benchmarks, numbered from 0.
 
-    Memory is about 40 bytes for each n-gram, and 10 for each character of the benchmarks.
+    Memory is about 100 bytes for each n-gram, and 270 while it is built: GSM8K test, IFEval and
+    MMLU test have a million of one length. Each worker has an index of its own.
     """
 
     def __init__(self, settings: Decontaminate) -> None:
         """Read the benchmarks. Raises DataError for a broken one, or where there is none."""
-        if not settings.benchmarks:
-            raise DataError(
-                "no benchmark to decontaminate against",
-                hint="add [decontaminate.benchmarks.NAME] with a path",
-            )
         self.settings = settings
-        self.names = sorted(settings.benchmarks)
+        self.names = benchmark_names(settings)
         self.items: list[int] = []
         """Items of each benchmark."""
         self.too_short: list[int] = []
@@ -158,40 +157,78 @@ class NgramIndex:
         """Hash, length, place, item and benchmark of each n-gram of one benchmark."""
         section = self.settings.benchmarks[name]
         items = read_benchmark(Path(section.path).expanduser(), section.fields)
-        texts, owners, partial = _forms(items)
-        words = split_words(texts)
+        starts = range(0, len(items), _ITEMS_AT_ONCE)
+        sizes = [
+            self._sizes(split_words([item.text for item in items[at : at + _ITEMS_AT_ONCE]]))
+            for at in starts
+        ]
+        lengths = self._choose(np.concatenate([size // factor for size, factor in sizes]))
+        reached = np.zeros(len(items), bool)
+        kept: list[Words] = []
+        columns = []
+        base = 0
+        for at in starts:
+            texts, owners, partial = _forms(items[at : at + _ITEMS_AT_ONCE])
+            words = split_words(texts)
+            hashes, length, place, found = self._ngrams(words, partial, lengths)
+            form = np.searchsorted(words.firsts, place, side="right") - 1
+            item = owners[form] + at
+            reached[owners[found] + at] = True
+            words, place = words.only(place, length)
+            kept.append(words)
+            columns.append((hashes, length, place + base, item))
+            base += len(words.hashes)
+        hashes, length, place, item = (
+            np.concatenate(column) for column in zip(*columns, strict=True)
+        )
+        _, firsts = np.unique(hashes, return_index=True)
+        firsts.sort()
+        words, places = join_words(kept).only(place[firsts], length[firsts])
         self._words.append(words)
-        sizes = np.diff(words.firsts)  # of each form, in words
-        sums = np.concatenate([[0], np.cumsum(words.spaceless)])
-        spaceless = 2 * (sums[words.firsts[1:]] - sums[words.firsts[:-1]]) > sizes
-        factors = np.where(spaceless, self.settings.spaceless_factor, 1)
-        whole = np.concatenate([[True], owners[1:] != owners[:-1]])
-        lengths = self._choose(sizes[whole] // factors[whole])
         self.items.append(len(items))
         self.lengths.append(lengths)
+        self.too_short.append(int((~reached).sum()))
+        return (
+            hashes[firsts],
+            length[firsts].astype(np.int32),
+            places.astype(np.int32),
+            item[firsts].astype(np.int32),
+            np.full(len(firsts), number, np.int32),
+        )
 
+    def _sizes(self, words: Words) -> tuple[Integers, Integers]:
+        """Words of each text, and how many of them stand for one: 1, or `spaceless_factor`."""
+        sizes = np.diff(words.firsts)
+        sums = np.concatenate([[0], np.cumsum(words.spaceless)])
+        spaceless = 2 * (sums[words.firsts[1:]] - sums[words.firsts[:-1]]) > sizes
+        return sizes, np.where(spaceless, self.settings.spaceless_factor, 1)
+
+    def _ngrams(
+        self, words: Words, partial: NDArray[np.bool_], lengths: list[int]
+    ) -> tuple[Hashes, Integers, Integers, NDArray[np.bool_]]:
+        """Hash, length and place of each n-gram that is looked for; equal ones once.
+
+        The last array says of each text whether it has such n-grams.
+        """
+        sizes, factors = self._sizes(words)
         settings = self.settings
         shortest = np.where(partial, settings.shortest_question, settings.shortest_item) * factors
         short = (sizes < lengths[0] * factors) & (sizes >= shortest)
-        form_of = np.repeat(np.arange(len(texts)), sizes)
+        form = np.repeat(np.arange(len(sizes)), sizes)
         left = words.left()
         wanted = [  # length, and the words where such n-grams begin
-            (n * factor, (left >= n * factor) & (factors == factor)[form_of])
+            (n * factor, (left >= n * factor) & (factors == factor)[form])
             for factor in np.unique(factors).tolist()
             for n in lengths
         ]
         begins = np.zeros(len(left), bool)
         begins[words.firsts[:-1][short]] = True
         wanted += [
-            (size, begins & (sizes == size)[form_of]) for size in np.unique(sizes[short]).tolist()
+            (size, begins & (sizes == size)[form]) for size in np.unique(sizes[short]).tolist()
         ]
         columns = [_first_of_each(words.hashes, n, np.flatnonzero(where)) for n, where in wanted]
         hashes, length, place = (np.concatenate(column) for column in zip(*columns, strict=True))
-        owner = owners[form_of[place]].astype(np.int32)
-        reached = np.zeros(len(items), bool)
-        reached[owners[(sizes >= lengths[0] * factors) | short]] = True
-        self.too_short.append(int((~reached).sum()))
-        return hashes, length, place, owner, np.full(len(owner), number, np.int32)
+        return hashes, length, place, short | (sizes >= lengths[0] * factors)
 
     def _choose(self, sizes: Integers) -> list[int]:
         """Lengths n for a benchmark whose items have so many words."""
@@ -361,14 +398,12 @@ def _forms(items: Sequence[Item]) -> tuple[list[str], Integers, NDArray[np.bool_
     return texts, np.array(owners), np.array(partial)
 
 
-def _first_of_each(
-    words: Hashes, n: int, places: Integers
-) -> tuple[Hashes, NDArray[np.int32], NDArray[np.int32]]:
+def _first_of_each(words: Hashes, n: int, places: Integers) -> tuple[Hashes, Integers, Integers]:
     """Hash, length and first place of each n-gram that begins at one of `places`, in order."""
     hashes = ngram_hashes(words, n)[places]
     _, firsts = np.unique(hashes, return_index=True)
     firsts.sort()
-    return hashes[firsts], np.full(len(firsts), n, np.int32), places[firsts].astype(np.int32)
+    return hashes[firsts], np.full(len(firsts), n), places[firsts]
 
 
 def _table(n: int, hashes: Hashes, entries: Integers) -> _Table:

@@ -9,9 +9,10 @@ Letters: C characters, W words, T texts.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -53,6 +54,9 @@ _INVISIBLE = (0xE0000, 0xE0FFF)
 
 # Stands between texts in one buffer; a separator, so that no word crosses it.
 _BETWEEN = "\x1e"
+
+# Neither space, letter nor number; some of them are marks, which stay.
+_NO_WORD = re.compile(r"[^\w\s]|_")
 
 # A longer word counts by this many of its first characters; no language has such. Ours.
 _WORD_CHARACTERS = 256
@@ -98,6 +102,32 @@ class Words:
         counts = np.diff(self.firsts)
         return np.repeat(self.firsts[1:], counts) - np.arange(len(self.hashes))
 
+    def only(self, places: Integers, lengths: Integers) -> tuple[Words, Integers]:
+        """The words of some runs, as one text, and where each run then begins.
+
+        Args:
+            places: [N] first word of each run.
+            lengths: [N] its words.
+        """
+        edges = np.bincount(places, minlength=len(self.hashes) + 1)
+        edges -= np.bincount(places + lengths, minlength=len(self.hashes) + 1)
+        used = np.cumsum(edges[:-1]) > 0
+        starts, ends = self.starts[used], self.ends[used]
+        sizes = ends - starts
+        begins = np.cumsum(sizes) - sizes
+        total = int(sizes.sum())
+        characters = self.characters[np.arange(total) + np.repeat(starts - begins, sizes)]
+        hashes = self.hashes[used]
+        words = Words(
+            characters,
+            begins,
+            begins + sizes,
+            hashes,
+            np.array([0, len(hashes)]),
+            self.spaceless[used],
+        )
+        return words, (np.cumsum(used) - 1)[places]
+
 
 def normalize(text: str) -> str:
     """The words of a text with single spaces between them.
@@ -118,9 +148,7 @@ def punctuation_forms(text: str) -> list[str]:
     if text.isascii():
         deleted = text.translate(_ASCII_PUNCTUATION)
     else:
-        deleted = "".join(
-            char for char in text if char.isspace() or unicodedata.category(char)[0] in "LMN"
-        )
+        deleted = _NO_WORD.sub(_mark, text)
     spaced = text.translate(dict.fromkeys(map(ord, _APOSTROPHES), " "))
     return list(dict.fromkeys([text, deleted, spaced]))
 
@@ -142,15 +170,20 @@ def split_words(texts: Sequence[str]) -> Words:
     parts = [_split(batch) for batch in batches]
     if len(parts) == 1 and len(pieces) == len(batches[0]):
         return parts[0]
+    joined = join_words(parts)
+    return replace(joined, firsts=joined.firsts[np.cumsum([0, *pieces])])
+
+
+def join_words(parts: Sequence[Words]) -> Words:
+    """The words of all parts, one part after the other."""
     characters = np.cumsum([0] + [len(part.characters) for part in parts[:-1]])
-    counts = np.concatenate([np.diff(part.firsts) for part in parts])  # words of each piece
-    ends = np.concatenate([[0], np.cumsum(counts)])
+    counts = np.concatenate([np.diff(part.firsts) for part in parts])  # words of each text
     return Words(
         np.concatenate([part.characters for part in parts]),
         np.concatenate([part.starts + at for part, at in zip(parts, characters, strict=True)]),
         np.concatenate([part.ends + at for part, at in zip(parts, characters, strict=True)]),
         np.concatenate([part.hashes for part in parts]),
-        ends[np.concatenate([[0], np.cumsum(pieces, dtype=np.int64)])],
+        np.concatenate([[0], np.cumsum(counts)]),
         np.concatenate([part.spaceless for part in parts]),
     )
 
@@ -200,6 +233,11 @@ def _split(texts: Sequence[str]) -> Words:
         np.searchsorted(starts, ends_of_texts),
         alone[starts],
     )
+
+
+def _mark(found: re.Match[str]) -> str:
+    """The character if it is a mark, part of a letter; else nothing."""
+    return found[0] if unicodedata.category(found[0])[0] == "M" else ""
 
 
 def _fold(text: str) -> str:
