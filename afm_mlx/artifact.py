@@ -153,7 +153,8 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(
-                f"another process is running in {folder}", hint="wait for it, or name other --runs"
+                f"another process is running in {folder}",
+                hint="wait for it, or name another folder",
             ) from None
         yield
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from afm_mlx.artifact import write_text, writing
-from afm_mlx.corpus.counts import Tally, add_counts, counts_of, drops_of, read_counts
+from afm_mlx.corpus.counts import Tally, add_counts, counts_of, drops_of, read_counts, read_facts
 from afm_mlx.corpus.record import Drop, Record, drop
 from afm_mlx.corpus.workers import Begin, Failed, run_jobs
 from afm_mlx.errors import AfmError, DataError
@@ -30,6 +30,8 @@ from afm_mlx.errors import AfmError, DataError
 # Of 1 to 9. Measured on Python source: level 4 writes 60 MB/s, as level 1 does, and packs 3.8 to 1;
 # level 6 writes 25 MB/s and packs 4.0 to 1. Ours.
 GZIP_LEVEL = 4
+
+_PREPARED, _DECIDED = "prepared", "decided"
 
 _SHARD_NAME = re.compile(r"\d{5,}\.jsonl\.gz")
 
@@ -198,9 +200,9 @@ def run_steps(
     facts = [_facts(step) for step in every]
     names = [fact["step"] for fact in facts]
     claim(out, {"steps": facts, "shards": _sizes(shards)})
-    _clear(out)
+    clear_parts(out)
     metrics = _decide(after, shards, out, workers=workers, told=told) if after else {}
-    jobs = [shard for shard in shards if not counts_of(out / shard.name).exists()]
+    jobs = [shard for shard in shards if not is_filtered(shard, out)]
     finished = len(shards) - len(jobs)
 
     def done(job: Path, counts: dict[str, Any]) -> None:
@@ -209,7 +211,7 @@ def run_steps(
         told(f"  {', '.join(names)}: {finished:,} of {len(shards):,} shards")
 
     run_jobs(Filtering(tuple(steps), out, after), jobs, workers=workers, done=done)
-    _clear(out)  # of workers that died
+    clear_parts(out)  # of workers that died
     total = add_counts(read_counts(out))
     return total | ({"metrics": metrics} if after else {})
 
@@ -265,9 +267,16 @@ class Filtering:
 
     def _decided(self, record: Record, decision: tuple[str, str] | None) -> Record | Drop:
         assert self.after is not None
-        if decision is None or (self.after.sources and record.source not in self.after.sources):
+        sources = self.after.sources
+        if decision is None or (sources is not None and record.source not in sources):
             return record
         return drop(record, *decision)
+
+
+def is_filtered(shard: Path, out: Path) -> bool:
+    """Whether a shard's records, drops and counts are in `out`."""
+    here = out / shard.name
+    return here.exists() and drops_of(here).exists() and counts_of(here).exists()
 
 
 def _name(step: Step) -> str:
@@ -293,7 +302,7 @@ class Preparing:
 
     def open(self) -> Callable[[Path, Begin, Failed], None]:
         """Make the step; the function that writes `out`/prepared/NNNNN of one shard."""
-        corpus, folder = self.step.make(), self.out / "prepared"
+        corpus, folder = self.step.make(), self.out / _PREPARED
         folder.mkdir(parents=True, exist_ok=True)
 
         def work(shard: Path, begin: Begin, failed: Failed) -> None:
@@ -310,8 +319,8 @@ def _decide(
     step: CorpusStep, shards: Sequence[Path], out: Path, *, workers: int, told: Told
 ) -> dict[str, Any]:
     """Prepare all shards and decide, where that is not done; returns the step's metrics."""
-    if not (out / "decided").exists():
-        _clear(out / "prepared")
+    if not (out / _DECIDED).exists():
+        clear_parts(out / _PREPARED)
         jobs = [shard for shard in shards if not is_prepared(shard, out)]
         told(f"  {step.name}: {len(jobs):,} of {len(shards):,} shards to prepare")
         run_jobs(Preparing(step, out), jobs, workers=workers)
@@ -321,7 +330,8 @@ def _decide(
 
 def is_prepared(shard: Path, out: Path) -> bool:
     """Whether a shard's contribution is in `out`/prepared."""
-    return counts_of(out / "prepared" / shard.name).exists()
+    here = out / _PREPARED / shard.name
+    return here.with_name(shard.name.partition(".")[0]).exists() and counts_of(here).exists()
 
 
 def decide(step: CorpusStep, shards: Sequence[Path], out: Path) -> dict[str, Any]:
@@ -329,10 +339,10 @@ def decide(step: CorpusStep, shards: Sequence[Path], out: Path) -> dict[str, Any
 
     Writes `out`/decided, whole or not at all, and then deletes `out`/prepared.
     """
-    decided, prepared = out / "decided", out / "prepared"
+    decided, prepared = out / _DECIDED, out / _PREPARED
     if not decided.exists():
         started = time.perf_counter()
-        part = out / "decided.making"
+        part = out / f"{_DECIDED}.making"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
         files = [prepared / shard.name.partition(".")[0] for shard in shards]
@@ -342,17 +352,20 @@ def decide(step: CorpusStep, shards: Sequence[Path], out: Path) -> dict[str, Any
         write_text(part / "metrics.json", json.dumps(metrics, indent=1) + "\n")
         part.rename(decided)
     shutil.rmtree(prepared, ignore_errors=True)
-    return json.loads((decided / "metrics.json").read_text())
+    return read_facts(decided / "metrics.json", hint=f"delete {out}, and run again")
 
 
 def _read_decided(out: Path, shard: Path) -> dict[int, tuple[str, str]]:
     """Rule and evidence of each record of a shard that goes, by its number."""
-    path = out / "decided" / f"{shard.name.partition('.')[0]}.drops.jsonl"
+    path = out / _DECIDED / f"{shard.name.partition('.')[0]}.drops.jsonl"
     if not path.exists():
         return {}
     with path.open(encoding="utf-8", errors="replace") as file:
-        rows = [json.loads(line) for line in file]
-    return {row["line"]: (row["rule"], row["evidence"]) for row in rows}
+        try:
+            rows = [json.loads(line) for line in file]
+            return {row["line"]: (row["rule"], row["evidence"]) for row in rows}
+        except (ValueError, TypeError, KeyError):
+            raise DataError(f"{path} is damaged", hint=f"delete {out}, and run again") from None
 
 
 def claim(out: Path, facts: Mapping[str, Any]) -> None:
@@ -370,14 +383,19 @@ def claim(out: Path, facts: Mapping[str, Any]) -> None:
                 hint="name another folder for the result",
             )
         write_text(path, wanted)
-    elif path.read_text() != wanted:
+    elif path.read_text(encoding="utf-8", errors="replace") != wanted:
+        if not any(out.glob("*.counts.json")) and not any(
+            (out / name).exists() for name in (_PREPARED, _DECIDED)
+        ):
+            write_text(path, wanted)  # nothing has been made there yet
+            return
         raise DataError(
             f"{out} holds a result of other settings or other input",
             hint=f"name another folder for the result, or delete {out}",
         )
 
 
-def _clear(folder: Path) -> None:
+def clear_parts(folder: Path) -> None:
     """Delete what killed processes have left half written."""
     for part in folder.glob("*.part"):
         part.unlink(missing_ok=True)
@@ -419,7 +437,7 @@ def _lines(path: Path) -> Iterator[str]:
 def _broken(path: Path, what: str) -> DataError:
     return DataError(
         f"record shard {path} is broken: {what}",
-        hint="delete it and its counts, and run the step that wrote it again",
+        hint="delete it, and run the step that wrote it again",
     )
 
 

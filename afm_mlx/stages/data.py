@@ -10,6 +10,7 @@ from typing import Any
 
 from afm_mlx.artifact import Inputs, write_text
 from afm_mlx.corpus.clean import read_clean
+from afm_mlx.corpus.counts import read_facts
 from afm_mlx.corpus.documents import read_documents
 from afm_mlx.corpus.shards import write_shards
 from afm_mlx.progress import Progress
@@ -42,7 +43,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
                 held_out_fraction=source.held_out_fraction,
             )
             write_text(done, json.dumps(written | {"skipped": dict(skipped)}))
-        metrics[name] = json.loads(done.read_text())
+        metrics[name] = read_facts(done, hint=f"delete {done}, and run again")
         progress.say(f"  {name}: {_summary(metrics[name])}")
     return metrics
 
