@@ -31,7 +31,8 @@ from afm_mlx.errors import AfmError, DataError
 # level 6 writes 25 MB/s and packs 4.0 to 1. Ours.
 GZIP_LEVEL = 4
 
-_PREPARED, _DECIDED = "prepared", "decided"
+PREPARED, DECIDED = "prepared", "decided"
+"""Folders of a step over the whole corpus: what each shard contributes, and what was decided."""
 
 _SHARD_NAME = re.compile(r"\d{5,}\.jsonl\.gz")
 
@@ -195,11 +196,8 @@ def run_steps(
     Raises:
         DataError: a shard is broken, a package is missing, or `out` holds another step's result.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    every: list[Step | CorpusStep] = [*([after] if after else []), *steps]
-    facts = [_facts(step) for step in every]
-    names = [fact["step"] for fact in facts]
-    claim(out, {"steps": facts, "shards": _sizes(shards)})
+    names = [*([after.name] if after else []), *map(_name, steps)]
+    claim_steps(shards, out, steps, after)
     clear_parts(out)
     metrics = _decide(after, shards, out, workers=workers, told=told) if after else {}
     jobs = [shard for shard in shards if not is_filtered(shard, out)]
@@ -302,7 +300,7 @@ class Preparing:
 
     def open(self) -> Callable[[Path, Begin, Failed], None]:
         """Make the step; the function that writes `out`/prepared/NNNNN of one shard."""
-        corpus, folder = self.step.make(), self.out / _PREPARED
+        corpus, folder = self.step.make(), self.out / PREPARED
         folder.mkdir(parents=True, exist_ok=True)
 
         def work(shard: Path, begin: Begin, failed: Failed) -> None:
@@ -319,8 +317,8 @@ def _decide(
     step: CorpusStep, shards: Sequence[Path], out: Path, *, workers: int, told: Told
 ) -> dict[str, Any]:
     """Prepare all shards and decide, where that is not done; returns the step's metrics."""
-    if not (out / _DECIDED).exists():
-        clear_parts(out / _PREPARED)
+    if not (out / DECIDED).exists():
+        clear_parts(out / PREPARED)
         jobs = [shard for shard in shards if not is_prepared(shard, out)]
         told(f"  {step.name}: {len(jobs):,} of {len(shards):,} shards to prepare")
         run_jobs(Preparing(step, out), jobs, workers=workers)
@@ -330,7 +328,7 @@ def _decide(
 
 def is_prepared(shard: Path, out: Path) -> bool:
     """Whether a shard's contribution is in `out`/prepared."""
-    here = out / _PREPARED / shard.name
+    here = out / PREPARED / shard.name
     return here.with_name(shard.name.partition(".")[0]).exists() and counts_of(here).exists()
 
 
@@ -339,14 +337,15 @@ def decide(step: CorpusStep, shards: Sequence[Path], out: Path) -> dict[str, Any
 
     Writes `out`/decided, whole or not at all, and then deletes `out`/prepared.
     """
-    decided, prepared = out / _DECIDED, out / _PREPARED
+    decided, prepared = out / DECIDED, out / PREPARED
     if not decided.exists():
         started = time.perf_counter()
-        part = out / f"{_DECIDED}.making"
+        part = out / f"{DECIDED}.making"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
         files = [prepared / shard.name.partition(".")[0] for shard in shards]
-        metrics = step.make().decide(files, part)
+        with writing(part):
+            metrics = step.make().decide(files, part)
         metrics["prepare_seconds"] = round(sum(one["seconds"] for one in read_counts(prepared)), 6)
         metrics["decide_seconds"] = round(time.perf_counter() - started, 6)
         write_text(part / "metrics.json", json.dumps(metrics, indent=1) + "\n")
@@ -357,7 +356,7 @@ def decide(step: CorpusStep, shards: Sequence[Path], out: Path) -> dict[str, Any
 
 def _read_decided(out: Path, shard: Path) -> dict[int, tuple[str, str]]:
     """Rule and evidence of each record of a shard that goes, by its number."""
-    path = out / _DECIDED / f"{shard.name.partition('.')[0]}.drops.jsonl"
+    path = out / DECIDED / f"{shard.name.partition('.')[0]}.drops.jsonl"
     if not path.exists():
         return {}
     with path.open(encoding="utf-8", errors="replace") as file:
@@ -366,6 +365,15 @@ def _read_decided(out: Path, shard: Path) -> dict[int, tuple[str, str]]:
             return {row["line"]: (row["rule"], row["evidence"]) for row in rows}
         except (ValueError, TypeError, KeyError):
             raise DataError(f"{path} is damaged", hint=f"delete {out}, and run again") from None
+
+
+def claim_steps(
+    shards: Sequence[Path], out: Path, steps: Sequence[Step], after: CorpusStep | None
+) -> None:
+    """`claim` a folder for the result of steps. Several tasks may do so at once."""
+    out.mkdir(parents=True, exist_ok=True)
+    every: list[Step | CorpusStep] = [*([after] if after else []), *steps]
+    claim(out, {"steps": [_facts(step) for step in every], "shards": _sizes(shards)})
 
 
 def claim(out: Path, facts: Mapping[str, Any]) -> None:
@@ -382,12 +390,12 @@ def claim(out: Path, facts: Mapping[str, Any]) -> None:
                 f"{out} holds record shards, and does not say of which step",
                 hint="name another folder for the result",
             )
-        write_text(path, wanted)
+        _write_claim(path, wanted)
     elif path.read_text(encoding="utf-8", errors="replace") != wanted:
         if not any(out.glob("*.counts.json")) and not any(
-            (out / name).exists() for name in (_PREPARED, _DECIDED)
+            (out / name).exists() for name in (PREPARED, DECIDED)
         ):
-            write_text(path, wanted)  # nothing has been made there yet
+            _write_claim(path, wanted)  # nothing has been made there yet
             return
         raise DataError(
             f"{out} holds a result of other settings or other input",
@@ -395,10 +403,19 @@ def claim(out: Path, facts: Mapping[str, Any]) -> None:
         )
 
 
-def clear_parts(folder: Path) -> None:
-    """Delete what killed processes have left half written."""
+def _write_claim(path: Path, text: str) -> None:
+    with whole_file(path) as part, part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def clear_parts(folder: Path, shards: Sequence[Path] | None = None) -> None:
+    """Delete what killed processes have left half written: all, or that of some shards."""
+    chosen = None if shards is None else {shard.name.partition(".")[0] for shard in shards}
     for part in folder.glob("*.part"):
-        part.unlink(missing_ok=True)
+        if chosen is None or part.name.partition(".")[0] in chosen:
+            part.unlink(missing_ok=True)
 
 
 def _facts(step: Step | CorpusStep) -> dict[str, Any]:
