@@ -1,7 +1,8 @@
-"""Kill -9 at any step, then the same command again: the same bytes as of an unbroken run.
+"""Kill -9 or a full disk at any step, then the same command: the bytes of an unbroken run.
 
 Python tells an audit hook of each file that is about to be opened, renamed or deleted. The hook is
-put into the processes of the real command from outside, notes these moments, and kills at one.
+put into the processes of the real command from outside, notes these moments, and kills at one, or
+takes the room on the disk: from then on no file grows beyond a byte.
 """
 
 import gzip
@@ -26,7 +27,7 @@ from afm_mlx.corpus.filters.quality import train_classifier
 from afm_mlx.settings.quality import Quality
 
 HOOK = r"""
-import os, re, signal, sys
+import os, re, resource, signal, sys
 
 FOLDER, LOG = os.environ["AFM_TEST_FOLDER"], os.environ.get("AFM_TEST_LOG")
 MOMENT, WHOM = os.environ.get("AFM_TEST_MOMENT"), os.environ.get("AFM_TEST_WHOM")
@@ -51,7 +52,7 @@ def hook(event, arguments):
         log = os.open(LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.write(log, f"{int(worker)} {moment}\n".encode())
         os.close(log)
-    if moment == MOMENT and (worker or WHOM in ("run", "group")):
+    if moment == MOMENT and (worker or WHOM in ("run", "group", "disk")):
         try:
             os.close(os.open(FOLDER + ".killed", os.O_CREAT | os.O_EXCL))
         except FileExistsError:
@@ -59,6 +60,10 @@ def hook(event, arguments):
         else:
             if WHOM == "group":
                 os.killpg(0, signal.SIGKILL)
+            if WHOM == "disk":
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+                inside = False
+                return
             os.kill(os.getppid() if WHOM == "parent" else os.getpid(), signal.SIGKILL)
     inside = False
 
@@ -295,14 +300,15 @@ def unbroken(corpus, hook, tmp_path_factory):
 
 
 def interrupt(command, moment, whom, wanted):
-    """Kill at a moment, go on, and compare; what was finished is not made again."""
+    """Stop at a moment, go on, and compare; what was finished is not made again."""
     code = command.run(moment=moment, whom=whom)
     killed = command.folder.with_name(f"{command.folder.name}.killed")
     assert killed.exists(), f"never came to: {moment}"
     if whom == "worker":
         assert code == 0, command.said
     else:
-        assert code == -signal.SIGKILL, command.said
+        assert code == (2 if whom == "disk" else -signal.SIGKILL), command.said
+        assert whom != "disk" or "file too large" in command.said
         before = finished(command.folder)
         assert command.run() == 0, command.said
         after = finished(command.folder)
@@ -364,9 +370,29 @@ def test_workers_write_nothing_after_their_parent_was_killed(hook, tmp_path, wor
     assert not (out / "prepared" / "00000").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "moment"),
+    [
+        (["dedup"], "mkdir decided.making/working"),
+        (["decontaminate", "--benchmark", "pearls.jsonl"], "open prepared/00001.part"),
+    ],
+)
+def test_a_full_disk_is_said_and_no_harm(corpus, hook, tmp_path, monkeypatch, words, moment):
+    monkeypatch.chdir(corpus)
+
+    def make(out):
+        settings = ["--set", "shard_bytes=6000", "--set", "workers=1"]
+        return Command(
+            ["data", words[0], "tales.jsonl", str(out), *words[1:], *settings], out, hook
+        )
+
+    whole = Unbroken(make(tmp_path / "whole"), tmp_path / "log")
+    interrupt(make(tmp_path / "out"), moment, "disk", whole.content)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("workers", "whom"), [(1, "run"), (2, "group"), (2, "parent"), (2, "worker")]
+    ("workers", "whom"), [(1, "run"), (1, "disk"), (2, "group"), (2, "parent"), (2, "worker")]
 )
 def test_killed_at_every_kind_of_moment(
     corpus, hook, tmp_path, record_property, unbroken, workers, whom
