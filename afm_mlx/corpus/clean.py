@@ -19,6 +19,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -263,7 +264,10 @@ def _shards_below(path: Path) -> list[Path]:
     """The record shards of a folder, or of the folders in it when their numbers differ."""
     if (found := list_shards(path)) or not path.is_dir():
         return found
-    inside = [shard for folder in sorted(path.iterdir()) for shard in list_shards(folder)]
+    inside: list[Path] = []
+    for folder in sorted(path.iterdir()):
+        with suppress(PermissionError):  # counted as unreadable where documents are read
+            inside += list_shards(folder)
     distinct = {shard.name: shard for shard in inside}
     if len(distinct) < len(inside):
         raise DataError(

@@ -42,7 +42,7 @@ def hook(event, arguments):
         return
     path = os.fsdecode(arguments[1 if event == "os.rename" else 0]) if not isinstance(
         arguments[1 if event == "os.rename" else 0], int) else ""
-    if not path.startswith(FOLDER) or path.endswith(".lock"):
+    if not path.startswith(FOLDER + "/") or path.endswith(".lock"):
         return
     inside = True
     name = re.sub(r"\.\d+\.part", ".part", path[len(FOLDER) + 1:])
