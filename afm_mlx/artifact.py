@@ -173,8 +173,8 @@ def _set_aside(folder: Path, name: str) -> None:
 
 
 def _is_empty(work: Path) -> bool:
-    """Whether a folder in the making holds nothing but its claim."""
-    return all(path.name == _CLAIM for path in work.iterdir())
+    """Whether a folder in the making holds nothing but its claim, or a half written one."""
+    return all(path.name in (_CLAIM, f"{_CLAIM}.part") for path in work.iterdir())
 
 
 def _sync(folder: Path) -> None:
