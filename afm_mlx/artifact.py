@@ -153,7 +153,8 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(
-                f"another process is running in {folder}", hint="wait for it, or name other --runs"
+                f"another process is running in {folder}",
+                hint="wait for it, or name another folder",
             ) from None
         yield
 
@@ -172,8 +173,8 @@ def _set_aside(folder: Path, name: str) -> None:
 
 
 def _is_empty(work: Path) -> bool:
-    """Whether a folder in the making holds nothing but its claim."""
-    return all(path.name == _CLAIM for path in work.iterdir())
+    """Whether a folder in the making holds nothing but its claim, or a half written one."""
+    return all(path.name in (_CLAIM, f"{_CLAIM}.part") for path in work.iterdir())
 
 
 def _sync(folder: Path) -> None:

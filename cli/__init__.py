@@ -28,6 +28,7 @@ START, USE, BUILD = "Start here", "Use a model", "Build a model"
 DISK_ERRORS = {
     errno.ENOSPC: ("disk full", "free some space, then type the same command again"),
     errno.EDQUOT: ("disk quota reached", "free some space, then type the same command again"),
+    errno.EFBIG: ("file too large for this disk", "name a folder on another disk"),
     errno.EROFS: ("read-only disk", "name another folder"),
     errno.EACCES: ("permission denied", "name another file or folder"),
     errno.ENOENT: ("no such file or folder", "name another one, or make it"),

@@ -90,3 +90,13 @@ def test_small_files_are_replaced_whole(tmp_path):
     artifact.write_text(path, "new")
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_was_killed_before_its_claim_is_not_set_aside(tmp_path):
+    folder = tmp_path / "core"
+    work = artifact.work_folder(folder)
+    work.mkdir()
+    (work / "fingerprint.part").write_text("a" * 30)
+    assert artifact.open_work(folder, "a" * 64) == work
+    assert [path.name for path in work.iterdir()] == ["fingerprint"]
+    assert not (tmp_path / "set-aside").exists()

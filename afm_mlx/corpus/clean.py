@@ -19,15 +19,16 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from afm_mlx.artifact import write_text
-from afm_mlx.corpus.collect import PAGES, collect
-from afm_mlx.corpus.counts import add_counts
+from afm_mlx.artifact import locked, write_text
+from afm_mlx.corpus.collect import PAGES, SOURCES, collect, is_below
+from afm_mlx.corpus.counts import add_counts, read_facts
 from afm_mlx.corpus.documents import Document
 from afm_mlx.corpus.files import SUFFIXES, list_files
 from afm_mlx.corpus.overlap.benchmarks_text import check_benchmarks
@@ -40,6 +41,7 @@ from afm_mlx.corpus.steps import (
     list_shards,
     read_shard,
     run_steps,
+    shard_name,
 )
 from afm_mlx.errors import DataError
 from afm_mlx.settings.clean import Clean
@@ -156,8 +158,8 @@ def clean_sources(
         reader skipped; and for each pass its wall-clock seconds and the metrics of its step.
 
     Raises:
-        DataError: a source cannot be read, a package or file that a step needs is missing, or
-            nothing is left of a source.
+        DataError: a source cannot be read, a package or file that a step needs is missing, what
+            an earlier run left is damaged, or nothing is left of a source.
     """
     _check_files(clean)
     folder = out / STEPS_FOLDER / SOURCES_FOLDER
@@ -174,7 +176,9 @@ def clean_sources(
     for number, one in enumerate(passes, start=1):
         before, folder = folder, out / STEPS_FOLDER / f"{number}-{one.name}"
         if not (folder / DONE).exists():
-            run_pass(one, list_shards(before), folder, workers, told=told)
+            shards = [before / shard_name(n) for one in found.values() for n in _numbers(one)]
+            _refuse_missing(shards, out)
+            run_pass(one, shards, folder, workers, told=told)
         for shard in list_shards(before):
             shard.unlink()
     _hand_out(folder, found, out)
@@ -211,15 +215,36 @@ def clean_folder(
         The counts, as `run_steps`, and `skipped` by reason.
 
     Raises:
-        DataError: the path holds nothing to read, or as `run_steps`.
+        DataError: the path holds nothing to read, or `out`, or as `run_steps`.
+        RunError: another process is writing to `out`.
     """
     _check_files(clean)
+    if is_below(out, path):
+        raise DataError(
+            f"the result {out} would be among its own input {path}",
+            hint=f"name a folder beside {path} for the result",
+        )
     shards = _shards_below(path)
+    kind = kind if shards else kind or _kind_of(path)
+    with locked(out):
+        return _clean_shards(path, shards, out, clean, kind, told)
+
+
+def _clean_shards(
+    path: Path,
+    shards: Sequence[Path],
+    out: Path,
+    clean: Clean,
+    kind: SourceKind | None,
+    told: Told,
+) -> dict[str, Any]:
+    """See `clean_folder`; without shards, those of the documents are made first."""
     kinds: dict[str, SourceKind] = {}
     skipped: dict[str, int] = {}
     if not shards:
+        assert kind is not None
         name = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-") or "documents"
-        kinds[name] = kind or _kind_of(path)
+        kinds[name] = kind
         found = collect(
             {name: Source(kind=kinds[name], path=str(path))},
             out / "sources",
@@ -248,7 +273,10 @@ def _shards_below(path: Path) -> list[Path]:
     """The record shards of a folder, or of the folders in it when their numbers differ."""
     if (found := list_shards(path)) or not path.is_dir():
         return found
-    inside = [shard for folder in sorted(path.iterdir()) for shard in list_shards(folder)]
+    inside: list[Path] = []
+    for folder in sorted(path.iterdir()):
+        with suppress(PermissionError):  # counted as unreadable where documents are read
+            inside += list_shards(folder)
     distinct = {shard.name: shard for shard in inside}
     if len(distinct) < len(inside):
         raise DataError(
@@ -276,7 +304,9 @@ def _kind_of(path: Path) -> SourceKind:
 def run_pass(
     one: Pass, shards: Sequence[Path], out: Path, workers: int, *, told: Told = lambda line: None
 ) -> dict[str, Any]:
-    """Run one pass over record shards, and write `out`/done.json. Returns and raises as run_steps.
+    """Run one pass over record shards. Returns and raises as `run_steps`.
+
+    At the end it writes `out`/done.json, and where that is, it keeps the time that is in it.
 
     Args:
         one: the pass.
@@ -294,16 +324,21 @@ def run_pass(
         workers=workers,
         told=told,
     )
-    wall = {"wall_seconds": round(time.monotonic() - started, 3), "workers": workers}
-    write_text(out / DONE, json.dumps(counts | wall, indent=1) + "\n")
+    if not (out / DONE).exists():
+        wall = {"wall_seconds": round(time.monotonic() - started, 3), "workers": workers}
+        write_text(out / DONE, json.dumps(counts | wall, indent=1) + "\n")
     return counts
 
 
 def summarize(out: Path) -> dict[str, Any]:
-    """What a folder of `clean_sources` says of itself: see there."""
-    folder = out / STEPS_FOLDER
-    found: dict[str, Any] = json.loads((folder / SOURCES_FOLDER / "sources.json").read_text())
-    done = [json.loads(path.read_text()) for path in done_files(out)]
+    """What a folder of `clean_sources` says of itself: see there.
+
+    Raises:
+        DataError: a file in it is damaged.
+    """
+    hint = f"delete {out}, and run again"
+    found = read_facts(out / STEPS_FOLDER / SOURCES_FOLDER / SOURCES, hint=hint)
+    done = [read_facts(path, hint=hint) for path in done_files(out)]
     sources = {}
     for name, source in found.items():
         dropped = add_counts(one["sources"].get(name, {}).get("dropped", {}) for one in done)
@@ -343,9 +378,23 @@ def _hand_out(folder: Path, found: Mapping[str, Any], out: Path) -> None:
     """Move the shards of the last pass to folders of their sources."""
     for name, source in found.items():
         (out / name).mkdir(exist_ok=True)
-        for shard in list_shards(folder):
-            if source["first"] <= int(shard.name.partition(".")[0]) < source["stop"]:
-                shard.rename(out / name / shard.name)
+        shards = [out / name / shard_name(number) for number in _numbers(source)]
+        for shard in shards:
+            if (folder / shard.name).exists():
+                (folder / shard.name).rename(shard)
+        _refuse_missing(shards, out)
+
+
+def _numbers(source: Mapping[str, Any]) -> range:
+    """Numbers of a source's shards."""
+    return range(source["first"], source["stop"])
+
+
+def _refuse_missing(shards: Sequence[Path], out: Path) -> None:
+    """Raise DataError for a shard that a finished pass has written, and that is not there."""
+    for shard in shards:
+        if not shard.exists():
+            raise DataError(f"record shard {shard} is missing", hint=f"delete {out}, and run again")
 
 
 def _most(counts: Mapping[str, int]) -> list[tuple[str, int]]:

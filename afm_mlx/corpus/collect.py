@@ -11,18 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from afm_mlx.artifact import write_text
-from afm_mlx.corpus.counts import Tally, counts_of
+from afm_mlx.corpus.counts import Tally, counts_of, read_facts
 from afm_mlx.corpus.documents import license_of, read_documents
 from afm_mlx.corpus.record import Record
 from afm_mlx.corpus.sources.hub import PINS, hub_paths, keep_pins, pinned_sources
 from afm_mlx.corpus.sources.locate import locate
-from afm_mlx.corpus.steps import Told, claim, shard_name, write_shard
+from afm_mlx.corpus.steps import Told, claim, clear_parts, shard_name, write_shard
 from afm_mlx.errors import DataError
 from afm_mlx.settings.sections import Source, SourceKind
 from afm_mlx.settings.web import Warc
 
 PAGES = (SourceKind.HTML, SourceKind.WARC)
 """Kinds whose documents are pages, for extraction."""
+
+SOURCES = "sources.json"
+"""File that says what became shards; written last."""
 
 
 def collect(
@@ -51,16 +54,24 @@ def collect(
         `bytes`, `skipped` by reason, `license`, `kind`; and `hub`: path and commit of a hub set.
 
     Raises:
-        DataError: a source is missing, or holds no document, or has changed since a shard of it
-            was written.
+        DataError: a source is missing, or holds no document or the shards themselves, or has
+            changed since a shard of it was written.
     """
+    for name, source in sources.items():
+        folder = Path(source.path).expanduser()
+        if source.kind is SourceKind.JSONL and source.path and is_below(out, folder):
+            raise DataError(
+                f"data.{name}: {folder} holds {out}, whose records would be read as documents",
+                hint=f"set data.{name}.path to a folder of documents only",
+            )
     out.mkdir(parents=True, exist_ok=True)
     settings = {name: source.model_dump(mode="json") for name, source in sources.items()}
     ours = {"shard_bytes": shard_bytes, "pages": pages, "warc": warc.model_dump(mode="json")}
     claim(out, {"sources": settings, **ours})
-    done = out / "sources.json"
+    clear_parts(out)
+    done = out / SOURCES
     if done.exists():
-        return json.loads(done.read_text())
+        return read_facts(done, hint=f"delete {out}, and run again")
     found: dict[str, Any] = {}
     number = 0
     pinned = pinned_sources(sources, out / PINS)
@@ -86,6 +97,11 @@ def collect(
         }
     write_text(done, json.dumps(found, indent=1) + "\n")
     return found
+
+
+def is_below(path: Path, folder: Path) -> bool:
+    """Whether a path is a folder, or somewhere in it."""
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def read_records(
@@ -180,14 +196,15 @@ def _write(path: Path, first: Record, rest: Iterator[Record], shard_bytes: int) 
                 return
 
     counts_file = counts_of(path)
-    if not counts_file.exists():
+    if not counts_file.exists() or not path.exists():
         write_shard(path, records())
         counts = tally.counts(0.0)
         write_text(counts_file, json.dumps(counts, indent=1) + "\n")
         return counts
     for _ in records():
         pass
-    if (counts := tally.counts(0.0)) != json.loads(counts_file.read_text()):
+    hint = "delete the file, and run again"
+    if (counts := tally.counts(0.0)) != read_facts(counts_file, hint=hint):
         raise DataError(
             f"source '{first.source}' has changed since {path} was made of it",
             hint=f"delete {path.parent}, and run again",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from afm_mlx.corpus.record import Drop, Record
 from afm_mlx.errors import DataError
 
+_COUNTS_NAME = re.compile(r"\d{5,}\.counts\.json")
 _IN_AND_OUT = ("in", "out", "bytes_in", "bytes_out")
 
 
@@ -103,17 +105,27 @@ def read_counts(folder: Path) -> list[dict[str, Any]]:
     Raises:
         DataError: a file is damaged.
     """
-    found = []
-    for path in sorted(
-        folder.glob("*.counts.json"), key=lambda path: int(path.name.partition(".")[0])
-    ):
-        try:
-            found.append(json.loads(path.read_text()))
-        except ValueError:
-            raise DataError(
-                f"counts {path} are damaged", hint="delete the file, and run the step again"
-            ) from None
-    return found
+    found = [path for path in folder.glob("*.counts.json") if _COUNTS_NAME.fullmatch(path.name)]
+    hint = "delete the file, and run the step again"
+    return [
+        read_facts(path, hint=hint)
+        for path in sorted(found, key=lambda path: int(path.name.partition(".")[0]))
+    ]
+
+
+def read_facts(path: Path, *, hint: str) -> dict[str, Any]:
+    """The table in a JSON file that a step has written.
+
+    Raises:
+        DataError: the file is damaged; it gives `hint`.
+    """
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(facts, dict):
+            raise TypeError("not a table")
+    except (ValueError, TypeError, RecursionError):
+        raise DataError(f"{path} is damaged", hint=hint) from None
+    return facts
 
 
 def add_counts(counts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

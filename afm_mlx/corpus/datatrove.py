@@ -2,9 +2,11 @@
 
     LocalPipelineExecutor([FilterShards(shards, out, steps)], tasks=64, workers=8)
 
-Each task takes every n-th shard. A step over the whole corpus is three executors, each of which
-depends on the one before: `PrepareShards`, `DecideCorpus` with tasks=1, and `FilterShards` with
-`after`. Shards, drops and counts are those of `steps.run_steps`, byte for byte.
+Each task takes every n-th shard, and leaves out those that are finished. A step over the whole
+corpus is three executors, each of which depends on the one before: `PrepareShards`, `DecideCorpus`
+with tasks=1, and `FilterShards` with `after`. Shards, drops and counts are those of
+`steps.run_steps`, byte for byte; but a record at which a process dies is not left out here: its
+task fails each time.
 """
 
 from __future__ import annotations
@@ -13,13 +15,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from afm_mlx.corpus.counts import counts_of
 from afm_mlx.corpus.steps import (
+    DECIDED,
+    PREPARED,
     CorpusStep,
     Filtering,
     Preparing,
     Step,
+    claim_steps,
+    clear_parts,
     decide,
+    is_filtered,
     is_prepared,
     list_shards,
 )
@@ -30,7 +36,7 @@ try:
 except ImportError as error:
     raise DataError(
         f"running steps on datatrove needs the package datatrove: {error}".lower(),
-        hint="pip install 'afm-mlx[corpus]'",
+        hint="pip install 'afm-mlx[cluster]'",
     ) from None
 
 
@@ -47,12 +53,19 @@ class FilterShards(PipelineStep):  # type: ignore[misc]
         self.task = Filtering(tuple(steps), out, after)
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
-        """Filter the shards of this rank; those with counts are done. Gives no documents on."""
+        """Filter the shards of this rank that are not done. Gives no documents on.
+
+        Raises:
+            DataError: as `run_steps`.
+        """
         yield from data or ()
-        self.out.mkdir(parents=True, exist_ok=True)
+        shards = list_shards(self.shards)
+        claim_steps(shards, self.out, self.task.steps, self.task.after)
         work = self.task.open()
-        for shard in list_shards(self.shards)[rank::world_size]:
-            if not counts_of(self.out / shard.name).exists():
+        mine = shards[rank::world_size]
+        clear_parts(self.out, mine)
+        for shard in mine:
+            if not is_filtered(shard, self.out):
                 counts = work(shard, lambda number: None, {})
                 self.stat_update("in", value=counts["in"], unit="shard")
                 self.stat_update("out", value=counts["out"], unit="shard")
@@ -72,8 +85,12 @@ class PrepareShards(PipelineStep):  # type: ignore[misc]
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
         """Prepare the shards of this rank."""
         yield from data or ()
+        if (self.out / DECIDED).exists():
+            return
         work = Preparing(self.step, self.out).open()
-        for shard in list_shards(self.shards)[rank::world_size]:
+        mine = list_shards(self.shards)[rank::world_size]
+        clear_parts(self.out / PREPARED, mine)
+        for shard in mine:
             if not is_prepared(shard, self.out):
                 work(shard, lambda number: None, {})
 
@@ -92,7 +109,7 @@ class DecideCorpus(PipelineStep):  # type: ignore[misc]
         yield from data or ()
         shards = list_shards(self.shards)
         missing = [one.name for one in shards if not is_prepared(one, self.out)]
-        if missing and not (self.out / "decided").exists():
+        if missing and not (self.out / DECIDED).exists():
             raise DataError(
                 f"{len(missing):,} shards are not prepared, the first is {missing[0]}",
                 hint="run PrepareShards before",

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from afm_mlx.artifact import write_text, writing
-from afm_mlx.corpus.counts import Tally, add_counts, counts_of, drops_of, read_counts
+from afm_mlx.corpus.counts import Tally, add_counts, counts_of, drops_of, read_counts, read_facts
 from afm_mlx.corpus.record import Drop, Record, drop
 from afm_mlx.corpus.workers import Begin, Failed, run_jobs
 from afm_mlx.errors import AfmError, DataError
@@ -31,6 +31,9 @@ from afm_mlx.errors import AfmError, DataError
 # Of 1 to 9. Measured on Python source: level 4 writes 60 MB/s, as level 1 does, and packs 3.8 to 1;
 # level 6 writes 25 MB/s and packs 4.0 to 1. Ours.
 GZIP_LEVEL = 4
+
+PREPARED, DECIDED = "prepared", "decided"
+"""Folders of a step over the whole corpus: what each shard contributes, and what was decided."""
 
 _SHARD_NAME = re.compile(r"\d{5,}\.jsonl\.gz")
 
@@ -201,14 +204,11 @@ def run_steps(
     Raises:
         DataError: a shard is broken, a package is missing, or `out` holds another step's result.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    every: list[Step | CorpusStep] = [*([after] if after else []), *steps]
-    facts = [_facts(step) for step in every]
-    names = [fact["step"] for fact in facts]
-    claim(out, {"steps": facts, "shards": _sizes(shards)})
-    _clear(out)
+    names = [*([after.name] if after else []), *map(_name, steps)]
+    claim_steps(shards, out, steps, after)
+    clear_parts(out)
     metrics = _decide(after, shards, out, workers=workers, told=told) if after else {}
-    jobs = [shard for shard in shards if not counts_of(out / shard.name).exists()]
+    jobs = [shard for shard in shards if not is_filtered(shard, out)]
     finished = len(shards) - len(jobs)
 
     def done(job: Path, counts: dict[str, Any]) -> None:
@@ -217,7 +217,7 @@ def run_steps(
         told(f"  {', '.join(names)}: {finished:,} of {len(shards):,} shards")
 
     run_jobs(Filtering(tuple(steps), out, after), jobs, workers=workers, done=done)
-    _clear(out)  # of workers that died
+    clear_parts(out)  # of workers that died
     total = add_counts(read_counts(out))
     return total | ({"metrics": metrics} if after else {})
 
@@ -273,9 +273,16 @@ class Filtering:
 
     def _decided(self, record: Record, decision: tuple[str, str] | None) -> Record | Drop:
         assert self.after is not None
-        if decision is None or (self.after.sources and record.source not in self.after.sources):
+        sources = self.after.sources
+        if decision is None or (sources is not None and record.source not in sources):
             return record
         return drop(record, *decision)
+
+
+def is_filtered(shard: Path, out: Path) -> bool:
+    """Whether a shard's records, drops and counts are in `out`."""
+    here = out / shard.name
+    return here.exists() and drops_of(here).exists() and counts_of(here).exists()
 
 
 def _name(step: Step) -> str:
@@ -301,7 +308,7 @@ class Preparing:
 
     def open(self) -> Callable[[Path, Begin, Failed], None]:
         """Make the step; the function that writes `out`/prepared/NNNNN of one shard."""
-        corpus, folder = self.step.make(), self.out / "prepared"
+        corpus, folder = self.step.make(), self.out / PREPARED
         folder.mkdir(parents=True, exist_ok=True)
 
         def work(shard: Path, begin: Begin, failed: Failed) -> None:
@@ -318,8 +325,8 @@ def _decide(
     step: CorpusStep, shards: Sequence[Path], out: Path, *, workers: int, told: Told
 ) -> dict[str, Any]:
     """Prepare all shards and decide, where that is not done; returns the step's metrics."""
-    if not (out / "decided").exists():
-        _clear(out / "prepared")
+    if not (out / DECIDED).exists():
+        clear_parts(out / PREPARED)
         jobs = [shard for shard in shards if not is_prepared(shard, out)]
         told(f"  {step.name}: {len(jobs):,} of {len(shards):,} shards to prepare")
         run_jobs(Preparing(step, out), jobs, workers=workers)
@@ -329,7 +336,8 @@ def _decide(
 
 def is_prepared(shard: Path, out: Path) -> bool:
     """Whether a shard's contribution is in `out`/prepared."""
-    return counts_of(out / "prepared" / shard.name).exists()
+    here = out / PREPARED / shard.name
+    return here.with_name(shard.name.partition(".")[0]).exists() and counts_of(here).exists()
 
 
 def decide(step: CorpusStep, shards: Sequence[Path], out: Path) -> dict[str, Any]:
@@ -337,30 +345,43 @@ def decide(step: CorpusStep, shards: Sequence[Path], out: Path) -> dict[str, Any
 
     Writes `out`/decided, whole or not at all, and then deletes `out`/prepared.
     """
-    decided, prepared = out / "decided", out / "prepared"
+    decided, prepared = out / DECIDED, out / PREPARED
     if not decided.exists():
         started = time.perf_counter()
-        part = out / "decided.making"
+        part = out / f"{DECIDED}.making"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
         files = [prepared / shard.name.partition(".")[0] for shard in shards]
-        metrics = step.make().decide(files, part)
+        with writing(part):
+            metrics = step.make().decide(files, part)
         metrics["prepare_seconds"] = round(sum(one["seconds"] for one in read_counts(prepared)), 6)
         metrics["decide_seconds"] = round(time.perf_counter() - started, 6)
         write_text(part / "metrics.json", json.dumps(metrics, indent=1) + "\n")
         part.rename(decided)
     shutil.rmtree(prepared, ignore_errors=True)
-    return json.loads((decided / "metrics.json").read_text())
+    return read_facts(decided / "metrics.json", hint=f"delete {out}, and run again")
 
 
 def _read_decided(out: Path, shard: Path) -> dict[int, tuple[str, str]]:
     """Rule and evidence of each record of a shard that goes, by its number."""
-    path = out / "decided" / f"{shard.name.partition('.')[0]}.drops.jsonl"
+    path = out / DECIDED / f"{shard.name.partition('.')[0]}.drops.jsonl"
     if not path.exists():
         return {}
     with path.open(encoding="utf-8", errors="replace") as file:
-        rows = [json.loads(line) for line in file]
-    return {row["line"]: (row["rule"], row["evidence"]) for row in rows}
+        try:
+            rows = [json.loads(line) for line in file]
+            return {row["line"]: (row["rule"], row["evidence"]) for row in rows}
+        except (ValueError, TypeError, KeyError):
+            raise DataError(f"{path} is damaged", hint=f"delete {out}, and run again") from None
+
+
+def claim_steps(
+    shards: Sequence[Path], out: Path, steps: Sequence[Step], after: CorpusStep | None
+) -> None:
+    """`claim` a folder for the result of steps. Several tasks may do so at once."""
+    out.mkdir(parents=True, exist_ok=True)
+    every: list[Step | CorpusStep] = [*([after] if after else []), *steps]
+    claim(out, {"steps": [_facts(step) for step in every], "shards": _sizes(shards)})
 
 
 def claim(out: Path, facts: Mapping[str, Any]) -> None:
@@ -377,18 +398,32 @@ def claim(out: Path, facts: Mapping[str, Any]) -> None:
                 f"{out} holds record shards, and does not say of which step",
                 hint="name another folder for the result",
             )
-        write_text(path, wanted)
-    elif path.read_text() != wanted:
+        _write_claim(path, wanted)
+    elif path.read_text(encoding="utf-8", errors="replace") != wanted:
+        if not any(out.glob("*.counts.json")) and not any(
+            (out / name).exists() for name in (PREPARED, DECIDED)
+        ):
+            _write_claim(path, wanted)  # nothing has been made there yet
+            return
         raise DataError(
             f"{out} holds a result of other settings or other input",
             hint=f"name another folder for the result, or delete {out}",
         )
 
 
-def _clear(folder: Path) -> None:
-    """Delete what killed processes have left half written."""
+def _write_claim(path: Path, text: str) -> None:
+    with whole_file(path) as part, part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def clear_parts(folder: Path, shards: Sequence[Path] | None = None) -> None:
+    """Delete what killed processes have left half written: all, or that of some shards."""
+    chosen = None if shards is None else {shard.name.partition(".")[0] for shard in shards}
     for part in folder.glob("*.part"):
-        part.unlink(missing_ok=True)
+        if chosen is None or part.name.partition(".")[0] in chosen:
+            part.unlink(missing_ok=True)
 
 
 def _facts(step: Step | CorpusStep) -> dict[str, Any]:
@@ -427,7 +462,7 @@ def _lines(path: Path) -> Iterator[str]:
 def _broken(path: Path, what: str) -> DataError:
     return DataError(
         f"record shard {path} is broken: {what}",
-        hint="delete it and its counts, and run the step that wrote it again",
+        hint="delete it, and run the step that wrote it again",
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import traceback
 from collections import Counter
@@ -168,20 +169,19 @@ def _start(task: Task) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     at = context.Value("q", -1, lock=False)
-    process = context.Process(target=_serve, args=(task, theirs, at, os.getpid()), daemon=True)
+    process = context.Process(target=_serve, args=(task, theirs, at), daemon=True)
     process.start()
     theirs.close()
     return _Worker(process, ours, at)
 
 
-def _serve(task: Task, pipe: connection.Connection, at: Any, parent: int) -> None:
+def _serve(task: Task, pipe: connection.Connection, at: Any) -> None:
     """A worker's life: jobs from the pipe until it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def begin(number: int) -> None:
         at.value = number
-        if os.getppid() != parent:  # it was killed: another run may be writing the same shard
-            os._exit(1)
 
     try:
         work = task.open()
@@ -193,6 +193,18 @@ def _serve(task: Task, pipe: connection.Connection, at: Any, parent: int) -> Non
                 pipe.send(("result", result))
     except Exception as error:
         pipe.send(("error", _portable(error)))
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent is gone: the next run writes the same files.
+
+    A file takes its name only after `os.fsync`, which lets this thread run: what was begun before
+    the parent died is not finished after it.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 def _portable(error: Exception) -> Exception:

@@ -11,6 +11,7 @@ from typing import Any
 
 from afm_mlx.artifact import Inputs, write_text
 from afm_mlx.corpus.clean import read_clean
+from afm_mlx.corpus.counts import read_facts
 from afm_mlx.corpus.documents import Document, read_documents
 from afm_mlx.corpus.shards import write_shards
 from afm_mlx.corpus.sources.hub import PINS, hub_paths, pinned_sources
@@ -50,7 +51,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
             found = {kind: dict(sorted(counts.items())) for kind, counts in kinds.items() if counts}
             hub = hub_paths({"hub": source})  # with its commit
             write_text(done, json.dumps(written | {"skipped": dict(skipped)} | found | hub))
-        metrics[name] = json.loads(done.read_text())
+        metrics[name] = read_facts(done, hint=f"delete {done}, and run again")
         progress.say(f"  {name}: {_summary(metrics[name])}")
     return metrics
 

@@ -442,5 +442,5 @@ def test_errors_of_ours_keep_their_hint_between_processes(filters, tmp_path):
 
 def test_counts_that_are_damaged_are_named(tmp_path):
     (tmp_path / "00000.counts.json").write_text("{")
-    with pytest.raises(DataError, match=r"00000.counts.json are damaged"):
+    with pytest.raises(DataError, match=r"00000.counts.json is damaged"):
         read_counts(tmp_path)

@@ -269,7 +269,8 @@ class Decontamination:
             entries.append(entry)
             documents += len(texts)
             collisions += unequal
-        with out.open("wb") as file:
+        # Opened as "wb", np.save would lose the system's reason where the disk is full.
+        with out.open("w+b") as file:
             np.save(file, np.frombuffer(self.index.fingerprint, np.uint8))
             np.save(file, np.array([documents, collisions], np.int64))
             np.save(file, np.concatenate(lines).astype(np.int32))

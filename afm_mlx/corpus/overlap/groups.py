@@ -30,9 +30,13 @@ class Groups:
         """Each document on its own; the arrays are files in `folder`."""
 
         def array(name: str, dtype: str) -> Any:
-            # A file of no bytes cannot be mapped.
-            shape = (max(1, len(corpus)),)
-            return np.memmap(folder / name, np.dtype(dtype), "w+", shape=shape)
+            count = max(1, len(corpus))  # a file of no bytes cannot be mapped
+            # Written before it is mapped: a page that the full disk has no room for is an error of
+            # `write`, and the end of the process (SIGBUS) in a mapped file.
+            with (folder / name).open("wb") as file:
+                for start in range(0, count, _BLOCK):
+                    file.write(np.zeros(min(_BLOCK, count - start), dtype).tobytes())
+            return np.memmap(folder / name, np.dtype(dtype), "r+", shape=(count,))
 
         groups = cls(array("parents", "i8"), array("lengths", "i8"), array("is_exact", "u1"))
         for shard, start, stop, first in corpus.blocks(_BLOCK):

@@ -145,10 +145,7 @@ def punctuation_forms(text: str) -> list[str]:
     >>> punctuation_forms("It's 3.5")
     ["It's 3.5", 'Its 35', 'It s 3.5']
     """
-    if text.isascii():
-        deleted = text.translate(_ASCII_PUNCTUATION)
-    else:
-        deleted = _NO_WORD.sub(_mark, text)
+    deleted = text.translate(_ASCII_PUNCTUATION) if text.isascii() else _NO_WORD.sub(_mark, text)
     spaced = text.translate(dict.fromkeys(map(ord, _APOSTROPHES), " "))
     return list(dict.fromkeys([text, deleted, spaced]))
 
