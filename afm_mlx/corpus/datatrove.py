@@ -30,7 +30,7 @@ try:
 except ImportError as error:
     raise DataError(
         f"running steps on datatrove needs the package datatrove: {error}".lower(),
-        hint="pip install 'afm-mlx[corpus]'",
+        hint="pip install 'afm-mlx[cluster]'",
     ) from None
 
 
