@@ -31,11 +31,23 @@ def write_tex(tree: Any) -> None:
                 or (outer is not None and "katex-display" in (outer.get("class") or ""))
             )
             _replace(wrapper, _tex(maths[0]), display=display)
-    for math in [node for node in tree.iter() if _name(node) == "math"]:
+    for math in _outermost(tree):
         _replace(math, _tex(math), display=math.get("display") == "block")
     for image in tree.xpath("//img[@alt][contains(@class, 'latex') or contains(@class, 'tex')]"):
         if image.get("class") in ("latex", "tex", "ql-img-inline-formula", "mwe-math-fallback"):
             _replace(image, image.get("alt"), display=False)
+
+
+def _outermost(tree: Any) -> list[Any]:
+    """The MathML elements that are in no other one."""
+    found, todo = [], [tree]
+    while todo:
+        node = todo.pop()
+        if _name(node) == "math":
+            found.append(node)
+        else:
+            todo.extend(node)
+    return found
 
 
 def _replace(node: Any, tex: str, *, display: bool) -> None:
@@ -68,7 +80,7 @@ def _tex(math: Any) -> str:
 
 
 def _linear(node: Any) -> str:
-    """LaTeX of presentation MathML: fractions, roots, scripts; other elements one by one."""
+    """LaTeX of presentation MathML: fractions, roots, scripts, matrices; others one by one."""
     name = _name(node)
     if not name or name.startswith("annotation"):
         return ""
@@ -86,5 +98,9 @@ def _linear(node: Any) -> str:
             return f"{base}_{{{below}}}"
         case (("msubsup" | "munderover"), [base, below, above]):
             return f"{base}_{{{below}}}^{{{above}}}"
+        case "mtr", _:
+            return " & ".join(parts)
+        case "mtable", _:
+            return "\\begin{matrix} " + " \\\\ ".join(parts) + " \\end{matrix}"
     text = (node.text or "").strip() if not parts else ""
     return " ".join(part for part in [text, *parts] if part)

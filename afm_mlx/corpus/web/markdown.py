@@ -262,7 +262,8 @@ def prepare_page(tree: Any) -> None:
     """Change a page's tree in place, so that extractors keep code and mathematics.
 
     Formulas become LaTeX between dollar signs (MathML, KaTeX, MathJax, pictures of formulas), code
-    blocks become plain text with their line ends, and marks of permanent links go.
+    blocks become plain text with their line ends, captions of tables become paragraphs before them,
+    and marks of permanent links go.
     """
     for link in tree.xpath("//a[contains(@class, 'headerlink') or normalize-space()='\u00b6']"):
         link.drop_tree()
@@ -273,4 +274,9 @@ def prepare_page(tree: Any) -> None:
         pre.text, pre.tail = text, tail
         if language:
             pre.set("class", f"language-{language}")
+    for caption in list(tree.iter("caption")):
+        table = caption.getparent()
+        if table.tag == "table" and table.getparent() is not None:  # trafilatura makes it a row
+            caption.tag = "p"
+            table.addprevious(caption)
     write_tex(tree)

@@ -60,7 +60,8 @@ def test_extraction_keeps_the_structure_and_leaves_out_the_frame():
     parts = (
         "<h2>Sizes</h2><ul><li>The small ships of the north carried wool and salt</li>"
         "<li>The large ships of the south carried wine, oil and grain</li></ul>"
-        "<table><tr><th>Ship</th><th>Length in metres</th></tr>"
+        "<table><caption>Lengths of the ships in the harbour</caption>"
+        "<tr><th>Ship</th><th>Length in metres</th></tr>"
         "<tr><td>Swallow of the sea</td><td>31 and a half</td></tr></table>"
         "<pre>for ship in harbour:\n    print(ship)</pre>"
         '<p>Its area is <span><script type="math/tex">\\pi r^2</script></span> in all, as the '
@@ -69,6 +70,7 @@ def test_extraction_keeps_the_structure_and_leaves_out_the_frame():
     text = text_of(BALANCED(Record("a", page(f"<h1>Harbour</h1>{STORY}{parts}{paragraph(7)}"))))
     assert "## Sizes" in text
     assert "- The small ships of the north carried wool and salt\n- The large" in text
+    assert "\n\nLengths of the ships in the harbour\n\n| Ship | Length in metres |\n|---|" in text
     assert "| Swallow of the sea | 31 and a half |" in text
     assert "```\nfor ship in harbour:\n    print(ship)\n```" in text
     assert r"$\pi r^2$" in text
