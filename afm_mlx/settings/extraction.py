@@ -47,3 +47,7 @@ class Extract(Section):
     """Longer pages are dropped unread; in characters of HTML. Ours: the longest document."""
     most_elements: Count = 50_000
     """Pages with more elements are dropped: they take many seconds. Ours."""
+    most_nested_characters: Count = 80_000_000
+    """Pages are dropped whose characters, each counted once for every element around it, are more;
+    elements count as 40. Libraries look at all that is in an element for each one, which took
+    minutes. Ours."""

@@ -20,7 +20,7 @@ from afm_mlx.corpus.web.extractors import (
     trafilatura_blocks,
 )
 from afm_mlx.corpus.web.markdown import Block, join_blocks, prepare_page, read_blocks
-from afm_mlx.corpus.web.page import is_text, page_facts, parse_page
+from afm_mlx.corpus.web.page import is_text, page_facts, page_size, parse_page
 from afm_mlx.corpus.web.words import Words, words_of
 from afm_mlx.settings.extraction import Extract, ExtractMode
 
@@ -65,10 +65,12 @@ class Extractor:
             return drop(record, "extract.too-deep", problem)
         if tree is None:
             return drop(record, "extract.failed", "no element in it")
-        elements = sum(1 for _ in tree.iter())
+        elements, nested = page_size(tree)
         if elements > self.settings.most_elements:
             evidence = f"{elements:,} elements, above {self.settings.most_elements:,}"
             return drop(record, "extract.too-large", evidence)
+        if nested > (most := self.settings.most_nested_characters):
+            return drop(record, "extract.too-deep", f"{nested:,} nested characters, above {most:,}")
         facts = page_facts(tree)
         prepare_page(tree)
         name, blocks = main_content(Page(tree), self.settings)
@@ -173,11 +175,12 @@ def _vote_of_page(page: Page, settings: Extract) -> list[Block]:
 
 def vote(blocks: list[Block], voters: list[Words], *, votes: int, overlap: float) -> list[Block]:
     """Blocks that at least `votes` of the voters hold to the share `overlap`, 0 to 1."""
-    return [
-        block
-        for block in blocks
-        if sum(voter.holds(block.text) >= overlap for voter in voters) >= votes
-    ]
+    kept = []
+    for block in blocks:
+        words = words_of(block.text)
+        if sum(voter.holds(words) >= overlap for voter in voters) >= votes:
+            kept.append(block)
+    return kept
 
 
 def without_last_headings(blocks: list[Block]) -> list[Block]:

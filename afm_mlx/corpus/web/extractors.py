@@ -50,19 +50,52 @@ def reader_blocks(tree: Any) -> list[Block]:
     """Main content by Arc90's Readability, the ancestor of Safari Reader."""
     html, readability = _load("lxml.html"), _load("trafilatura.readability_lxml")
 
-    class Lenient(readability.Document):  # type: ignore[misc, name-defined]
+    class Reader(readability.Document):  # type: ignore[misc, name-defined]
+        """With the library's result, in linear time where an element has thousands of children."""
+
+        def transform_misused_divs_into_paragraphs(self) -> None:
+            blocks = readability.DIV_TO_P_PREFIXES
+            for div in self.doc.findall(".//div"):
+                inside = div.iterdescendants("*")
+                if not any(str(element.tag).startswith(blocks) for element in inside) and (
+                    div.find(".//a") is None or div.xpath("text()[normalize-space()]")
+                ):
+                    div.tag = "p"
+            for div in self.doc.findall(".//div"):
+                if text := _taken(div, "text"):
+                    paragraph = html.Element("p")
+                    paragraph.text = text
+                    div.insert(0, paragraph)
+                for child in list(div.iterchildren()):
+                    if tail := _taken(child, "tail"):
+                        paragraph = html.Element("p")
+                        paragraph.text = tail
+                        child.addnext(paragraph)  # inserting at a place counts from the start
+                    if child.tag == "br":
+                        child.drop_tree()
+
+    class Lenient(Reader):
         """Looks also at elements whose class or id names a part of the frame."""
 
         def remove_unlikely_candidates(self) -> None:
             pass
 
     blocks: list[Block] = []
-    for reader in (readability.Document, Lenient):
+    for reader in (Reader, Lenient):
         summary = reader(deepcopy(tree)).summary()
         blocks = read_blocks(html.fromstring(summary)) if summary.strip() else []
         if sum(len(block.text) for block in blocks) >= _SHORT_ARTICLE:
             break
     return blocks
+
+
+def _taken(element: Any, which: str) -> str:
+    """The text or the tail of an element, taken out of it; empty if it is blank, and stays."""
+    found = getattr(element, which) or ""
+    if not found.strip():
+        return ""
+    setattr(element, which, None)
+    return str(found)
 
 
 def resiliparse_blocks(tree: Any) -> list[Block]:

@@ -1,6 +1,7 @@
 """Main-content extraction: what of a page's structure stays, and that no page breaks it."""
 
 import pickle
+import time
 
 import pytest
 
@@ -148,6 +149,7 @@ def test_text_without_spaces_between_words_is_not_too_short():
         ("<div>" * 50_000 + STORY, "extract.too-deep"),
         ("<table><tr><td><b>" * 20_000 + STORY + "</table>" * 20_000, "extract.too-deep"),
         ("x" * 200_000_000, "extract.too-large"),
+        ("<div>" * 200 + "<p>word</p>" * 12_000, "extract.too-deep"),
         ("<br>" * 60_000, "extract.too-large"),
         ("", "extract.failed"),
         (" \n\t", "extract.failed"),
@@ -161,6 +163,7 @@ def test_text_without_spaces_between_words_is_not_too_short():
         "deep",
         "deep tables",
         "200 MB",
+        "wide and deep",
         "elements",
         "empty",
         "blank",
@@ -195,6 +198,24 @@ def test_odd_pages_never_raise_and_give_encodable_text(extractor, text):
     found = extractor(Record("a", text))
     assert found.to_json().encode()
     assert "\0" not in found.to_json()
+
+
+@EVERY
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<div>" + "text <p>words and words</p>" * 20_000,
+        "<div>" + "<div>text <b>b</b></div> tail " * 12_000,
+        ("<math>" * 200 + "<mi>x</mi>" + "</math>" * 200) * 120,
+        f"<p>{'words of it ' * 200_000}</p>" + "".join(f"<p>a{n} b{n}</p>" for n in range(20_000)),
+    ],
+    ids=["text between", "tails", "math in math", "short blocks"],
+)
+@pytest.mark.slow
+def test_time_does_not_grow_with_the_square_of_a_page(extractor, text):
+    started = time.process_time()
+    extractor(Record("a", text))
+    assert time.process_time() - started < 20
 
 
 def test_a_defect_of_a_library_drops_the_page(monkeypatch):
