@@ -23,7 +23,7 @@ class Extract(Section):
 
     mode: ExtractMode = ExtractMode.BALANCED
     """reader: the Reader algorithm with the fallback rule. balanced: blocks that several extractors
-    agree on; the best F1. fast: resiliparse alone, some five times faster than balanced, tables
+    agree on; the best F1. fast: resiliparse alone, some four times faster than balanced, tables
     become lines of text."""
     votes: Annotated[int, Field(ge=1, le=3)] = 2
     """Of the three voters of `balanced` (Reader, trafilatura's precise rules, Boilerpipe), how
