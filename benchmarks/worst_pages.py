@@ -29,7 +29,7 @@ LONG = 8_000_000  # characters
 def pages() -> Iterator[tuple[str, str]]:
     """Names and pages."""
     yield "49,000 paragraphs of a sentence", f"<p>{SENTENCE}</p>" * MANY
-    yield "a table of 24,000 rows", "<table>" + f"<tr><td>{SENTENCE}<td>b</tr>" * (MANY // 3)
+    yield "a table of 16,000 rows", "<table>" + f"<tr><td>{SENTENCE}<td>b</tr>" * (MANY // 3)
     yield "a list of 49,000 items", "<ul>" + f"<li>{SENTENCE}</li>" * MANY
     yield "8 MB in one paragraph", "<p>" + SENTENCE * (LONG // len(SENTENCE))
     yield "4 million words of a letter", "<p>" + "a " * (LONG // 2)
