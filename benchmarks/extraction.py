@@ -4,7 +4,9 @@ The pages and their article bodies are those of scrapinghub/article-extraction-b
 is the measure: words are runs of letters and digits, a text is its bag of 4-word shingles, each
 page has a precision and a recall, and F1 is the harmonic mean of their means over the pages.
 
-Settings are checked on halves: those that are best on every other page are shown on both.
+Two things keep the comparison honest. Settings are chosen on one half of pages and scored on the
+other, both ways; a hash of a page's name says which half it is in. And the difference to the best
+library comes with a paired bootstrap interval: the same pages, drawn with replacement, for both.
 
     python benchmarks/extraction.py                      # about two minutes
     python benchmarks/extraction.py --json out.json      # AFM_TEST_DATA: where the data is
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import hashlib
 import json
 import logging
 import os
@@ -27,14 +30,19 @@ from itertools import product
 from pathlib import Path
 from statistics import mean
 
+import numpy as np
+
 from afm_mlx.corpus.record import Record
-from afm_mlx.corpus.web.extract import Extractor, Page, main_content, parse_page
+from afm_mlx.corpus.web.extract import Extractor, Page, main_content
 from afm_mlx.corpus.web.markdown import join_blocks, prepare_page
+from afm_mlx.corpus.web.page import parse_page
 from afm_mlx.settings.extraction import Extract, ExtractMode
 
 WORD = re.compile(r"\w+")
 DATA = Path(__file__).parents[2] / "shared" / "data"
 GRID = {"votes": (1, 2, 3), "block_overlap": (0.25, 0.5, 0.75), "least_overlap": (0.3, 0.5, 0.7)}
+
+DRAWS = 10_000  # of the bootstrap
 
 Scores = list[tuple[float, float]]
 
@@ -141,8 +149,13 @@ def ours(mode: ExtractMode) -> Callable[[str], str]:
     return extract
 
 
-def cross_check(pages: Sequence[str], wanted: Sequence[str]) -> list[dict[str, object]]:
-    """Choose `GRID`'s settings on one half of the pages, and score them on the other."""
+def half_of(name: str) -> int:
+    """The half, 0 or 1, that a page is in."""
+    return hashlib.sha256(name.encode()).digest()[0] & 1
+
+
+def grid_scores(pages: Sequence[str], wanted: Sequence[str]) -> dict[tuple[float, ...], Scores]:
+    """Scores of all pages with each of `GRID`'s settings."""
     scores: dict[tuple[float, ...], Scores] = {}
     for page, want in zip(pages, wanted, strict=True):
         tree, _ = parse_page(page)
@@ -151,18 +164,66 @@ def cross_check(pages: Sequence[str], wanted: Sequence[str]) -> list[dict[str, o
         for values in product(*GRID.values()):
             _, blocks = main_content(seen, Extract(**dict(zip(GRID, values, strict=True))))
             scores.setdefault(values, []).append(score(want, join_blocks(blocks)))
+    return scores
+
+
+def f1_of(scores: Scores, halves: Sequence[int], half: int) -> float:
+    """F1 over the pages of a half."""
+    return summary([one for one, at in zip(scores, halves, strict=True) if at == half])["f1"]
+
+
+def cross_check(
+    grid: dict[tuple[float, ...], Scores], libraries: dict[str, Scores], halves: Sequence[int]
+) -> tuple[list[dict[str, object]], Scores]:
+    """Choose settings on each half, and score them on the other.
+
+    Returns:
+        What was found, and the scores of all pages, each with the settings chosen without it.
+    """
     rows: list[dict[str, object]] = []
-    for chosen_on in (0, 1):
-        best = max(scores, key=lambda values: summary(scores[values][chosen_on::2])["f1"])
+    unseen: Scores = [(0.0, 0.0)] * len(halves)
+    for half in (0, 1):
+        chosen = max(grid, key=lambda values: f1_of(grid[values], halves, half))
+        other = 1 - half
+        for at in range(len(halves)):
+            if halves[at] == other:
+                unseen[at] = grid[chosen][at]
+        rival = max(libraries, key=lambda name: f1_of(libraries[name], halves, other))
         rows.append(
             {
-                "chosen_on": ("even", "odd")[chosen_on],
-                "settings": dict(zip(GRID, best, strict=True)),
-                "f1_there": summary(scores[best][chosen_on::2])["f1"],
-                "f1_on_the_other": summary(scores[best][1 - chosen_on :: 2])["f1"],
+                "chosen_on": f"half {half}, {halves.count(half)} pages",
+                "settings": dict(zip(GRID, chosen, strict=True)),
+                "f1_there": f1_of(grid[chosen], halves, half),
+                "f1_on_the_other": f1_of(grid[chosen], halves, other),
+                "best_library_on_the_other": rival,
+                "its_f1": f1_of(libraries[rival], halves, other),
             }
         )
-    return rows
+    return rows, unseen
+
+
+def bootstrap(ours: Scores, rivals: Sequence[Scores]) -> dict[str, float]:
+    """F1 of ours less that of the best of the rivals, with its 95 % interval.
+
+    Each draw takes as many pages as there are, with replacement, the same for all; the best of the
+    rivals is found anew in each draw, which is generous to them.
+    """
+    drawn = np.random.default_rng(0).multinomial(
+        len(ours), np.full(len(ours), 1 / len(ours)), size=DRAWS
+    )
+
+    def f1(scores: Scores) -> np.ndarray:
+        precision, recall = (drawn @ np.array(scores)).T / len(scores)
+        return 2 * precision * recall / (precision + recall)
+
+    differences = f1(ours) - np.max([f1(rival) for rival in rivals], axis=0)
+    low, high = np.quantile(differences, [0.025, 0.975])
+    return {
+        "difference": summary(ours)["f1"] - max(summary(rival)["f1"] for rival in rivals),
+        "low": float(low),
+        "high": float(high),
+        "draws_ours_is_better": float(np.mean(differences > 0)),
+    }
 
 
 def main() -> None:
@@ -180,46 +241,72 @@ def main() -> None:
     pages = [gzip.decompress(file.read_bytes()).decode("utf-8", "replace") for file in files]
     wanted = [truth[file.name.removesuffix(".html.gz")]["articleBody"] for file in files]
 
-    results = {}
+    results, scores = {}, {}
+    halves = [half_of(file.name) for file in files]
     for name, extract in contenders().items():
         extract(pages[0])  # imports and compiled patterns
         start = time.process_time()
         texts = [extract(page) or "" for page in pages]
         seconds = time.process_time() - start
-        scores = [score(want, text) for want, text in zip(wanted, texts, strict=True)]
-        results[name] = summary(scores) | {
+        scores[name] = [score(want, text) for want, text in zip(wanted, texts, strict=True)]
+        results[name] = summary(scores[name]) | {
             "docs_per_second": len(pages) / seconds,
-            "f1_even": summary(scores[0::2])["f1"],
-            "f1_odd": summary(scores[1::2])["f1"],
+            "f1_half_0": f1_of(scores[name], halves, 0),
+            "f1_half_1": f1_of(scores[name], halves, 1),
         }
         print(f"{name}: {results[name]['f1']:.4f}", file=sys.stderr)
-    checks = cross_check(pages, wanted)
-    print(table(len(pages), results, checks))
+    libraries = {name: found for name, found in scores.items() if not name.startswith("ours")}
+    best = max(libraries, key=lambda name: results[name]["f1"])
+    checks, unseen = cross_check(grid_scores(pages, wanted), libraries, halves)
+    defaults, rivals = scores["ours, balanced"], list(libraries.values())
+    intervals = {
+        f"defaults, less {best}": bootstrap(defaults, [libraries[best]]),
+        "defaults, less the best library of each draw": bootstrap(defaults, rivals),
+        f"settings chosen on the other half, less {best}": bootstrap(unseen, [libraries[best]]),
+        "the same, less the best library of each draw": bootstrap(unseen, rivals),
+    }
+    print(table(len(pages), results, checks, intervals))
     if arguments.json:
-        arguments.json.write_text(json.dumps({"results": results, "halves": checks}, indent=2))
+        found = {"results": results, "halves": checks, "intervals": intervals}
+        arguments.json.write_text(json.dumps(found, indent=2))
 
 
-def table(count: int, results: dict[str, dict[str, float]], checks: list[dict[str, object]]) -> str:
+def table(
+    count: int,
+    results: dict[str, dict[str, float]],
+    checks: list[dict[str, object]],
+    intervals: dict[str, dict[str, float]],
+) -> str:
     """Markdown."""
     lines = [
         f"{count} pages, {platform.system()} {platform.machine()}, one core, CPU time",
         "",
-        "| extractor | precision | recall | F1 | mean F1 of a page | F1 even / odd pages |"
+        "| extractor | precision | recall | F1 | mean F1 of a page | F1 half 0 / half 1 |"
         " pages with F1 < 0.5 | docs/s |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, row in results.items():
         lines.append(
             f"| {name} | {row['precision']:.4f} | {row['recall']:.4f} | {row['f1']:.4f} |"
-            f" {row['mean_page_f1']:.4f} | {row['f1_even']:.4f} / {row['f1_odd']:.4f} |"
+            f" {row['mean_page_f1']:.4f} | {row['f1_half_0']:.4f} / {row['f1_half_1']:.4f} |"
             f" {row['pages_below_half']:.0f} | {row['docs_per_second']:,.0f} |"
         )
     lines += ["", "| settings chosen on | settings | F1 there | F1 on the other half |"]
-    lines += ["|---|---|---|---|"]
+    lines[-1] += " best library on that half |"
+    lines += ["|---|---|---|---|---|"]
     for check in checks:
+        settings = ", ".join(f"{name} {value}" for name, value in check["settings"].items())
         lines.append(
-            f"| {check['chosen_on']} pages | {check['settings']} |"
+            f"| {check['chosen_on']} | {settings} |"
             f" {check['f1_there']:.4f} | {check['f1_on_the_other']:.4f} |"
+            f" {check['its_f1']:.4f}, {check['best_library_on_the_other']} |"
+        )
+    lines += ["", "| difference of F1 | | 95 % interval | draws in which ours is better |"]
+    lines += ["|---|---|---|---|"]
+    for name, found in intervals.items():
+        lines.append(
+            f"| {name} | {found['difference']:+.4f} | {found['low']:+.4f} to {found['high']:+.4f} |"
+            f" {found['draws_ours_is_better']:.1%} |"
         )
     return "\n".join(lines)
 

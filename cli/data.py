@@ -46,7 +46,7 @@ def crawl(
     import json
     from contextlib import closing
 
-    from afm_mlx.corpus.web.crawl import crawl as fetch
+    from afm_mlx.corpus.crawl.crawler import crawl as fetch
     from afm_mlx.progress import Progress
     from afm_mlx.recipe import load_section
     from afm_mlx.settings.web import Crawl

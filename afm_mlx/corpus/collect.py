@@ -161,7 +161,9 @@ def _read_pages(name: str, source: Source, skipped: Counter[str], warc: Warc) ->
 def _pages_of(
     path: Path, id: str, name: str, source: Source, skipped: Counter[str], warc: Warc
 ) -> Iterator[Record]:
-    from afm_mlx.corpus.web.warc import Unusable, page_text, read_warc
+    from afm_mlx.corpus.web.charset import page_text
+    from afm_mlx.corpus.web.response import Unusable
+    from afm_mlx.corpus.web.warc import read_warc
 
     if source.kind is SourceKind.WARC:
         for record in read_warc(path, name, warc, skipped):

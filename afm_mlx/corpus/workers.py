@@ -21,9 +21,9 @@ from typing import Any, Protocol
 
 from afm_mlx.errors import AfmError, RunError
 
-# A worker that stays at one record for so long is ended. Ours; the slowest honest record, a page of
-# 8 MB, takes seconds.
-STUCK_SECONDS = 600.0
+# A worker that stays at one record for so long is ended. Ours: `benchmarks/worst_pages.py` found no
+# page that takes a quarter of it, in seconds of CPU time.
+STUCK_SECONDS = 120.0
 _LOOK_SECONDS = 1.0
 
 # A process may die for other reasons than the record, such as memory: one more try, then not. Ours.

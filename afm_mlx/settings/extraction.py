@@ -23,7 +23,7 @@ class Extract(Section):
 
     mode: ExtractMode = ExtractMode.BALANCED
     """reader: the Reader algorithm with the fallback rule. balanced: blocks that several extractors
-    agree on; the best F1. fast: resiliparse alone, some five times faster than balanced, tables
+    agree on; the best F1. fast: resiliparse alone, some four times faster than balanced, tables
     become lines of text."""
     votes: Annotated[int, Field(ge=1, le=3)] = 2
     """Of the three voters of `balanced` (Reader, trafilatura's precise rules, Boilerpipe), how
@@ -47,3 +47,7 @@ class Extract(Section):
     """Longer pages are dropped unread; in characters of HTML. Ours: the longest document."""
     most_elements: Count = 50_000
     """Pages with more elements are dropped: they take many seconds. Ours."""
+    most_nested_characters: Count = 80_000_000
+    """Pages are dropped whose characters, each counted once for every element around it, are more;
+    elements count as 40. Libraries look at all that is in an element for each one, which took
+    minutes. Ours."""

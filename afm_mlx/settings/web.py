@@ -10,6 +10,9 @@ from pydantic import Field, field_validator, model_validator
 
 from afm_mlx.settings.sections import Count, Fraction, NotNegative, Positive, Section
 
+APPLEBOT_GROUPS = ("Applebot", "Googlebot")  # Source: Apple, About Applebot
+APPLEBOT_TRAINING_GROUPS = ("Applebot-Extended",)  # Source: as above
+
 _TOKEN = re.compile(r"[A-Za-z_-]+")  # product token of RFC 9309, section 2.2.1
 _NOT_OURS = ("applebot", "googlebot", "bingbot", "mozilla", "chrome", "safari", "firefox")
 
@@ -35,6 +38,13 @@ class Scope(StrEnum):
     ANYWHERE = "anywhere"
 
 
+class RobotsRule(StrEnum):
+    """How strictly robots.txt is read."""
+
+    STRICTEST = "strictest"
+    APPLEBOT = "applebot"
+
+
 class Crawl(Section):
     """A polite crawl. `contact` has no default: who crawls must say who they are."""
 
@@ -42,14 +52,15 @@ class Crawl(Section):
     """Mail address or web page of who answers for the crawl; sent with every request."""
     product: str = "afm-mlx-crawler"
     """Product token: what site owners write after `User-agent:` to address this crawler."""
-    groups: tuple[str, ...] = ("Applebot", "Googlebot")
-    """Groups of robots.txt that decide, the first that a file has; else `*`. The crawler's own
-    product token comes before them. Source: Apple, About Applebot."""
-    training_groups: tuple[str, ...] = ("Applebot-Extended",)
-    """Groups that forbid training alone; each that a file has counts. Source: as `groups`."""
-    obey_everyone: bool = False
-    """Also obey `*` where one of `groups` allows more. Applebot does not; turn it on for sites that
-    grant Apple or Google what they grant nobody else."""
+    robots: RobotsRule = RobotsRule.STRICTEST
+    """strictest: a page must be allowed by the crawler's own group, if the file has one, by the
+    first of `groups` that it has, and by `*`; the longest delay of these holds. Ours: many sites
+    grant Apple or Google what they grant nobody else. applebot: the first of these that the file
+    has decides alone. Source: Apple, About Applebot."""
+    groups: tuple[str, ...] = APPLEBOT_GROUPS
+    """Groups of robots.txt that count, the first that a file has; else `*`."""
+    training_groups: tuple[str, ...] = APPLEBOT_TRAINING_GROUPS
+    """Groups that forbid training alone; each that a file has counts."""
     scope: Scope = Scope.HOSTS
     """hosts: those of the seeds, `www.` or not; folders: below the seeds' paths; anywhere."""
     max_depth: Annotated[int, Field(ge=0)] = 5

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from afm_mlx.corpus.web.formulas import write_tex
+
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _PARAGRAPHS = re.compile(
     "address|article|aside|body|caption|center|dd|details|div|dl|dt|fieldset|figcaption|figure|"
@@ -260,7 +262,8 @@ def prepare_page(tree: Any) -> None:
     """Change a page's tree in place, so that extractors keep code and mathematics.
 
     Formulas become LaTeX between dollar signs (MathML, KaTeX, MathJax, pictures of formulas), code
-    blocks become plain text with their line ends, and marks of permanent links go.
+    blocks become plain text with their line ends, captions of tables become paragraphs before them,
+    and marks of permanent links go.
     """
     for link in tree.xpath("//a[contains(@class, 'headerlink') or normalize-space()='\u00b6']"):
         link.drop_tree()
@@ -271,89 +274,9 @@ def prepare_page(tree: Any) -> None:
         pre.text, pre.tail = text, tail
         if language:
             pre.set("class", f"language-{language}")
-    _tex_formulas(tree)
-
-
-def _tex_formulas(tree: Any) -> None:
-    """Replace formulas by their LaTeX, each one once although pages write them twice or more."""
-    for script in tree.xpath("//script[starts-with(@type, 'math/tex')]"):
-        _replace(script, script.text or "", display="mode=display" in script.get("type"))
-    for rendered in tree.xpath(
-        "//span[contains(@class, 'MathJax_Preview')] | //span[@class='MathJax']"
-        "[not(.//math)] | //div[contains(@class, 'MathJax_Display')][not(.//math)]"
-    ):
-        rendered.drop_tree()
-    wrapped = (
-        "//span[contains(concat(' ', @class, ' '), ' katex ')] | //mjx-container"
-        " | //span[contains(@class, 'mwe-math-element')] | //span[@class='MathJax'][.//math]"
-    )
-    for wrapper in tree.xpath(wrapped):
-        maths = [node for node in wrapper.iter() if _name(node) == "math"]
-        if maths:
-            outer = wrapper.getparent()
-            display = (
-                maths[0].get("display") == "block"
-                or wrapper.get("display") == "true"
-                or (outer is not None and "katex-display" in (outer.get("class") or ""))
-            )
-            _replace(wrapper, _tex(maths[0]), display=display)
-    # The XPath leaves few elements to Python, which looks at the name without its prefix.
-    for math in [
-        node for node in tree.xpath("//*[contains(name(), 'math')]") if _name(node) == "math"
-    ]:
-        _replace(math, _tex(math), display=math.get("display") == "block")
-    for image in tree.xpath("//img[@alt][contains(@class, 'latex') or contains(@class, 'tex')]"):
-        if image.get("class") in ("latex", "tex", "ql-img-inline-formula", "mwe-math-fallback"):
-            _replace(image, image.get("alt"), display=False)
-
-
-def _replace(node: Any, tex: str, *, display: bool) -> None:
-    """Put LaTeX in place of an element; a formula on a line of its own becomes a paragraph."""
-    tail, tex = node.tail, _SPACES.sub(" ", tex).strip()
-    if tex.startswith("{\\displaystyle") and tex.endswith("}"):  # how Wikipedia starts them
-        tex = tex.removeprefix("{\\displaystyle")[:-1].strip()
-    tex = tex.strip("$ ")
-    node.clear()
-    node.tail = tail
-    parent = node.getparent()
-    inline = not display or (parent is not None and parent.tag in ("p", "li", "td", "span"))
-    node.tag = "span" if inline else "p"
-    if tex:
-        node.text = f"$${tex}$$" if display else f"${tex}$"
-
-
-def _name(node: Any) -> str:
-    """Tag of an element without a namespace or its prefix."""
-    tag = node.tag if isinstance(node.tag, str) else ""
-    return tag.rpartition("}")[2].rpartition(":")[2]
-
-
-def _tex(math: Any) -> str:
-    """LaTeX of a MathML element: the one it brings along, else one made from its elements."""
-    for node in math.iter():
-        if _name(node) == "annotation" and "tex" in (node.get("encoding") or "").lower():
-            return node.text or ""
-    return math.get("alttext") or _linear(math)
-
-
-def _linear(node: Any) -> str:
-    """LaTeX of presentation MathML: fractions, roots, scripts; other elements one by one."""
-    name = _name(node)
-    if not name or name.startswith("annotation"):
-        return ""
-    parts = [_linear(child) for child in node if isinstance(child.tag, str)]
-    match name, parts:
-        case "mfrac", [above, below]:
-            return f"\\frac{{{above}}}{{{below}}}"
-        case "msqrt", _:
-            return f"\\sqrt{{{' '.join(parts)}}}"
-        case "mroot", [inner, degree]:
-            return f"\\sqrt[{degree}]{{{inner}}}"
-        case (("msup" | "mover"), [base, above]):
-            return f"{base}^{{{above}}}"
-        case (("msub" | "munder"), [base, below]):
-            return f"{base}_{{{below}}}"
-        case (("msubsup" | "munderover"), [base, below, above]):
-            return f"{base}_{{{below}}}^{{{above}}}"
-    text = (node.text or "").strip() if not parts else ""
-    return " ".join(part for part in [text, *parts] if part)
+    for caption in list(tree.iter("caption")):
+        table = caption.getparent()
+        if table.tag == "table" and table.getparent() is not None:  # trafilatura makes it a row
+            caption.tag = "p"
+            table.addprevious(caption)
+    write_tex(tree)

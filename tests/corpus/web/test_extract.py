@@ -1,6 +1,7 @@
 """Main-content extraction: what of a page's structure stays, and that no page breaks it."""
 
 import pickle
+import time
 
 import pytest
 
@@ -10,14 +11,9 @@ pytest.importorskip("resiliparse")
 from lxml import html
 
 from afm_mlx.corpus.record import Drop, Record
-from afm_mlx.corpus.web.extract import (
-    Extractor,
-    Words,
-    parse_page,
-    vote,
-    without_last_headings,
-)
-from afm_mlx.corpus.web.markdown import Block, join_blocks, prepare_page, read_blocks
+from afm_mlx.corpus.web.extract import Extractor, vote, without_last_headings
+from afm_mlx.corpus.web.markdown import Block
+from afm_mlx.corpus.web.words import Words
 from afm_mlx.settings.extraction import Extract, ExtractMode
 
 BALANCED = Extractor(Extract())
@@ -61,77 +57,12 @@ def text_of(found: Record | Drop) -> str:
     return found.text
 
 
-def markdown(body: str) -> str:
-    """A fragment through the renderer alone."""
-    tree = html.document_fromstring(f"<html><body>{body}</body></html>")
-    prepare_page(tree)
-    return join_blocks(read_blocks(tree))
-
-
-def test_headings_paragraphs_and_line_breaks():
-    assert markdown("<h1>One</h1><p>Some  text\n of it.<br>New line</p><h3>Three</h3>Loose") == (
-        "# One\n\nSome text of it.\nNew line\n\n### Three\n\nLoose"
-    )
-
-
-def test_lists_keep_marks_numbers_and_nesting():
-    nested = "<ul><li>a <b>bold</b></li><li>b<ul><li>c</li></ul></li></ul>"
-    assert markdown(nested) == "- a bold\n- b\n  - c"
-    assert markdown("<ol><li>a</li><li><p>b</p><p>more</p></li></ol>") == "1. a\n2. b\n  more"
-
-
-def test_tables_keep_cells_and_layout_tables_do_not_become_tables():
-    table = "<table><tr><th>Name</th><th>Age</th></tr><tr><td>Ann</td><td>3|4</td></tr></table>"
-    assert markdown(table) == "| Name | Age |\n|---|---|\n| Ann | 3/4 |"
-    layout = "<table><tr><td><p>left</p><p>more</p></td><td>right</td></tr></table>"
-    assert markdown(layout) == "left\n\nmore\n\nright"
-
-
-def test_code_keeps_its_lines_indentation_and_language():
-    code = '<pre><code class="language-python">def f(x):\n    <b>return</b> x\n\n\ny</code></pre>'
-    assert markdown(code) == "```python\ndef f(x):\n    return x\n\n\ny\n```"
-    assert markdown("<p>Call <code>f(1)</code> now</p>") == "Call `f(1)` now"
-
-
-def test_quotations_are_marked():
-    assert markdown("<blockquote><p>So it is.</p></blockquote>") == "> So it is."
-
-
-@pytest.mark.parametrize(
-    ("formula", "expected"),
-    [
-        ('<script type="math/tex">a^2</script>', "$a^2$"),
-        ('<script type="math/tex; mode=display">a^2</script>', "$$a^2$$"),
-        (
-            '<span class="katex"><span class="katex-mathml"><math><semantics><mi>a</mi>'
-            '<annotation encoding="application/x-tex">a^2</annotation></semantics></math></span>'
-            '<span class="katex-html">a2</span></span>',
-            "$a^2$",
-        ),
-        ('<math alttext="a^2"><mi>a</mi></math>', "$a^2$"),
-        (
-            "<math><mfrac><mn>1</mn><msup><mi>x</mi><mn>2</mn></msup></mfrac></math>",
-            r"$\frac{1}{x^{2}}$",
-        ),
-        (
-            '<span class="mwe-math-element"><span><math alttext="{\\displaystyle a^2}"></math>'
-            '</span><img class="mwe-math-fallback-image-inline" alt="a^2"></span>',
-            "$a^2$",
-        ),
-        ('<img class="latex" alt="a^2">', "$a^2$"),
-        ("a<sup>2</sup>", "a^2"),
-        ("the 19<sup>th</sup>", "the 19th"),
-    ],
-)
-def test_formulas_become_latex_once(formula, expected):
-    assert markdown(f"<p>so {formula} is</p>") == f"so {expected} is"
-
-
 def test_extraction_keeps_the_structure_and_leaves_out_the_frame():
     parts = (
         "<h2>Sizes</h2><ul><li>The small ships of the north carried wool and salt</li>"
         "<li>The large ships of the south carried wine, oil and grain</li></ul>"
-        "<table><tr><th>Ship</th><th>Length in metres</th></tr>"
+        "<table><caption>Lengths of the ships in the harbour</caption>"
+        "<tr><th>Ship</th><th>Length in metres</th></tr>"
         "<tr><td>Swallow of the sea</td><td>31 and a half</td></tr></table>"
         "<pre>for ship in harbour:\n    print(ship)</pre>"
         '<p>Its area is <span><script type="math/tex">\\pi r^2</script></span> in all, as the '
@@ -140,6 +71,7 @@ def test_extraction_keeps_the_structure_and_leaves_out_the_frame():
     text = text_of(BALANCED(Record("a", page(f"<h1>Harbour</h1>{STORY}{parts}{paragraph(7)}"))))
     assert "## Sizes" in text
     assert "- The small ships of the north carried wool and salt\n- The large" in text
+    assert "\n\nLengths of the ships in the harbour\n\n| Ship | Length in metres |\n|---|" in text
     assert "| Swallow of the sea | 31 and a half |" in text
     assert "```\nfor ship in harbour:\n    print(ship)\n```" in text
     assert r"$\pi r^2$" in text
@@ -217,6 +149,7 @@ def test_text_without_spaces_between_words_is_not_too_short():
         ("<div>" * 50_000 + STORY, "extract.too-deep"),
         ("<table><tr><td><b>" * 20_000 + STORY + "</table>" * 20_000, "extract.too-deep"),
         ("x" * 200_000_000, "extract.too-large"),
+        ("<div>" * 200 + "<p>word</p>" * 12_000, "extract.too-deep"),
         ("<br>" * 60_000, "extract.too-large"),
         ("", "extract.failed"),
         (" \n\t", "extract.failed"),
@@ -230,6 +163,7 @@ def test_text_without_spaces_between_words_is_not_too_short():
         "deep",
         "deep tables",
         "200 MB",
+        "wide and deep",
         "elements",
         "empty",
         "blank",
@@ -264,6 +198,24 @@ def test_odd_pages_never_raise_and_give_encodable_text(extractor, text):
     found = extractor(Record("a", text))
     assert found.to_json().encode()
     assert "\0" not in found.to_json()
+
+
+@EVERY
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<div>" + "text <p>words and words</p>" * 20_000,
+        "<div>" + "<div>text <b>b</b></div> tail " * 12_000,
+        ("<math>" * 200 + "<mi>x</mi>" + "</math>" * 200) * 120,
+        f"<p>{'words of it ' * 200_000}</p>" + "".join(f"<p>a{n} b{n}</p>" for n in range(20_000)),
+    ],
+    ids=["text between", "tails", "math in math", "short blocks"],
+)
+@pytest.mark.slow
+def test_time_does_not_grow_with_the_square_of_a_page(extractor, text):
+    started = time.process_time()
+    extractor(Record("a", text))
+    assert time.process_time() - started < 20
 
 
 def test_a_defect_of_a_library_drops_the_page(monkeypatch):
@@ -301,9 +253,3 @@ def test_extraction_changes_nothing_in_the_record_it_is_given():
     record = Record("a", page(STORY), facts={"seen": 1})
     BALANCED(record)
     assert record == Record("a", page(STORY), facts={"seen": 1})
-
-
-def test_parsing_says_where_a_page_is_too_deep():
-    tree, problem = parse_page("<p>\n" + "<div>" * 300)
-    assert tree is None
-    assert "256" in problem

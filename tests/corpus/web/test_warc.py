@@ -1,6 +1,4 @@
 import gzip
-import io
-import json
 import time
 import zlib
 from collections import Counter
@@ -8,10 +6,8 @@ from collections import Counter
 import pytest
 
 pytest.importorskip("fastwarc")
-from fastwarc.warc import ArchiveIterator
-
 from afm_mlx.corpus.record import Record
-from afm_mlx.corpus.web.warc import WarcWriter, plain_body, read_warc, whole_length
+from afm_mlx.corpus.web.warc import read_warc
 from afm_mlx.errors import DataError
 from afm_mlx.settings.web import Warc
 
@@ -106,7 +102,7 @@ def test_a_record_that_is_cut_inside_a_plain_file_costs_at_most_itself(tmp_path)
     ("data", "reason"),
     [
         (b"hello, this is no archive\r\n" * 40, "not WARC"),
-        (gzip.compress(b"hello, this is no archive\r\n" * 40), "broken record"),
+        (gzip.compress(b"hello, this is no archive\r\n" * 40, mtime=0), "broken record"),
         (bytes(range(256)) * 40, "not WARC"),
     ],
 )
@@ -197,106 +193,3 @@ def test_the_charset_used_is_the_one_that_fits(tmp_path, body, content_type, cha
     assert skipped == {}
     assert records[0].facts["charset"] == charset
     assert any(word in records[0].text for word in ("Grüße", "Привет", "日本語"))
-
-
-def test_encodings_are_undone_or_found_to_be_undone_already():
-    deflated = zlib.compress(b"hello")
-    for name, value, body in [
-        ("Content-Encoding", "gzip", gzip.compress(b"hello")),
-        ("Content-Encoding", "gzip", b"hello"),
-        ("Content-Encoding", "deflate", deflated),
-        ("Content-Encoding", "deflate", deflated[2:-4]),
-        ("Content-Encoding", "identity", b"hello"),
-        ("Transfer-Encoding", "chunked", b"2\r\nhe\r\n3;x=1\r\nllo\r\n0\r\n\r\n"),
-        ("Transfer-Encoding", "chunked", b"hello"),
-    ]:
-        assert plain_body([(name, value)], body, max_bytes=100) == b"hello", (name, value)
-
-
-DATE = "2026-01-02T03:04:05Z"
-
-
-def write(writer, number):
-    return writer.write_response(
-        f"https://example.org/{number}",
-        date=DATE,
-        status_line="HTTP/1.1 200 OK",
-        headers=[("Content-Type", "text/html"), ("Content-Encoding", "gzip"), ("X-A", "b\r\nc")],
-        body=PAGE.encode(),
-        group="Applebot",
-        train=True,
-    )
-
-
-def make(path, numbers, **options):
-    writer = WarcWriter(path, **options)
-    if not writer.size:
-        writer.write_info({"software": "afm_mlx", "operator": "me@example.org"}, date=DATE)
-    places = [write(writer, number) for number in numbers]
-    writer.sync()
-    writer.close()
-    return places
-
-
-def test_what_is_written_is_read_back(tmp_path):
-    path = tmp_path / "w.warc.gz"
-    places = make(path, [1, 2])
-    skipped = Counter()
-    first, second = read_warc(path, "web", Warc(), skipped)
-    assert skipped == {}
-    assert first.text == PAGE
-    assert first.facts == {
-        "fetched": DATE,
-        "content_type": "text/html",
-        "charset": "utf-8",
-        "robots_group": "Applebot",
-        "train": True,
-    }
-    assert first.id != second.id
-    offset, length = places[1]
-    alone = gzip.decompress(path.read_bytes()[offset : offset + length])
-    assert alone.startswith(b"WARC/1.1\r\nWARC-Type: response\r\n")
-    assert json.loads(first.to_json())["url"] == "https://example.org/1"
-
-
-def test_fastwarc_confirms_the_digests(tmp_path):
-    path = tmp_path / "w.warc.gz"
-    make(path, [1, 2])
-    records = list(ArchiveIterator(io.BytesIO(path.read_bytes()), verify_digests=True))
-    kinds = [one.headers["WARC-Type"] for one in records]
-    assert kinds == ["warcinfo", "response", "response"]
-
-
-def test_the_same_pages_give_the_same_bytes(tmp_path):
-    make(tmp_path / "w.warc.gz", [1, 2])
-    (tmp_path / "again").mkdir()
-    make(tmp_path / "again" / "w.warc.gz", [1, 2])
-    again = tmp_path / "again" / "w.warc.gz"
-    assert (tmp_path / "w.warc.gz").read_bytes() == again.read_bytes()
-
-
-@pytest.mark.parametrize("lost", [1, 9, 300, 600])
-def test_a_file_cut_anywhere_goes_on_at_its_last_whole_record(tmp_path, lost):
-    path = tmp_path / "w.warc.gz"
-    places = make(path, [1, 2, 3])
-    whole = path.read_bytes()
-    kept = [place for place in places if sum(place) <= len(whole) - lost]
-    path.write_bytes(whole[:-lost])
-    assert whole_length(path) == sum(kept[-1])
-    make(path, [1, 2, 3][len(kept) :])
-    assert path.read_bytes() == whole
-
-
-def test_a_known_length_cuts_off_whole_records_too(tmp_path):
-    path = tmp_path / "w.warc.gz"
-    places = make(path, [1, 2, 3])
-    whole = path.read_bytes()
-    make(path, [2, 3], length=sum(places[0]))
-    assert path.read_bytes() == whole
-
-
-def test_a_file_shorter_than_it_was_is_an_error(tmp_path):
-    path = tmp_path / "w.warc.gz"
-    make(path, [1])
-    with pytest.raises(DataError, match="bytes, and 99,999 were written"):
-        WarcWriter(path, length=99_999)

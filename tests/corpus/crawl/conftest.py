@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 
 class Site:
-    """Pages by path: (status, headers, body) or text; notes who asked for what, and when."""
+    """Pages by path: (status, headers, body) or text; notes who asked for what, and when.
+
+    `raw` has answers that no honest server gives: pieces of bytes, sent as they are.
+    """
 
     def __init__(self) -> None:
+        self.raw: dict[str, Callable[[], Iterable[bytes]]] = {}
         self.pages: dict[str, tuple[int, dict[str, str], bytes] | str] = {}
         self.failures: dict[str, list[int]] = {}
         self.slow: dict[str, float] = {}
@@ -26,6 +31,14 @@ class Site:
 
             def do_GET(self) -> None:
                 site.asked.append((self.path, time.monotonic(), self.headers["User-Agent"]))
+                if self.path in site.raw:
+                    self.close_connection = True
+                    with contextlib.suppress(OSError):
+                        for piece in site.raw[self.path]():
+                            self.wfile.write(piece)
+                            if site.closing.is_set():
+                                break
+                    return
                 page = site.pages.get(self.path, (404, {}, b"no such page"))
                 status, headers, body = (200, {}, page.encode()) if isinstance(page, str) else page
                 if site.failures.get(self.path):

@@ -18,7 +18,7 @@ pytest.importorskip("resiliparse")
 
 from pydantic import ValidationError
 
-from afm_mlx.corpus.web.crawl import crawl, normalize_url, page_links
+from afm_mlx.corpus.crawl.crawler import crawl
 from afm_mlx.corpus.web.warc import read_warc
 from afm_mlx.errors import DataError, RunError
 from afm_mlx.progress import Progress
@@ -59,10 +59,14 @@ def saved_paths(out, site):
     return sorted(record.url.removeprefix(site.url) for record in saved(out))
 
 
-def test_a_site_is_crawled_by_applebots_rules(site, tmp_path):
+@pytest.mark.parametrize(
+    ("rule", "for_google", "group"),
+    [("strictest", "robots", "*"), ("applebot", "saved", "Googlebot")],
+)
+def test_a_site_is_crawled_by_its_rules(site, tmp_path, rule, for_google, group):
     site.pages = {
         "/robots.txt": (
-            "User-agent: *\nDisallow: /google\nDisallow: /all\n\n"
+            "User-agent: *\nDisallow: /google\nCrawl-delay: 0.02\n\n"
             "User-agent: Googlebot\nDisallow: /private\n\n"
             "User-agent: Applebot-Extended\nDisallow: /search-only\n"
         ),
@@ -78,12 +82,12 @@ def test_a_site_is_crawled_by_applebots_rules(site, tmp_path):
         "/nofollow": page("/unfollowed", head='<meta name="robots" content="nofollow">'),
         "/unfollowed": page(),
     }
-    metrics = run(site, tmp_path)
-    assert outcomes(tmp_path, site) == {
+    metrics = run(site, tmp_path, robots=rule)
+    wanted = {
         "/": "saved",
         "/a": "saved",
         "/private/x": "robots",
-        "/google": "saved",
+        "/google": for_google,
         "/search-only": "not for training",
         "/meta": "not for training",
         "/header": "not for training",
@@ -91,15 +95,19 @@ def test_a_site_is_crawled_by_applebots_rules(site, tmp_path):
         "/b?x=1": "saved",
         "/behind": "saved",
     }
-    assert saved_paths(tmp_path, site) == ["/", "/a", "/b?x=1", "/behind", "/google", "/nofollow"]
+    assert outcomes(tmp_path, site) == wanted
+    kept = sorted(path for path, outcome in wanted.items() if outcome == "saved")
+    assert saved_paths(tmp_path, site) == kept
     assert "/private/x" not in site.paths()
+    assert ("/google" in site.paths()) == (for_google == "saved")
     assert site.paths()[0] == "/robots.txt"
     assert len(site.paths()) == len(set(site.paths()))
-    assert metrics["pages"] == 9
-    assert metrics["saved"] == 6
+    assert metrics["pages"] == len(site.paths()) - 1
+    assert metrics["saved"] == len(kept)
     assert metrics["left"] == 0
     by_path = {line["url"].removeprefix(site.url): line for line in log(tmp_path)}
-    assert {line["group"] for line in by_path.values()} == {"Googlebot"}
+    assert by_path["/google"]["group"] == group
+    assert by_path["/private/x"]["group"] == "Googlebot"
     assert by_path["/search-only"]["fetch"]
     assert not by_path["/search-only"]["train"]
     assert not by_path["/private/x"]["fetch"]
@@ -131,7 +139,7 @@ def test_every_request_says_who_asks(site, tmp_path):
     assert {agent for _, _, agent in site.asked} == {"lab-crawler (+me@example.org)"}
 
 
-def test_a_group_for_this_crawler_comes_before_all(site, tmp_path):
+def test_a_group_for_this_crawler_counts(site, tmp_path):
     site.pages = {
         "/robots.txt": "User-agent: Applebot\nAllow: /\n\nUser-agent: lab-crawler\nDisallow: /",
         "/": page(),
@@ -235,29 +243,94 @@ def test_too_many_redirects_end(site, tmp_path):
 
 
 def test_what_is_no_page_is_logged_and_the_rest_goes_on(site, tmp_path):
-    site.slow = {"/slow": 20}
     site.pages = {
-        "/": page("/gone", "/slow", "/big", "/file.pdf", "/picture", "/cut", "/last"),
-        "/slow": page(),
+        "/": page("/gone", "/big", "/file.pdf", "/picture", "/cut", "/last"),
         "/big": page(text="x" * 200_000),
         "/file.pdf": (200, {"Content-Type": "application/pdf"}, b"%PDF-1.7" + b"x" * 10**6),
         "/picture": (200, {}, b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9),
         "/cut": (200, {"Content-Encoding": "gzip"}, gzip.compress(page().encode())[:-20]),
         "/last": page(),
     }
-    started = time.monotonic()
-    run(site, tmp_path, timeout_seconds=0.3, retries=0, pages=Warc(max_page_bytes=100_000))
-    assert time.monotonic() - started < 5
+    run(site, tmp_path, retries=0, pages=Warc(max_page_bytes=100_000))
     assert outcomes(tmp_path, site) == {
         "/": "saved",
         "/gone": "status 404",
-        "/slow": "timeout",
         "/big": "too long",
         "/file.pdf": "not HTML",
         "/picture": "binary",
         "/cut": "broken encoding",
         "/last": "saved",
     }
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n"
+
+
+def without_end(start, piece, pause=lambda: None):
+    yield start
+    while True:
+        yield piece
+        pause()
+
+
+def test_hosts_that_misbehave_cost_one_page_each(site, tmp_path):
+    words = page().encode()
+    # 200 MB of zeros in 200 kB, and that packed once more.
+    bomb = gzip.compress(bytes(200_000_000), 6)
+    site.slow = {"/hang": 60}
+    site.raw = {
+        "/drip": lambda: without_end(
+            HEAD + b"Content-Length: 999999\r\n\r\n", b"x", lambda: site.closing.wait(0.05)
+        ),
+        "/claims-more": lambda: [HEAD + b"Content-Length: 999\r\n\r\n" + words],
+        "/claims-less": lambda: [HEAD + b"Content-Length: 40\r\n\r\n" + words],
+        "/claims-nothing": lambda: [HEAD + b"\r\n" + words],
+        "/claims-nonsense": lambda: [HEAD + b"Content-Length: -5\r\n\r\n" + words],
+        "/huge": lambda: without_end(HEAD + b"\r\n", b"x" * 10_000),
+        "/chunks": lambda: without_end(
+            HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"100\r\n" + b"x" * 256 + b"\r\n"
+        ),
+        "/heads": lambda: without_end(HEAD, b"X-More: and more\r\n"),
+        "/line": lambda: without_end(HEAD, b"x" * 10_000),
+        "/no-http": lambda: [b"220 mail.example.org ESMTP\r\n"],
+        "/nothing": list,
+    }
+    site.pages = {
+        "/hang": page(),
+        "/bomb": (200, {"Content-Encoding": "gzip"}, bomb),
+        "/bombs": (200, {"Content-Encoding": "gzip, gzip"}, gzip.compress(bomb)),
+        "/loop": (302, {"Location": "/pool"}, b""),
+        "/pool": (302, {"Location": "/loop"}, b""),
+        "/last": page(),
+    }
+    site.pages["/"] = page(*site.raw, *site.pages)
+    started = time.monotonic()
+    run(site, tmp_path, timeout_seconds=1.0, retries=0, pages=Warc(max_page_bytes=10**6))
+    assert time.monotonic() - started < 9
+    found = outcomes(tmp_path, site)
+    assert found == {
+        "/": "saved",
+        "/hang": "timeout",
+        "/drip": "timeout",
+        "/claims-more": "no connection",
+        "/claims-less": "saved",
+        "/claims-nothing": "saved",
+        "/claims-nonsense": "saved",
+        "/huge": "too long",
+        "/chunks": "too long",
+        "/heads": "no connection",
+        "/line": "no connection",
+        "/no-http": "no connection",
+        "/nothing": "no connection",
+        "/bomb": "too long",
+        "/bombs": "too long",
+        "/loop": "redirect",
+        "/pool": "redirect",
+        "/last": "saved",
+    }
+    texts = {record.url.removeprefix(site.url): record.text for record in saved(tmp_path)}
+    assert texts["/claims-less"] == page()[:40]
+    assert texts["/claims-nothing"] == page()
 
 
 def test_compressed_pages_are_saved_plain(site, tmp_path):
@@ -354,21 +427,13 @@ def test_archives_are_followed_by_the_next(site, tmp_path):
     assert saved_paths(tmp_path, site) == ["/", "/1", "/2", "/3"]
 
 
-CHILD = """
-import io, sys
-from pathlib import Path
-from afm_mlx.corpus.web.crawl import crawl
-from pydantic import ValidationError
-
-from afm_mlx.progress import Progress
-from afm_mlx.settings.web import Crawl
-settings = Crawl(contact="me@example.org", min_delay_seconds=0, connections=3, warc_bytes=3_000)
-crawl(sys.argv[2:], Path(sys.argv[1]), settings, Progress(io.StringIO()))
-"""
-
-
-def start_child(out, *seeds):
-    return subprocess.Popen([sys.executable, "-c", CHILD, str(out), *seeds], stderr=subprocess.PIPE)
+def start_command(out, *seeds):
+    """`afm data crawl` in a process of its own."""
+    settings = ("contact=me@example.org", "min_delay_seconds=0", "connections=3", "warc_bytes=3000")
+    flags = [part for setting in settings for part in ("--set", setting)]
+    code = "import sys; from afm_cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "data", "crawl", *seeds, "--out", str(out), *flags]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def wait_for(condition, child, seconds=20):
@@ -387,7 +452,7 @@ def tree(count):
     }
 
 
-def test_a_crawl_killed_anywhere_goes_on_to_the_same_pages(make_site, tmp_path):
+def test_a_command_killed_anywhere_goes_on_to_the_same_pages(make_site, tmp_path):
     sites = [make_site(), make_site()]
     for one in sites:
         one.pages = tree(31)
@@ -400,11 +465,10 @@ def test_a_crawl_killed_anywhere_goes_on_to_the_same_pages(make_site, tmp_path):
     for one in sites:
         one.asked.clear()
     for kill_at in (9, 23, 40):
-        child = start_child(parts, *seeds)
+        child = start_command(parts, *seeds)
         wait_for(lambda at=kill_at: sum(len(one.asked) for one in sites) >= at, child)
         child.kill()
-        child.wait()
-        child.stderr.close()
+        child.communicate()
         finished = len((parts / "log.jsonl").read_bytes().splitlines())
         assert finished >= done_before
         done_before = finished
@@ -435,14 +499,15 @@ def test_a_crawl_killed_anywhere_goes_on_to_the_same_pages(make_site, tmp_path):
 def test_an_interrupt_ends_a_crawl_at_once_and_it_goes_on(site, tmp_path):
     site.pages = tree(15)
     site.slow = {"/6": 30}
-    child = start_child(tmp_path, site.url + "/")
+    child = start_command(tmp_path, site.url + "/")
     wait_for(lambda: "/6" in site.paths(), child)
     interrupted = time.monotonic()
     child.send_signal(signal.SIGINT)
     _, stderr = child.communicate(timeout=20)
     assert time.monotonic() - interrupted < 5
-    assert child.returncode != 0
-    assert b"KeyboardInterrupt" in stderr.splitlines()[-1]
+    assert child.returncode == 130
+    assert b"interrupted: the same command goes on from here" in stderr
+    assert b"Traceback" not in stderr
     site.slow = {}
     before = len(log(tmp_path))
     assert before >= 5
@@ -525,49 +590,19 @@ def test_every_setting_is_documented():
 
 
 @pytest.mark.parametrize(
-    ("url", "normal"),
+    ("arguments", "message", "hint"),
     [
-        ("HTTP://Example.ORG", "http://example.org/"),
-        ("https://example.org:443/a#b", "https://example.org/a"),
-        ("http://example.org:8080/", "http://example.org:8080/"),
-        ("http://example.org/a/./b/../c/..", "http://example.org/a/"),
-        ("http://example.org//a", "http://example.org//a"),
-        ("http://example.org/%7euser/%c3%bc", "http://example.org/~user/%C3%BC"),
-        ("http://example.org/ü x?q=ü", "http://example.org/%C3%BC%20x?q=%C3%BC"),
-        ("http://example.org?q=1&b=2", "http://example.org/?q=1&b=2"),
-        ("http://bücher.example/", "http://xn--bcher-kva.example/"),
-        ("http://user:password@example.org/", "http://example.org/"),
-        ("http://example.org./", "http://example.org/"),
-        ("  http://example.org/a\nb ", "http://example.org/ab"),
-        ("http://[::1]:8000/", "http://[::1]:8000/"),
-        ("ftp://example.org/", None),
-        ("mailto:me@example.org", None),
-        ("javascript:void(0)", None),
-        ("http://[bad/", None),
-        ("http://example.org:99999/", None),
-        ("http:///a", None),
-        ("http://exa mple.org/", None),
-        ("http://example.org/" + "a" * 3_000, None),
-        ("", None),
+        (["https://example.org"], "contact", "web page of who answers"),
+        (["example.org", "--set", "contact=me@example.org"], "no web address", "'https://"),
+        (["https://example.org", "--set", "contact=me"], "no mail address", ""),
     ],
 )
-def test_addresses_have_one_spelling(url, normal):
-    assert normalize_url(url) == normal
-    assert normal is None or normalize_url(normal) == normal
+def test_a_users_mistake_is_told_in_two_lines(tmp_path, capsys, arguments, message, hint):
+    from afm_cli import main
 
-
-def test_links_are_read_as_a_browser_does():
-    html = (
-        '<base href="/d/"><a href="a">1</a><a href="../b#x">2</a><area href="//other.example/c">'
-        '<a href="a">again</a><a href="n" rel="ugc NOFOLLOW">3</a><a name="no">4</a>'
-        '<!-- <a href="hidden">5</a> --><a href="mailto:x@y.z">6</a>'
-    )
-    assert page_links(html, "https://example.org/x/y") == [
-        "https://example.org/d/a",
-        "https://example.org/b",
-        "https://other.example/c",
-    ]
-
-
-def test_a_page_nested_a_hundred_thousand_deep_has_links():
-    assert page_links("<div>" * 100_000 + '<a href="/a">', "http://h/") == ["http://h/a"]
+    assert main(["data", "crawl", "--out", str(tmp_path / "out"), *arguments]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert message in lines[0]
+    assert hint in "".join(lines[1:])
+    assert len(lines) <= 2
+    assert not (tmp_path / "out").exists()
