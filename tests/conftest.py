@@ -29,3 +29,8 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no real test data here: set AFM_TEST_DATA to a folder that has it")
     return folder
+
+
+def pytest_make_parametrize_id(config, val):
+    """Name bytes by their length: a gzip file's own hold the time, and workers must agree on ids."""
+    return f"{len(val)} bytes" if isinstance(val, bytes) else None
