@@ -185,7 +185,7 @@ def quality(
     set_: SetFlag = [],
     json_: JsonFlag = False,
 ) -> None:
-    """Train the classifier of [clean.quality] from graded documents."""
+    """Train the classifier of the quality filter, from graded documents."""
     import json
     from itertools import chain
 
