@@ -15,9 +15,9 @@ FLOORS = [
     {"recipe", "artifact"},
     {"decoder", "text", "corpus", "synthetic"},
     {"training", "compression", "alignment", "evaluation", "inference", "export"},
+    {"zoo"},
     {"stages", "planning"},
     {"pipeline"},
-    {"zoo"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
