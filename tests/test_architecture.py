@@ -18,6 +18,7 @@ FLOORS = [
     {"zoo"},
     {"stages", "planning"},
     {"pipeline"},
+    {"own_model"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -216,7 +216,7 @@ def clean_folder(
     skipped: dict[str, int] = {}
     if not shards:
         name = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-") or "documents"
-        kinds[name] = kind or _kind_of(path)
+        kinds[name] = kind or kind_of(path)
         found = collect(
             {name: Source(kind=kinds[name], path=str(path))},
             out / "sources",
@@ -249,7 +249,7 @@ def _shards_below(path: Path) -> list[Path]:
     return sorted(inside, key=lambda shard: int(shard.name.partition(".")[0]))
 
 
-def _kind_of(path: Path) -> SourceKind:
+def kind_of(path: Path) -> SourceKind:
     """What most files are, by their endings; source code where no ending says anything else."""
     skipped: Counter[str] = Counter()
     counts = {
