@@ -16,7 +16,9 @@ from afm_mlx.artifact import Inputs
 from afm_mlx.errors import AfmError, RunError
 from afm_mlx.progress import Progress, duration
 from afm_mlx.recipe import Recipe, nearest
-from afm_mlx.stages import clean, data, pretrain, tokenizer
+from afm_mlx.settings.compression import LabelTime
+from afm_mlx.stages import clean, data, labels, link, pretrain, prune, tokenizer
+from afm_mlx.zoo import identity
 
 MEMORY_SETTINGS = ("micro_rows", "activation_checkpointing", "loss_bytes")
 """Settings of [training] that trade memory for time. The result is the same but for rounding, so a
@@ -41,23 +43,57 @@ class Stage:
     """Raised when the same settings give another result."""
 
 
-def stages_of(recipe: Recipe) -> list[Stage]:
-    """The stages that a recipe has, in order."""
+def stages_of(recipe: Recipe, runs: Path) -> list[Stage]:
+    """The stages that a recipe has, in order; `runs` is where models of other recipes are."""
     own_texts = any(source.path.startswith("python:") for source in recipe.data.values())
     facts: dict[str, Any] = {"python": platform.python_version()} if own_texts else {}
-    words = ("data", "tokenizer", "shape.vocab_size")
-    cleaned = () if recipe.clean is None else ("clean",)
-    stages = [Stage("clean", clean.run, (), ("data", "clean"), facts)] if cleaned else []
-    stages += [
-        Stage("tokenizer", tokenizer.run, cleaned, words, facts),
-        Stage("data", data.run, ("tokenizer", *cleaned), ("data",), facts),
+    stages = [
+        Stage(name, partial(link.run, word=word), (), (), {"model": identity(word, runs=runs)})
+        for name, word in _finished_models(recipe).items()
     ]
-    before: tuple[str, ...] = ()
+    given = next((stage.name for stage in stages), None)  # whose tokenizer is taken
+    cleaned = () if recipe.clean is None else ("clean",)
+    if cleaned:
+        stages.append(Stage("clean", clean.run, (), ("data", "clean"), facts))
+    if given:
+        stages.append(Stage("tokenizer", partial(link.tokenizer, of=given), (given,), ()))
+    else:
+        words = ("data", "tokenizer", "shape.vocab_size")
+        stages.append(Stage("tokenizer", tokenizer.run, cleaned, words, facts))
+    stages.append(Stage("data", data.run, ("tokenizer", *cleaned), ("data",), facts))
+    return stages + _training_stages(recipe)
+
+
+def _finished_models(recipe: Recipe) -> dict[str, str]:
+    """Stages that are links to finished models, and the models' words."""
+    models = {"base": recipe.base, "teacher": recipe.teacher.model if recipe.teacher else ""}
+    return {name: word for name, word in models.items() if word}
+
+
+def _training_stages(recipe: Recipe) -> list[Stage]:
+    texts = ("tokenizer", "data")
+    every: tuple[str, ...] = ("shape", "optimizer", "training")
+    stages: list[Stage] = []
+    if recipe.trains_teacher():
+        run = partial(pretrain.run, stage="teacher")
+        # Of [teacher], so that the fingerprint of a recipe without one stays as it was.
+        stages.append(Stage("teacher", run, texts, (*every, "core", "teacher")))
+    if recipe.prune:
+        mixture = {"mixture": recipe.prune_mixture()}
+        stages.append(Stage("prune", prune.run, (*texts, "teacher"), (*every, "prune"), mixture))
+    distilled = recipe.distilled_stages()
+    before = recipe.distill is not None and recipe.distill.labels is LabelTime.BEFORE
+    if before and distilled:
+        read = (*every, "distill", *distilled)
+        stages.append(Stage("labels", labels.run, (*texts, "teacher"), read))
     for name in recipe.pretraining_stages():
-        sections = ("shape", "optimizer", "training", name)
-        run = partial(pretrain.run, stage=name)
-        stages.append(Stage(name, run, ("tokenizer", "data", *before), sections))
-        before = (name,)
+        start = recipe.start_of(name)
+        parents = [*texts, *([start] if start else [])]
+        sections = (*every, name)
+        if name in distilled:
+            parents.append("labels" if before else "teacher")
+            sections = (*sections, "distill")
+        stages.append(Stage(name, partial(pretrain.run, stage=name), tuple(parents), sections))
     return stages
 
 
@@ -80,7 +116,7 @@ def plan_steps(
     Raises:
         RunError: the recipe has no such stage, or they are in the wrong order.
     """
-    stages = stages_of(recipe)
+    stages = stages_of(recipe, runs)
     names = [stage.name for stage in stages]
     for name in (first, last):
         if name is not None and name not in names:

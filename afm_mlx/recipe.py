@@ -42,9 +42,6 @@ PRETRAINING_STAGES = ("core", "continued", "context")
 
 # Sections that are read and checked, and whose stages do not exist yet.
 NOT_BUILT_YET = (
-    "teacher",
-    "prune",
-    "distill",
     "sft",
     "reward",
     "prefer",
@@ -63,6 +60,9 @@ class Recipe(Section):
     """Name of the recipe, and of its folder of runs."""
     about: str = ""
     """One line for `afm models`."""
+    base: str = ""
+    """Model that [core] starts from, in place of random weights: folder, GGUF file, hub id, recipe
+    name, or smollm2. Its tokenizer is taken, too."""
     shape: Shape
     """The network."""
     tokenizer: Tokenizer = Tokenizer()
@@ -77,16 +77,16 @@ class Recipe(Section):
     """What every training stage shares."""
     watch: Watch = Watch()
     """Logs, validations, snapshots."""
-    core: Pretraining
-    """Stage 1: most tokens, mostly web."""
+    core: Pretraining | None = None
+    """Stage 1: most tokens, mostly web. It may be absent where a finished teacher is pruned."""
     continued: Pretraining | None = None
     """Stage 2: longer rows, more code and mathematics."""
     context: Pretraining | None = None
     """Stage 3: context lengthening."""
     teacher: Teacher | None = None
-    """The wider model to prune and distill from."""
+    """The larger model to prune and distill from."""
     prune: Prune | None = None
-    """Mask learning on the teacher."""
+    """Choosing the teacher's units that [core] starts with."""
     distill: Distill | None = None
     """Distillation during pre-training."""
     sft: Sft | None = None
@@ -107,30 +107,67 @@ class Recipe(Section):
     """Product adapters, by name."""
 
     def pretraining(self, stage: str) -> Pretraining:
-        """Section of one pre-training stage; it must be in the recipe."""
-        section: Pretraining | None = getattr(self, stage)
+        """Section of a pre-training stage; it must be in the recipe. `teacher` trains like core."""
+        section: Pretraining | None = getattr(self, "core" if stage == "teacher" else stage)
         if section is None:
             raise RecipeError(f"recipe '{self.name}' has no [{stage}]")
+        if stage == "teacher" and self.teacher and self.teacher.tokens:
+            return section.model_copy(update={"tokens": self.teacher.tokens})
         return section
 
     def pretraining_stages(self) -> list[str]:
         """Names of the pre-training stages that this recipe has, in order."""
         return [name for name in PRETRAINING_STAGES if getattr(self, name) is not None]
 
-    def stage_before(self, stage: str) -> str | None:
-        """The pre-training stage whose model `stage` starts from; `None` for the first."""
+    def trains_teacher(self) -> bool:
+        """Whether the teacher is trained here, as a stage."""
+        return self.teacher is not None and not self.teacher.model
+
+    def start_of(self, stage: str) -> str | None:
+        """Stage whose model a training stage starts from; `None` for random weights."""
+        if stage == "teacher":
+            return None
+        if stage == "prune":
+            return "teacher"
         stages = self.pretraining_stages()
-        number = stages.index(stage)
-        return stages[number - 1] if number else None
+        if number := stages.index(stage):
+            return stages[number - 1]
+        return "prune" if self.prune else "base" if self.base else None
 
     def shape_of(self, stage: str) -> Shape:
-        """Shape of the model that a pre-training stage leaves: its RoPE base and its context."""
-        section, before = self.pretraining(stage), self.stage_before(stage)
-        trained = self.shape if before is None else self.shape_of(before)
+        """Shape of the model that a training stage leaves: its width, RoPE base and context."""
+        if stage == "prune":
+            return self.shape
+        section = self.pretraining(stage)
+        context = {"max_tokens": section.row_tokens}
+        if stage == "teacher":
+            assert self.teacher is not None
+            wide = {"intermediate_size": self.teacher.intermediate_size}
+            return self.shape.model_copy(update=wide | context)
+        before = self.start_of(stage)
+        if before == "base":
+            context = {}  # a finished model keeps the context it has
+        trained = self.shape_of(before) if before in PRETRAINING_STAGES else self.shape
         base = section.rope_base or trained.rope_base
         if stage == "context" and section.rope_base is None and before is not None:
             base = rope_base(trained.rope_base, trained.max_tokens, section.row_tokens)
-        return self.shape.model_copy(update={"rope_base": base, "max_tokens": section.row_tokens})
+        return self.shape.model_copy(update={"rope_base": base} | context)
+
+    def distilled_stages(self) -> list[str]:
+        """Pre-training stages that learn from the teacher, in order."""
+        wanted = self.distill.stages if self.distill else ()
+        return [name for name in self.pretraining_stages() if name in wanted]
+
+    def prune_mixture(self) -> dict[str, float]:
+        """Share of rows from each data source in mask learning."""
+        if self.prune and self.prune.mixture:
+            return dict(self.prune.mixture)
+        return dict(self.core.mixture) if self.core else dict.fromkeys(self.data, 1.0)
+
+    def longest_row(self) -> int:
+        """Tokens in the longest row of any stage: what held-out text is measured in."""
+        rows = [self.pretraining(stage).row_tokens for stage in self.pretraining_stages()]
+        return max(rows + ([self.prune.row_tokens] if self.prune else []))
 
     def not_built_yet(self) -> list[str]:
         """Sections of this recipe whose stages do not exist yet, in order."""
@@ -188,15 +225,55 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _has_a_core(self) -> Self:
+        if self.core is None:
+            if not (self.prune and self.teacher and self.teacher.model):
+                raise ValueError("the recipe has no [core]")
+            for stage in ("continued", "context", "distill"):
+                if getattr(self, stage) is not None:
+                    raise ValueError(f"{stage} needs a [core]")
+        return self
+
+    @model_validator(mode="after")
     def _teacher_fits(self) -> Self:
         if self.teacher is None:
             for stage in ("prune", "distill"):
                 if getattr(self, stage) is not None:
                     raise ValueError(f"{stage} needs a [teacher]")
-        elif self.teacher.intermediate_size < self.shape.intermediate_size:
+            return self
+        wide, narrow = self.teacher.intermediate_size, self.shape.intermediate_size
+        if self.prune and wide is None:
+            raise ValueError("prune needs teacher.intermediate_size")
+        if self.prune and self.base:
+            raise ValueError(f"[core] starts from the pruned teacher, or from base ('{self.base}')")
+        if wide is not None and wide < narrow:
             raise ValueError(
-                f"teacher.intermediate_size ({self.teacher.intermediate_size:,}) is below "
-                f"shape.intermediate_size ({self.shape.intermediate_size:,})"
+                f"teacher.intermediate_size ({wide:,}) is below "
+                f"shape.intermediate_size ({narrow:,})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pruning_fits(self) -> Self:
+        if self.prune is None:
+            return self
+        for name in self.prune.mixture:
+            if name not in self.data:
+                near = nearest(name, self.data)
+                raise ValueError(
+                    f"prune.mixture names '{name}', and there is no [data.{name}]"
+                    + (f"; did you mean '{near}'?" if near else "")
+                )
+        if self.prune.row_tokens > self.shape.max_tokens:
+            raise ValueError(
+                f"prune.row_tokens ({self.prune.row_tokens:,}) is above "
+                f"shape.max_tokens ({self.shape.max_tokens:,})"
+            )
+        micro_rows = self.training.rows_at_once(self.prune.rows_per_step)
+        if self.prune.rows_per_step % micro_rows:
+            raise ValueError(
+                f"prune.rows_per_step ({self.prune.rows_per_step}) must be a multiple of "
+                f"training.micro_rows ({micro_rows})"
             )
         return self
 

@@ -20,9 +20,10 @@ from .generate import generate
 from .models_io import import_
 from .plan import plan
 from .run import pretrain, run
+from .shrink import distill, prune
 from .terminal import show_error, tell
 
-START, USE, BUILD = "Start here", "Use a model", "Build a model"
+START, USE, BUILD, SHRINK = "Start here", "Use a model", "Build a model", "Make a model smaller"
 """Headings of `afm --help`, in the order of their first commands below."""
 
 DISK_ERRORS = {
@@ -85,6 +86,8 @@ app.command("run", rich_help_panel=BUILD)(run)
 app.add_typer(data.app, name="data", rich_help_panel=BUILD)
 app.add_typer(tokenizer.app, name="tokenizer", rich_help_panel=BUILD)
 app.command("pretrain", rich_help_panel=BUILD)(pretrain)
+app.command("prune", rich_help_panel=SHRINK)(prune)
+app.command("distill", rich_help_panel=SHRINK)(distill)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

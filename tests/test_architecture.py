@@ -15,9 +15,10 @@ FLOORS = [
     {"recipe", "artifact"},
     {"decoder", "text", "corpus", "synthetic"},
     {"training", "compression", "alignment", "evaluation", "inference", "export"},
+    {"zoo"},
     {"stages", "planning"},
     {"pipeline"},
-    {"zoo"},
+    {"own_model"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

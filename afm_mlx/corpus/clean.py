@@ -225,7 +225,7 @@ def clean_folder(
             hint=f"name a folder beside {path} for the result",
         )
     shards = _shards_below(path)
-    kind = kind if shards else kind or _kind_of(path)
+    kind = kind if shards else kind or kind_of(path)
     with locked(out):
         return _clean_shards(path, shards, out, clean, kind, told)
 
@@ -286,7 +286,7 @@ def _shards_below(path: Path) -> list[Path]:
     return sorted(inside, key=lambda shard: int(shard.name.partition(".")[0]))
 
 
-def _kind_of(path: Path) -> SourceKind:
+def kind_of(path: Path) -> SourceKind:
     """What most files are, by their endings; source code where no ending says anything else."""
     skipped: Counter[str] = Counter()
     counts = {

@@ -143,6 +143,9 @@ class Shards:
         """UTF-8 bytes of all text in the split."""
         self._files: list[dict[str, Any]] = part["shards"]
         self._documents_sha256 = str(part["documents_sha256"])
+        sums = [self._documents_sha256, *(str(file["sha256"]) for file in self._files)]
+        self.checksum = hashlib.sha256("".join(sums).encode()).hexdigest()
+        """Differs where a token or a document differs."""
         self._ends = list(accumulate(int(file["tokens"]) for file in self._files))
         self._mapped = functools.lru_cache(maxsize=_MAPPED_FILES)(self._map)
 

@@ -1,8 +1,7 @@
-"""Pre-training: core, continued and context lengthening are this story with other settings."""
+"""Pre-training: teacher, core, continued and context lengthening are this story, settings apart."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +9,21 @@ import mlx.core as mx
 
 from afm_mlx import compat
 from afm_mlx.artifact import Inputs
-from afm_mlx.corpus.held_out import Split
-from afm_mlx.corpus.mixture import Rows, held_out_rows
+from afm_mlx.compression.labels import LabelledTeacher, Labels
+from afm_mlx.compression.teacher import Teacher, open_teacher
 from afm_mlx.corpus.packing import document_ids, document_mask, shift_right
-from afm_mlx.corpus.shards import Shards
 from afm_mlx.decoder.checkpoint import check_tokenizer, open_checkpoint, save_checkpoint
 from afm_mlx.decoder.decoder import Decoder, count_parameters, initialize
 from afm_mlx.inference.engine import Engine
 from afm_mlx.progress import Progress
 from afm_mlx.recipe import Recipe
+from afm_mlx.settings.compression import LabelTime
 from afm_mlx.text.tokenizer import Tokenizer
 from afm_mlx.training.loop import Batch, Course, train
-from afm_mlx.training.objectives import next_token_loss
+from afm_mlx.training.objectives import distillation_targets, next_token_loss
 from afm_mlx.training.optimizer import UpdateRule
-from afm_mlx.training.validation import held_out_loss
-
-EVALUATION_MICRO_ROWS = 8  # held-out rows in memory at once, when the recipe does not say; ours
+from afm_mlx.training.texts import TrainingTexts, open_held_out
+from afm_mlx.training.validation import Validation
 
 
 def run(
@@ -34,7 +32,8 @@ def run(
     """Train `stage` from the stage before, or from random weights; leave a checkpoint in `out`.
 
     Raises:
-        DataError: shards are damaged, of another tokenizer, or shorter than a row.
+        DataError: shards or labels are damaged, of another tokenizer, or shorter than a row.
+        ModelError: the teacher cannot teach this model.
         FitError, RunError: see `training.loop.train`.
     """
     section, settings = recipe.pretraining(stage), recipe.training
@@ -43,36 +42,51 @@ def run(
     shape = recipe.shape_of(stage)
     check_tokenizer(shape, tokenizer.vocab_size, tokenizer_folder)
     model = Decoder(shape)
-    before = recipe.stage_before(stage)
+    before = recipe.start_of(stage)
     if before is None:
         initialize(model, settings.seed)
     else:
         model.update(open_checkpoint(inputs[before] / "model", dtype=mx.float32).parameters())
 
-    rows = Rows(
-        {name: _open_shards(inputs, name, "train", tokenizer) for name in section.mixture},
+    texts = TrainingTexts(
+        inputs["data"],
         section.mixture,
+        tokenizer,
         row_tokens=section.row_tokens,
+        rows_per_step=section.rows_per_step,
         seed=settings.seed,
     )
-    micro_rows = settings.rows_at_once(section.rows_per_step)
+    distilled = stage in recipe.distilled_stages()
+    teacher = _teacher(recipe, inputs, stage, texts, tokenizer) if distilled else None
+    micro_steps = section.rows_per_step // settings.rows_at_once(section.rows_per_step)
     eos = tokenizer.eos_id
 
     def batches(step: int) -> list[Batch]:
-        first = (step - 1) * section.rows_per_step
-        targets = mx.array(rows.rows(first, section.rows_per_step))
-        return [(micro,) for micro in mx.split(targets, section.rows_per_step // micro_rows)]
+        rows = texts.targets(step)
+        arrays = [mx.array(rows)]
+        if teacher is not None:
+            said = teacher.says(rows, texts.places(step))
+            arrays += [mx.array(said.ids), mx.array(said.probabilities)]
+        return list(zip(*(mx.split(array, micro_steps) for array in arrays), strict=True))
 
-    def loss(model: Decoder, targets: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
-        tokens = shift_right(targets, eos)
+    def loss(
+        model: Decoder, targets: mx.array, *said: mx.array
+    ) -> tuple[mx.array, dict[str, mx.array]]:
+        tokens, shares = shift_right(targets, eos), None
+        if said:
+            assert recipe.distill is not None
+            targets, shares = distillation_targets(
+                targets, *said, teacher_weight=recipe.distill.teacher_weight
+            )
         return next_token_loss(
             model,
             tokens,
             targets,
-            mx.ones(targets.shape),
+            mx.ones(tokens.shape),
             mask=document_mask(document_ids(tokens, eos)) if settings.document_mask else "causal",
             z_loss=settings.z_loss,
             chunk_bytes=settings.loss_bytes,
+            shares=shares,
             checkpoint=settings.activation_checkpointing,
         )
 
@@ -88,6 +102,7 @@ def run(
     progress.say(
         f"  {sum(count_parameters(shape).values()):,} parameters, {section.steps:,} steps of "
         f"{section.tokens_per_step:,} tokens, RoPE base {shape.rope_base:,.0f}"
+        + (", from the teacher" if distilled else "")
     )
     outcome = train(
         model,
@@ -108,53 +123,68 @@ def run(
         **final,
         "loss": outcome.losses[-1][1] if outcome.losses else None,
         "tokens": section.steps * section.tokens_per_step,
-        "epochs": rows.epochs(section.steps * section.rows_per_step),
+        "epochs": texts.epochs(section.steps),
         "earlier_seconds": outcome.earlier_seconds,
         "peak_gb": round(outcome.peak_bytes / 1e9, 3),
     }
 
 
-def _open_shards(inputs: Inputs, name: str, split: Split, tokenizer: Tokenizer) -> Shards:
-    """Shards whose checksums are right: one read of the files, seconds before hours of work."""
-    shards = Shards.open(inputs["data"] / name, split, tokenizer.fingerprint)
-    shards.verify()
-    return shards
+def _teacher(
+    recipe: Recipe, inputs: Inputs, stage: str, texts: TrainingTexts, tokenizer: Tokenizer
+) -> Teacher:
+    """Who says what the student is to predict: the teacher's model, or its label files."""
+    section, settings = recipe.distill, recipe.training
+    assert section is not None
+    if section.labels is LabelTime.BEFORE:
+        row_tokens = recipe.pretraining(stage).row_tokens
+        return LabelledTeacher(
+            {
+                name: Labels.open(
+                    inputs["labels"] / stage / name,
+                    shards,
+                    row_tokens=row_tokens,
+                    candidates=section.asked,
+                )
+                for name, shards in texts.shards.items()
+            }
+        )
+    return open_teacher(
+        inputs["teacher"] / "model",
+        recipe.shape_of(stage),
+        tokenizer,
+        dtype=compat.compute_dtype(settings.compute),
+        candidates=section.asked,
+        temperature=section.temperature,
+        document_mask=settings.document_mask,
+        micro_rows=settings.rows_at_once(recipe.pretraining(stage).rows_per_step),
+        chunk_bytes=settings.loss_bytes,
+    )
 
 
 def _validation(
     recipe: Recipe, inputs: Inputs, tokenizer: Tokenizer, model: Decoder, *, row_tokens: int
-) -> Callable[[Decoder], dict[str, Any]]:
+) -> Validation:
     """Held-out loss over all of the recipe's sources, and samples. The same text in all stages."""
-    sources = [name for name, source in recipe.data.items() if source.held_out_fraction > 0]
-    held_out = {
-        name: held_out_rows(
-            _open_shards(inputs, name, "held_out", tokenizer),
+    watch, write = recipe.watch, None
+    if watch.sample_prompts:
+        engine = Engine(model, inputs["tokenizer"] / "tokenizer")
+
+        def write(prompt: str) -> str:
+            chunks = engine.stream(prompt, raw=True, max_tokens=watch.sample_tokens)
+            return "".join(chunk.text for chunk in chunks)
+
+    return Validation(
+        open_held_out(
+            inputs["data"],
+            [name for name, source in recipe.data.items() if source.held_out_fraction > 0],
+            tokenizer,
             row_tokens=row_tokens,
-            span_tokens=max(recipe.pretraining(s).row_tokens for s in recipe.pretraining_stages()),
-            most_tokens=recipe.watch.evaluation_tokens // len(sources),
-        )
-        for name in sources
-    }
-    engine = (
-        Engine(model, inputs["tokenizer"] / "tokenizer") if recipe.watch.sample_prompts else None
+            span_tokens=recipe.longest_row(),
+            most_tokens=watch.evaluation_tokens,
+        ),
+        eos_id=tokenizer.eos_id,
+        micro_rows=recipe.training.micro_rows,
+        chunk_bytes=recipe.training.loss_bytes,
+        prompts=watch.sample_prompts,
+        write=write,
     )
-
-    def evaluate(model: Decoder) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        if held_out:
-            found = held_out_loss(
-                model,
-                held_out,
-                eos_id=tokenizer.eos_id,
-                micro_rows=recipe.training.micro_rows or EVALUATION_MICRO_ROWS,
-                chunk_bytes=recipe.training.loss_bytes,
-            )
-        if engine:
-            tokens = recipe.watch.sample_tokens
-            found["samples"] = {
-                prompt: "".join(c.text for c in engine.stream(prompt, raw=True, max_tokens=tokens))
-                for prompt in recipe.watch.sample_prompts
-            }
-        return found
-
-    return evaluate

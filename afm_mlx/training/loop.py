@@ -15,15 +15,16 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
 import mlx.core as mx
-from mlx.utils import tree_flatten, tree_map, tree_unflatten
+from mlx.utils import tree_flatten, tree_map, tree_map_with_path, tree_unflatten
 
 from afm_mlx import artifact, compat
 from afm_mlx.errors import FitError, RunError
@@ -89,6 +90,7 @@ def train(
     course: Course,
     *,
     compute: mx.Dtype,
+    exact: Collection[str] = (),
     work: Path,
     watch: Watch,
     progress: Progress,
@@ -104,6 +106,7 @@ def train(
         rule: the update rule.
         course: steps, learning rate, decay.
         compute: number format of the forward and backward pass.
+        exact: first names of the paths of weights that stay float32 there, such as scores.
         work: the stage's folder in the making: snapshots/ and metrics.jsonl.
         watch: when to log, validate and snapshot; how much memory to use at most.
         progress: where the journey is told.
@@ -127,7 +130,7 @@ def train(
         wanted = dict(tree_flatten(model.trainable_parameters()))
         state.params = tree_unflatten([(name, kept[name]) for name in wanted])
     _cut_log(log, state.step)
-    gradient, apply = _compiled(model, loss, rule, course, compute)
+    gradient, apply = _compiled(model, loss, rule, course, partial(_cast, compute, exact))
     outcome = Outcome(earlier_seconds=state.seconds)
     memory_limit = watch.memory_fraction * compat.device_memory_bytes()
     started = saved = lap = time.monotonic()
@@ -173,7 +176,7 @@ def train(
                 lap, lap_tokens = now, 0.0
                 progress.status(_line(record, state, course), last=step == course.steps)
             if evaluate and (step % watch.evaluate_every_steps == 0 or step == course.steps):
-                model.update(_cast(state.params, compute))
+                model.update(_cast(compute, exact, state.params))
                 outcome.evaluation = evaluate(model)
                 record |= {"step": step} | outcome.evaluation
                 lap, lap_tokens = time.monotonic(), 0.0
@@ -193,12 +196,12 @@ def train(
 
 
 def _compiled(
-    model: Any, loss: Loss, rule: Rule, course: Course, compute: mx.Dtype
+    model: Any, loss: Loss, rule: Rule, course: Course, cast: Callable[[Any], Any]
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The two halves of a step: gradient of one micro-batch, and update."""
 
     def objective(params: Any, *batch: mx.array) -> tuple[mx.array, Sums]:
-        model.update(_cast(params, compute))
+        model.update(cast(params))
         return loss(model, *batch)
 
     def gradient(params: Any, *batch: mx.array) -> tuple[Sums, Any]:
@@ -234,8 +237,11 @@ def _accumulate(
     return total
 
 
-def _cast(params: Any, dtype: mx.Dtype) -> Any:
-    return tree_map(lambda param: param.astype(dtype), params)
+def _cast(dtype: mx.Dtype, exact: Collection[str], params: Any) -> Any:
+    def one(path: str, param: mx.array) -> mx.array:
+        return param if path.partition(".")[0] in exact else param.astype(dtype)
+
+    return tree_map_with_path(one, params)
 
 
 def _record(step: int, sums: Sums, stats: Sums, lr: float) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 Sums, because a mean of means is wrong as soon as micro-batches or machines hold unequal numbers
 of tokens: add up sums and gradients of sums, then divide once by the total.
 
-Shapes. B rows, T tokens of a row, N tokens in all, D width, V vocabulary.
+Shapes. B rows, T tokens of a row, N tokens in all, D width, V vocabulary, K candidates of a
+teacher for one token.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def next_token_loss(
     mask: mx.array | str | None,
     z_loss: float,
     chunk_bytes: int,
+    shares: mx.array | None = None,
     checkpoint: bool = False,
     train_weight: bool = True,
     gradient: bool = True,
@@ -52,27 +54,56 @@ def next_token_loss(
         model: the decoder.
         inputs: [B, T] integers, tokens that the model sees.
         targets: [B, T] integers, the token after each of them; anything where `weights` is 0.
+            Or [B, T, K] with `shares`, as `distillation_targets` gives them.
         weights: [B, T], how much each target counts; 0 for padding.
         mask: attention mask, as `Decoder.hidden` takes it.
         z_loss: weight of the squared log normalizer, 0 or above.
         chunk_bytes: budget for logits, see `linear_cross_entropy`.
+        shares: [B, T, K], the probability that each of K targets is to have.
         checkpoint: recompute the blocks in the backward pass.
         train_weight: whether the output layer is trained; False saves its gradient.
         gradient: False for an evaluation.
 
     Returns:
-        The loss, and {"nll": sum of cross entropies, "tokens": sum of weights}, all float32
-        scalars. Only the loss has a gradient.
+        The loss, and {"nll": sum of cross entropies of the text's own tokens, "tokens": sum of
+        weights}, all float32 scalars. Only the loss has a gradient.
     """
     hidden = model.hidden(inputs, mask=mask, checkpoint=checkpoint)
     loss, nll = linear_cross_entropy(
         hidden.reshape(-1, hidden.shape[-1]),
         model.output_weight,
-        targets.reshape(-1),
+        targets.reshape(-1) if shares is None else targets.reshape(-1, targets.shape[-1]),
         weights.reshape(-1),
         z_loss=z_loss,
         chunk_bytes=chunk_bytes,
+        shares=None if shares is None else shares.reshape(-1, shares.shape[-1]),
         train_weight=train_weight,
         gradient=gradient,
     )
     return loss, {"nll": nll, "tokens": mx.sum(weights.astype(mx.float32))}
+
+
+def distillation_targets(
+    text: mx.array, candidates: mx.array, probabilities: mx.array, *, teacher_weight: float
+) -> tuple[mx.array, mx.array]:
+    """What a student is to predict: the teacher's candidates and the text's own next token.
+
+        q = teacher_weight * teacher + (1 - teacher_weight) * onehot(text)
+
+    With one candidate of probability 1, the teacher's likeliest token, this is AFM's target. With
+    several, `linear_cross_entropy` matches the rest of the teacher's probability, too.
+
+    Args:
+        text: [B, T] integers, the tokens of the text.
+        candidates: [B, T, K] integers, tokens that the teacher finds likely.
+        probabilities: [B, T, K] theirs, with sum 1 at most.
+        teacher_weight: 0 to 1.
+
+    Returns:
+        Targets [B, T, K + 1], the text's token first, and their shares of the same shape.
+
+    Source: LS, OB and PE, notes on arXiv:2407.21075, with 0.9.
+    """
+    of_text = mx.full((*text.shape, 1), 1 - teacher_weight)
+    targets = mx.concatenate([text[..., None], candidates.astype(text.dtype)], axis=-1)
+    return targets, mx.concatenate([of_text, teacher_weight * probabilities], axis=-1)

@@ -27,8 +27,10 @@ c: arXiv:2309.14322, section 3.2.4.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from math import inf, log
+from types import MappingProxyType
 from typing import Any
 
 import mlx.core as mx
@@ -50,6 +52,16 @@ MOST_PIECES = 1_024
 
 
 @dataclass(frozen=True)
+class Rates:
+    """How tensors that are no weights of the decoder are trained, such as scores."""
+
+    lr_factor: float
+    """Learning rate, as a multiple of that of the weights; takes the place of c."""
+    weight_decay: float
+    """Decoupled decay per step at the peak of the schedule."""
+
+
+@dataclass(frozen=True)
 class _Step:
     """What all tensors share in one step: float32 scalars, except `applied`."""
 
@@ -59,6 +71,7 @@ class _Step:
     keep_square: mx.array  # b2; 1 in a skipped step
     update_mass: mx.array  # (1 - b1^t) / (1 - b1)
     square_mass: mx.array  # (1 - b2^t) / (1 - b2)
+    schedule: mx.array  # s; 0 in a skipped step
     rate: mx.array  # s * eta; 0 in a skipped step
     shrink: mx.array  # 1 - s * decay; 1 in a skipped step
 
@@ -66,9 +79,19 @@ class _Step:
 class UpdateRule:
     """One of the update rules above. Holds settings only; the state is the caller's."""
 
-    def __init__(self, settings: Optimizer, *, hidden_size: int) -> None:
-        """`hidden_size` is the width of the model, which decides the width multiplier."""
-        self.settings = settings
+    def __init__(
+        self,
+        settings: Optimizer,
+        *,
+        hidden_size: int,
+        rates: Mapping[str, Rates] = MappingProxyType({}),
+    ) -> None:
+        """A rule for a model of width `hidden_size`, which decides the width multiplier.
+
+        `rates` are those of tensors apart from the decoder, by the last but one name of their path:
+        "scores" for "scores.3".
+        """
+        self.settings, self.rates = settings, rates
         self.width_multiplier = min(settings.mup_base_width / hidden_size, 1.0)
 
     def init(self, params: Any) -> dict[str, Any]:
@@ -93,6 +116,8 @@ class UpdateRule:
         output layer of its own; 1 for the embedding, also where it is the output layer, and for
         gains. (AX has no untied models. Its source scales every linear layer by its inputs.)
         """
+        if (special := self.rates.get(_layer(path))) is not None:
+            return special.lr_factor
         scaled = _layer(path) in BLOCK_LINEARS | {"lm_head"}
         return self.width_multiplier if scaled else 1.0
 
@@ -122,10 +147,13 @@ class UpdateRule:
         """
         gradients = {path: grad.astype(mx.float32) for path, grad in _flat(grads).items()}
         norm = mx.sqrt(sum(map(_sum_of_squares, gradients.values()), start=mx.array(0.0)))
-        step = self._step(state["step"], norm, lr, schedule, weight_decay)
+        usual = self._step(state["step"], norm, lr, schedule, weight_decay)
         momenta, squares = _flat(state["momentum"]), _flat(state["square"])
         updated: dict[str, mx.array] = {}
         for path, param in _flat(params).items():
+            step = usual
+            if (special := self.rates.get(_layer(path))) is not None:
+                step = replace(usual, shrink=1.0 - usual.schedule * special.weight_decay)
             rate = step.rate * self.multiplier(path)
             tensor = param, gradients[path], momenta[path]
             if self._is_muon(path, param):
@@ -136,11 +164,11 @@ class UpdateRule:
                     *tensor, squares[path], step, rate
                 )
         new_state = {
-            "step": state["step"] + step.applied.astype(mx.uint32),
+            "step": state["step"] + usual.applied.astype(mx.uint32),
             "momentum": _like(state["momentum"], momenta),
             "square": _like(state["square"], squares),
         }
-        stats = {"grad_norm": norm, "skipped": 1.0 - step.applied.astype(mx.float32)}
+        stats = {"grad_norm": norm, "skipped": 1.0 - usual.applied.astype(mx.float32)}
         return _like(params, updated), new_state, stats
 
     def _is_muon(self, path: str, param: mx.array) -> bool:
@@ -169,6 +197,7 @@ class UpdateRule:
             keep_square=unless_skipped(settings.square_decay, 1.0),
             update_mass=_mass(settings.update_decay, step),
             square_mass=_mass(settings.square_decay, step),
+            schedule=unless_skipped(schedule, 0.0),
             rate=unless_skipped(schedule * lr, 0.0),
             shrink=unless_skipped(1.0 - schedule * decay, 1.0),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -11,6 +11,42 @@ import mlx.core as mx
 from afm_mlx.corpus.mixture import HeldOutRows
 from afm_mlx.corpus.packing import shift_right
 from afm_mlx.training.objectives import next_token_loss
+
+MICRO_ROWS = 8  # held-out rows in memory at once, when the recipe does not say; ours
+
+
+class Validation:
+    """What the loop asks of a model from time to time: held-out loss, and samples."""
+
+    def __init__(
+        self,
+        held_out: Mapping[str, HeldOutRows],
+        *,
+        eos_id: int,
+        micro_rows: int | None,
+        chunk_bytes: int,
+        prompts: Sequence[str] = (),
+        write: Callable[[str], str] | None = None,
+    ) -> None:
+        """Held-out rows by source; `write` continues a prompt with the model that is trained."""
+        self.held_out, self.eos_id = held_out, eos_id
+        self.micro_rows, self.chunk_bytes = micro_rows or MICRO_ROWS, chunk_bytes
+        self.prompts, self.write = prompts if write else (), write
+
+    def __call__(self, model: Any) -> dict[str, Any]:
+        """The numbers of `held_out_loss`, where there are held-out rows, and "samples"."""
+        found: dict[str, Any] = {}
+        if self.held_out:
+            found = held_out_loss(
+                model,
+                self.held_out,
+                eos_id=self.eos_id,
+                micro_rows=self.micro_rows,
+                chunk_bytes=self.chunk_bytes,
+            )
+        if self.write and self.prompts:
+            found["samples"] = {prompt: self.write(prompt) for prompt in self.prompts}
+        return found
 
 
 def held_out_loss(

@@ -297,3 +297,86 @@ def test_memory_stays_within_the_budget():
     gradients = 4 * (n + v) * d
     assert used < gradients + 2 * chunk_bytes
     assert used < 4 * n * v  # the full matrix of logits
+
+
+# Several targets of one token: a text's own, and a teacher's candidates.
+
+
+def soft_case(seed=0, tokens=6, width=5, vocab=11, candidates=4):
+    keys = mx.random.split(mx.random.key(seed), 4)
+    hidden = mx.random.normal((tokens, width), key=keys[0])
+    weight = mx.random.normal((vocab, width), key=keys[1])
+    teacher = mx.softmax(2 * mx.random.normal((tokens, vocab), key=keys[2]), axis=-1)
+    ids = mx.argsort(-teacher, axis=-1)[:, :candidates]
+    text = mx.random.randint(0, vocab, (tokens,), key=keys[3])
+    return hidden, weight, teacher, ids, text
+
+
+def soft_reference(hidden, weight, targets, shares, weights, z_loss):
+    """The definition: all tokens that are no candidates count as one."""
+    logits = hidden @ weight.T
+    log_z = mx.logsumexp(logits, axis=-1)
+    candidates = targets[:, 1:]
+    is_candidate = (mx.arange(weight.shape[0])[None, None] == candidates[..., None]).any(1)
+    log_others = mx.logsumexp(mx.where(is_candidate, -1e9, logits), axis=-1)
+    named = (shares * mx.take_along_axis(logits, targets, axis=-1)).sum(-1)
+    others = mx.maximum(1 - shares.sum(-1), 0)
+    ce = log_z - named - others * log_others
+    return (weights * (ce + z_loss * mx.square(log_z))).sum()
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 1e-2])
+@pytest.mark.parametrize("whole", [True, False], ids=["one candidate", "the rest as one"])
+@pytest.mark.parametrize("chunk_bytes", [1, 2**20])
+def test_several_targets_match_the_definition_in_loss_and_gradient(z_loss, whole, chunk_bytes):
+    hidden, weight, teacher, ids, text = soft_case(candidates=1 if whole else 4)
+    chosen = mx.ones(ids.shape) if whole else mx.take_along_axis(teacher, ids, axis=-1)
+    targets = mx.concatenate([text[:, None], ids], axis=-1)
+    shares = mx.concatenate([mx.full((len(text), 1), 0.1), 0.9 * chosen], axis=-1)
+    shares = shares if not whole else shares / shares.sum(-1, keepdims=True)
+    weights = mx.array([1.0, 0.5, 0.0, 1.0, 2.0, 1.0])
+
+    def ours(hidden, weight):
+        return linear_cross_entropy(
+            hidden, weight, targets, weights, shares=shares, z_loss=z_loss, chunk_bytes=chunk_bytes
+        )[0]
+
+    def wanted(hidden, weight):
+        return soft_reference(hidden, weight, targets, shares, weights, z_loss)
+
+    assert ours(hidden, weight).item() == pytest.approx(wanted(hidden, weight).item(), rel=1e-5)
+    for got, right in zip(
+        mx.grad(ours, argnums=(0, 1))(hidden, weight),
+        mx.grad(wanted, argnums=(0, 1))(hidden, weight),
+        strict=True,
+    ):
+        assert mx.allclose(got, right, atol=2e-5, rtol=1e-4).item()
+
+
+def test_a_text_token_that_the_teacher_names_too_counts_twice():
+    hidden, weight, _, ids, _ = soft_case(candidates=1)
+    shares = mx.broadcast_to(mx.array([0.1, 0.9]), (len(ids), 2))
+    both = mx.concatenate([ids, ids], axis=-1)
+    ones = mx.ones(len(ids))
+    loss, nll = linear_cross_entropy(
+        hidden, weight, both, ones, shares=shares, z_loss=0.0, chunk_bytes=2**20
+    )
+    plain, _ = linear_cross_entropy(hidden, weight, ids[:, 0], ones, z_loss=0.0, chunk_bytes=2**20)
+    assert loss.item() == pytest.approx(plain.item(), rel=1e-6)
+    assert nll.item() == pytest.approx(plain.item(), rel=1e-6)
+
+
+def test_a_student_that_agrees_with_its_teacher_gets_no_gradient():
+    hidden, weight, _, _, _ = soft_case()
+    teacher = mx.softmax(hidden @ weight.T, axis=-1)
+    ids = mx.argsort(-teacher, axis=-1)[:, :4]
+    targets = mx.concatenate([ids[:, :1], ids], axis=-1)
+    of_text = mx.zeros((len(ids), 1))
+    shares = mx.concatenate([of_text, mx.take_along_axis(teacher, ids, axis=-1)], axis=-1)
+
+    def loss(hidden):
+        return linear_cross_entropy(
+            hidden, weight, targets, mx.ones(len(ids)), shares=shares, z_loss=0.0, chunk_bytes=2**20
+        )[0]
+
+    assert mx.abs(mx.grad(loss)(hidden)).max().item() < 1e-5

@@ -1,0 +1,159 @@
+"""What a teacher says of rows of text: for each token, the tokens that it finds likeliest next.
+
+Shapes. R rows, T tokens of a row, V vocabulary, K candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from afm_mlx.corpus.packing import document_ids, document_mask, shift_right
+from afm_mlx.decoder.checkpoint import open_checkpoint, read_shape
+from afm_mlx.decoder.decoder import Decoder
+from afm_mlx.errors import ModelError
+from afm_mlx.settings.sections import Shape
+from afm_mlx.text.tokenizer import Tokenizer
+
+# Arrays like a chunk's logits that exist at once: logits, their order, what is chosen. Ours.
+_LOGIT_ARRAYS = 3
+
+
+@dataclass(frozen=True)
+class Said:
+    """The teacher's candidates for each token, likeliest first."""
+
+    ids: NDArray[np.int32]
+    """[R, T, K] token ids."""
+    probabilities: NDArray[np.float32]
+    """[R, T, K], 0 to 1; 1 of a single candidate. What is missing to 1 is that of all others."""
+
+
+class Teacher(Protocol):
+    """Who knows what the teacher says: the model itself, or label files."""
+
+    def says(self, rows: NDArray[np.int32], places: Sequence[tuple[str, int]]) -> Said:
+        """Candidates of the tokens of `rows` [R, T], which stand at `places` of the sources."""
+
+
+class LiveTeacher:
+    """A teacher that reads the rows itself."""
+
+    def __init__(
+        self,
+        model: Decoder,
+        *,
+        eos_id: int,
+        candidates: int,
+        temperature: float,
+        document_mask: bool,
+        micro_rows: int,
+        chunk_bytes: int,
+    ) -> None:
+        """`model` is not changed. `chunk_bytes` is a budget for logits held at once."""
+        self.model, self.eos_id = model, eos_id
+        self.candidates, self.temperature = candidates, temperature
+        self.document_mask, self.micro_rows = document_mask, micro_rows
+        self.chunk_bytes = chunk_bytes
+
+    def says(self, rows: NDArray[np.int32], places: Sequence[tuple[str, int]] = ()) -> Said:
+        """Candidates of the tokens of `rows` [R, T]; `places` do not matter."""
+        parts = [
+            self._read(mx.array(rows[start : start + self.micro_rows]))
+            for start in range(0, len(rows), self.micro_rows)
+        ]
+        return Said(
+            np.concatenate([ids for ids, _ in parts]),
+            np.concatenate([probabilities for _, probabilities in parts]),
+        )
+
+    def _read(self, rows: mx.array) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        inputs = shift_right(rows, self.eos_id)
+        mask: Any = "causal"
+        if self.document_mask:
+            mask = document_mask(document_ids(inputs, self.eos_id))
+        hidden = self.model.hidden(inputs, mask=mask)
+        hidden = hidden.reshape(-1, hidden.shape[-1])
+        weight = self.model.output_weight
+        row_bytes = _LOGIT_ARRAYS * 4 * weight.shape[0]
+        step = max(1, self.chunk_bytes // row_bytes)
+        ids, probabilities = [], []
+        for start in range(0, hidden.shape[0], step):
+            logits = (hidden[start : start + step] @ weight.T).astype(mx.float32)
+            found = likeliest(logits, self.candidates, self.temperature)
+            mx.eval(found)
+            ids.append(np.array(found[0]))
+            probabilities.append(np.array(found[1]))
+        shape = (*rows.shape, self.candidates)
+        return np.concatenate(ids).reshape(shape), np.concatenate(probabilities).reshape(shape)
+
+
+def likeliest(logits: mx.array, candidates: int, temperature: float) -> tuple[mx.array, mx.array]:
+    """The highest logits of each token, as ids and as probabilities.
+
+    Args:
+        logits: [N, V] float32.
+        candidates: K, how many; 1 to V.
+        temperature: divides the logits before the softmax; above 0.
+
+    Returns:
+        [N, K] int32, likeliest first, and [N, K] float32: their probabilities among all V, but
+        of a single candidate 1.
+    """
+    if candidates == 1:
+        ids = mx.argmax(logits, axis=-1, keepdims=True).astype(mx.int32)
+        return ids, mx.ones(ids.shape, mx.float32)
+    logits = logits / temperature
+    normalizer = mx.logsumexp(logits, axis=-1, keepdims=True)
+    ids = mx.argpartition(-logits, candidates - 1, axis=-1)[:, :candidates]
+    found = mx.take_along_axis(logits, ids, axis=-1)
+    order = mx.argsort(-found, axis=-1)
+    ids = mx.take_along_axis(ids, order, axis=-1).astype(mx.int32)
+    found = mx.take_along_axis(found, order, axis=-1)
+    return ids, mx.exp(found - normalizer)
+
+
+def open_teacher(
+    folder: Path,
+    student: Shape,
+    tokenizer: Tokenizer,
+    *,
+    dtype: mx.Dtype,
+    candidates: int,
+    temperature: float,
+    document_mask: bool,
+    micro_rows: int,
+    chunk_bytes: int,
+) -> LiveTeacher:
+    """The teacher in a model folder, for a student of some shape and tokenizer.
+
+    Raises:
+        ModelError: the tokenizers differ, or the teacher has fewer layers than the student.
+    """
+    shape, theirs = read_shape(folder), Tokenizer.open(folder).fingerprint
+    if theirs != tokenizer.fingerprint:
+        raise ModelError(
+            f"the teacher's tokenizer is {theirs[:8]}, and the student's "
+            f"{tokenizer.fingerprint[:8]}: the same ids mean other texts",
+            hint="distil from a model with the same tokenizer, such as a larger one of its family",
+        )
+    if shape.num_layers < student.num_layers:
+        raise ModelError(
+            f"the teacher has {shape.num_layers} layers, and the student {student.num_layers}",
+            hint="a teacher is at least as deep as its student: is the order right?",
+        )
+    return LiveTeacher(
+        open_checkpoint(folder, dtype=dtype),
+        eos_id=tokenizer.eos_id,
+        candidates=candidates,
+        temperature=temperature,
+        document_mask=document_mask,
+        micro_rows=micro_rows,
+        chunk_bytes=chunk_bytes,
+    )

@@ -1,0 +1,48 @@
+"""Settings of `afm prune` and `afm distill` on a model of one's own, which has no recipe.
+
+Everything here is ours: sizes for an evening on a laptop, learning rates found on SmolLM2-135M (see
+benchmarks/RESULTS.md). `--set` changes any of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+TEXTS = "texts"
+"""Name of the one data source."""
+
+HELD_OUT_FRACTION = 0.02
+"""Share of the documents, 0 to 1, that the result is measured on."""
+
+ROW_TOKENS = 512
+"""Tokens in a row, or the model's context where that is shorter."""
+
+SHARED: dict[str, Any] = {
+    "optimizer": {"name": "adamw", "update_decay": 0.9, "square_decay": 0.95, "eps": 1e-8},
+    "training": {"micro_rows": 4},
+    "watch": {"evaluate_every_steps": 50, "log_every_steps": 5, "snapshot_every_seconds": 120.0},
+}
+"""Sections of every such run."""
+
+PRUNE: dict[str, Any] = {
+    "tokens": 200_000,
+    "rows_per_step": 4,
+    "lr": 1e-4,
+    "score_lr_factor": 200.0,
+    "scoring_tokens": 50_000,
+}
+"""[prune]"""
+
+DISTILL: dict[str, Any] = {"target": "logits", "candidates": 64}
+"""[distill]"""
+
+CORE: dict[str, Any] = {
+    "tokens": 200_000,
+    "rows_per_step": 4,
+    "lr": 1e-4,
+    "warmup_steps": 5,
+    "final_lr_fraction": 0.1,
+    "weight_decay": 0.0,
+    "mixture": {TEXTS: 1.0},
+}
+"""[core] of a distillation."""

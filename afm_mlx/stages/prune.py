@@ -1,0 +1,233 @@
+"""Pruning: choose the feed-forward units of the teacher that the student keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from afm_mlx import compat
+from afm_mlx.artifact import Inputs
+from afm_mlx.compression.importance import (
+    activation_importance,
+    gradient_importance,
+    standardized_logs,
+)
+from afm_mlx.compression.masks import MaskedDecoder, annealed, cut_units
+from afm_mlx.compression.topk import hard_top_k
+from afm_mlx.corpus.packing import document_ids, document_mask, shift_right
+from afm_mlx.decoder.checkpoint import open_checkpoint, save_checkpoint
+from afm_mlx.decoder.decoder import Decoder, count_parameters
+from afm_mlx.decoder.weights import write_file
+from afm_mlx.errors import ModelError
+from afm_mlx.progress import Progress
+from afm_mlx.recipe import Recipe
+from afm_mlx.settings.compression import PruneMethod
+from afm_mlx.settings.sections import Shape
+from afm_mlx.text.tokenizer import Tokenizer
+from afm_mlx.training.loop import Batch, Course, Loss, train
+from afm_mlx.training.objectives import next_token_loss
+from afm_mlx.training.optimizer import Rates, UpdateRule
+from afm_mlx.training.texts import TrainingTexts, open_held_out
+from afm_mlx.training.validation import Validation
+
+
+def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[str, Any]:
+    """Prune the teacher to the width of the recipe's shape; leave a checkpoint in `out`.
+
+    Raises:
+        DataError: shards are damaged, of another tokenizer, or shorter than a row.
+        ModelError: the teacher is not wider than what is to be kept, or of another shape.
+        FitError, RunError: see `training.loop.train`.
+    """
+    section, settings, width = recipe.prune, recipe.training, recipe.shape.intermediate_size
+    assert section is not None
+    folder = inputs["tokenizer"] / "tokenizer"
+    tokenizer = Tokenizer.open(folder)
+    model = open_checkpoint(inputs["teacher"] / "model", dtype=mx.float32)
+    wide = model.shape.intermediate_size
+    _check_shape(model.shape, recipe.shape)
+    if width >= wide:
+        raise ModelError(
+            f"{width:,} units are to be kept, and the model has {wide:,}",
+            hint=f"--ffn, or shape.intermediate_size: a number below {wide:,}",
+        )
+    texts = TrainingTexts(
+        inputs["data"],
+        recipe.prune_mixture(),
+        tokenizer,
+        row_tokens=section.row_tokens,
+        rows_per_step=section.rows_per_step,
+        seed=settings.seed,
+    )
+    micro_steps = section.rows_per_step // settings.rows_at_once(section.rows_per_step)
+    eos = tokenizer.eos_id
+
+    def micro_batches(step: int) -> list[mx.array]:
+        return list(mx.split(mx.array(texts.targets(step)), micro_steps))
+
+    def loss(model: Decoder, targets: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
+        tokens = shift_right(targets, eos)
+        return next_token_loss(
+            model,
+            tokens,
+            targets,
+            mx.ones(targets.shape),
+            mask=document_mask(document_ids(tokens, eos)) if settings.document_mask else "causal",
+            z_loss=settings.z_loss,
+            chunk_bytes=settings.loss_bytes,
+            checkpoint=settings.activation_checkpointing,
+        )
+
+    validation = Validation(
+        open_held_out(
+            inputs["data"],
+            [name for name, source in recipe.data.items() if source.held_out_fraction > 0],
+            tokenizer,
+            row_tokens=section.row_tokens,
+            span_tokens=recipe.longest_row(),
+            most_tokens=recipe.watch.evaluation_tokens,
+        ),
+        eos_id=eos,
+        micro_rows=settings.micro_rows,
+        chunk_bytes=settings.loss_bytes,
+    )
+    before = validation(model)
+    progress.say(
+        f"  {wide:,} to {width:,} units in each of {model.shape.num_layers} layers"
+        + (f"; held out {before['held_out_nats']:.4f} nats per token" if before else "")
+    )
+
+    scoring_steps = -(-section.scoring_tokens // (section.row_tokens * section.rows_per_step))
+    rows = (rows for step in range(1, scoring_steps + 1) for rows in micro_batches(step))
+    metrics: dict[str, Any] = {"teacher_" + name: before[name] for name in before}
+    if section.method is PruneMethod.ACTIVATION:
+        importance = activation_importance(model, (shift_right(each, eos) for each in rows))
+        student = cut_units(model, hard_top_k(importance, width))
+    else:
+        masked = _masked(model, out, rows, lambda model, rows: loss(model, rows)[0])
+        metrics |= _learn(
+            masked, recipe, micro_batches, loss, validation, out=out, progress=progress
+        )
+        student = masked.cut(width, section.last_temperature)
+        mass = masked.held_mass(width, section.last_temperature)
+        progress.say(_mass_table(mass))
+        metrics["held_mass"] = mass
+    final = validation(student)
+    if final:
+        progress.say(f"  pruned: held out {final['held_out_nats']:.4f} nats per token")
+    facts = {"recipe": recipe.name, "stage": "prune", "tokenizer": tokenizer.fingerprint}
+    save_checkpoint(out / "model", student, folder, facts=facts)
+    return {**final, **metrics, "parameters": sum(count_parameters(student.shape).values())}
+
+
+def _masked(
+    model: Decoder,
+    out: Path,
+    rows: Iterable[mx.array],
+    loss: Callable[[Decoder, mx.array], mx.array],
+) -> MaskedDecoder:
+    """The model with first scores, which are measured once and kept for a run that goes on."""
+    kept = out / "importance.safetensors"
+    if kept.exists():
+        arrays: Any = mx.load(str(kept))
+        importance = arrays["importance"]
+    else:
+        importance = gradient_importance(model, rows, loss)
+        write_file(kept, {"importance": importance})
+    return MaskedDecoder(model, standardized_logs(importance))
+
+
+def _learn(
+    masked: MaskedDecoder,
+    recipe: Recipe,
+    micro_batches: Callable[[int], list[mx.array]],
+    loss: Loss,
+    validation: Validation,
+    *,
+    out: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Train masks and weights together, while the width shrinks and the masks harden."""
+    section, settings = recipe.prune, recipe.training
+    assert section is not None
+    shape, width = masked.decoder.shape, recipe.shape.intermediate_size
+
+    def batches(step: int) -> list[Batch]:
+        done = step / section.steps
+        k, temperature = annealed(
+            done / section.anneal_fraction if section.anneal_fraction else 1.0,
+            widths=(shape.intermediate_size, width),
+            temperatures=(section.first_temperature, section.last_temperature),
+        )
+        return [(rows, mx.array(k), mx.array(temperature)) for rows in micro_batches(step)]
+
+    def masked_loss(
+        model: MaskedDecoder, rows: mx.array, k: mx.array, temperature: mx.array
+    ) -> tuple[mx.array, dict[str, mx.array]]:
+        with model.masked(k, temperature) as decoder:
+            return loss(decoder, rows)
+
+    def evaluate(model: MaskedDecoder) -> dict[str, Any]:
+        """Of what would be left if the units were cut now."""
+        with model.hardened(width, section.last_temperature) as decoder:
+            return validation(decoder)
+
+    start = evaluate(masked)
+    if start:
+        progress.say(f"  by first scores: held out {start['held_out_nats']:.4f} nats per token")
+    scores = Rates(section.score_lr_factor, section.score_weight_decay)
+    outcome = train(
+        masked,
+        masked_loss,
+        batches,
+        UpdateRule(recipe.optimizer, hidden_size=shape.hidden_size, rates={"scores": scores}),
+        Course(
+            steps=section.steps,
+            lr=section.lr,
+            warmup_steps=round(section.warmup_fraction * section.steps),
+            final_lr_fraction=section.final_lr_fraction,
+            weight_decay=section.weight_decay,
+            most_skipped_steps=settings.most_skipped_steps,
+        ),
+        compute=compat.compute_dtype(settings.compute),
+        exact=("scores",),
+        work=out,
+        watch=recipe.watch,
+        progress=progress,
+        evaluate=evaluate,
+    )
+    return {
+        **{"first_scores_" + name: start[name] for name in start},
+        "loss": outcome.losses[-1][1] if outcome.losses else None,
+        "tokens": section.steps * section.row_tokens * section.rows_per_step,
+        "earlier_seconds": outcome.earlier_seconds,
+        "peak_gb": round(outcome.peak_bytes / 1e9, 3),
+    }
+
+
+def _check_shape(teacher: Shape, student: Shape) -> None:
+    """Raise unless the two differ in feed-forward width alone, rotation and context aside."""
+    for name in (
+        "num_layers",
+        "hidden_size",
+        "num_heads",
+        "num_kv_heads",
+        "head_dim",
+        "vocab_size",
+    ):
+        wide, narrow = getattr(teacher, name), getattr(student, name)
+        if wide != narrow:
+            raise ModelError(
+                f"the teacher's {name} is {wide:,}, and the student's {narrow:,}",
+                hint="pruning narrows the feed-forward layers; all else must be equal",
+            )
+
+
+def _mass_table(mass: list[float]) -> str:
+    """What the kept units hold of each layer's masks; the rest was cut away."""
+    cells = [f"{layer:>3}: {share:7.2%}" for layer, share in enumerate(mass)]
+    lines = ["   ".join(cells[start : start + 6]) for start in range(0, len(cells), 6)]
+    return "\n".join(["  share of each layer's masks on the units that are kept:", *lines])
