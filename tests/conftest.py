@@ -32,5 +32,5 @@ def real_data() -> Path:
 
 
 def pytest_make_parametrize_id(config, val):
-    """Name bytes by their length: a gzip file's own hold the time, and workers must agree on ids."""
+    """Name bytes by their length: those of gzip hold the time, and workers must agree on ids."""
     return f"{len(val)} bytes" if isinstance(val, bytes) else None
