@@ -46,8 +46,8 @@ from afm_mlx.corpus.filters.quality import train_classifier
 from afm_mlx.corpus.overlap.exact import text_hash
 from afm_mlx.corpus.overlap.shingles import normalized
 from afm_mlx.corpus.record import Record
+from afm_mlx.corpus.record_shards import GZIP_LEVEL, read_shard, shard_name, write_shard
 from afm_mlx.corpus.shards import write_shards
-from afm_mlx.corpus.steps import GZIP_LEVEL, read_shard, shard_name, write_shard
 from afm_mlx.corpus.web.extract import Extractor
 from afm_mlx.corpus.web.warc import WarcWriter, read_warc
 from afm_mlx.settings.clean import Clean

@@ -37,7 +37,7 @@ from afm_mlx.corpus.overlap.benchmarks_text import Item, read_benchmark
 from afm_mlx.corpus.overlap.decontaminate import Decontamination, NgramIndex
 from afm_mlx.corpus.overlap.ngrams import punctuation_forms, split_words
 from afm_mlx.corpus.record import Record
-from afm_mlx.corpus.steps import shard_name, write_shard
+from afm_mlx.corpus.record_shards import shard_name, write_shard
 from afm_mlx.settings.decontamination import Benchmark, Decontaminate
 from afm_mlx.settings.sections import Source, SourceKind
 

@@ -40,7 +40,7 @@ from afm_mlx.corpus.overlap.minhash import (
 )
 from afm_mlx.corpus.overlap.shingles import normalized, shingle_hashes
 from afm_mlx.corpus.record import Record
-from afm_mlx.corpus.steps import shard_name, write_shard
+from afm_mlx.corpus.record_shards import shard_name, write_shard
 from afm_mlx.settings.overlap import Dedup
 from afm_mlx.settings.sections import Source, SourceKind
 

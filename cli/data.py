@@ -139,7 +139,7 @@ def grade(
     from itertools import islice
 
     from afm_mlx.corpus.filters.grades import grade_to_file
-    from afm_mlx.corpus.steps import read_shards
+    from afm_mlx.corpus.record_shards import read_shards
     from afm_mlx.inference.engine import Engine
     from afm_mlx.recipe import load_section
     from afm_mlx.settings.quality import Grading
@@ -191,7 +191,7 @@ def quality(
 
     from afm_mlx.corpus.filters.grades import Seeds, grade_by_seeds, read_grades
     from afm_mlx.corpus.filters.quality import calibrate, train_classifier
-    from afm_mlx.corpus.steps import read_shards
+    from afm_mlx.corpus.record_shards import read_shards
     from afm_mlx.recipe import load_section
     from afm_mlx.settings.quality import Quality
 

@@ -15,7 +15,7 @@ from typing import Any
 from afm_mlx.artifact import read_manifest
 from afm_mlx.corpus.clean import DONE, SOURCES_FOLDER, STEPS_FOLDER, done_files
 from afm_mlx.corpus.counts import add_counts, drops_of, read_counts
-from afm_mlx.corpus.steps import list_shards, read_drops, read_shard
+from afm_mlx.corpus.record_shards import list_shards, read_drops, read_shard
 from afm_mlx.errors import DataError
 
 # Characters shown of a document, documents shown of a source, and drops shown of a rule. Ours.

@@ -32,17 +32,8 @@ from afm_mlx.corpus.counts import add_counts, read_facts
 from afm_mlx.corpus.documents import Document
 from afm_mlx.corpus.files import SUFFIXES, list_files
 from afm_mlx.corpus.overlap.benchmarks_text import check_benchmarks
-from afm_mlx.corpus.steps import (
-    Corpus,
-    CorpusStep,
-    Filter,
-    Step,
-    Told,
-    list_shards,
-    read_shard,
-    run_steps,
-    shard_name,
-)
+from afm_mlx.corpus.record_shards import list_shards, read_shard, shard_name
+from afm_mlx.corpus.steps import Corpus, CorpusStep, Filter, Step, Told, run_steps
 from afm_mlx.errors import DataError
 from afm_mlx.settings.clean import Clean
 from afm_mlx.settings.sections import Section, Source, SourceKind

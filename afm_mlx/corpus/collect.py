@@ -14,9 +14,10 @@ from afm_mlx.artifact import write_text
 from afm_mlx.corpus.counts import Tally, counts_of, read_facts
 from afm_mlx.corpus.documents import license_of, read_documents
 from afm_mlx.corpus.record import Record
+from afm_mlx.corpus.record_shards import shard_name, write_shard
 from afm_mlx.corpus.sources.hub import PINS, hub_paths, keep_pins, pinned_sources
 from afm_mlx.corpus.sources.locate import locate
-from afm_mlx.corpus.steps import Told, claim, clear_parts, shard_name, write_shard
+from afm_mlx.corpus.steps import Told, claim, clear_parts
 from afm_mlx.errors import DataError
 from afm_mlx.settings.sections import Source, SourceKind
 from afm_mlx.settings.web import Warc

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from afm_mlx.corpus.record_shards import list_shards
 from afm_mlx.corpus.steps import (
     DECIDED,
     PREPARED,
@@ -27,7 +28,6 @@ from afm_mlx.corpus.steps import (
     decide,
     is_filtered,
     is_prepared,
-    list_shards,
 )
 from afm_mlx.errors import DataError
 

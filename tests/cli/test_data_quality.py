@@ -3,7 +3,7 @@
 import json
 
 from afm_mlx.corpus.record import Record
-from afm_mlx.corpus.steps import shard_name, write_shard
+from afm_mlx.corpus.record_shards import shard_name, write_shard
 
 GOOD = "The theorem follows because each term of the series is bounded by the one before it, {}."
 BAD = "Click here to win a free prize now, buy cheap tickets and casino chips today, offer {}!"

@@ -5,7 +5,13 @@ import json
 import pytest
 
 from afm_mlx.corpus.record import Record
-from afm_mlx.corpus.steps import list_shards, read_drops, read_shard, shard_name, write_shard
+from afm_mlx.corpus.record_shards import (
+    list_shards,
+    read_drops,
+    read_shard,
+    shard_name,
+    write_shard,
+)
 
 ITEM = "Natalia sold clips to 48 of her friends in April, and then half as many in May. How many?"
 

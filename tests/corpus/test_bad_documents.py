@@ -19,7 +19,7 @@ import pyarrow.parquet
 from afm_cli import main
 
 from afm_mlx.corpus.documents import read_documents
-from afm_mlx.corpus.steps import list_shards, read_shard
+from afm_mlx.corpus.record_shards import list_shards, read_shard
 from afm_mlx.settings.sections import Source
 
 LEVELS = 100_000

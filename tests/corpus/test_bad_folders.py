@@ -11,7 +11,7 @@ from afm_mlx.artifact import locked
 from afm_mlx.corpus.clean import clean_sources
 from afm_mlx.corpus.collect import collect
 from afm_mlx.corpus.overlap.groups import Groups
-from afm_mlx.corpus.steps import list_shards, read_shard
+from afm_mlx.corpus.record_shards import list_shards, read_shard
 from afm_mlx.errors import DataError
 from afm_mlx.settings.clean import Clean
 from afm_mlx.settings.sections import Source

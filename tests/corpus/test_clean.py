@@ -17,7 +17,7 @@ import pytest
 from afm_mlx import pipeline
 from afm_mlx.corpus.clean import clean_folder, clean_sources, passes_of, read_clean, steps_of
 from afm_mlx.corpus.collect import collect
-from afm_mlx.corpus.steps import list_shards, read_shard
+from afm_mlx.corpus.record_shards import list_shards, read_shard
 from afm_mlx.errors import DataError, RecipeError
 from afm_mlx.progress import Progress
 from afm_mlx.recipe import load_recipe, load_section

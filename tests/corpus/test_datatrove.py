@@ -14,7 +14,8 @@ pytest.importorskip(
 )
 
 from afm_mlx.corpus.record import Record
-from afm_mlx.corpus.steps import list_shards, run_steps, write_shard
+from afm_mlx.corpus.record_shards import list_shards, write_shard
+from afm_mlx.corpus.steps import run_steps
 
 # In a process of its own: datatrove's logger writes to the terminal, and tasks are started anew.
 SCRIPT = """

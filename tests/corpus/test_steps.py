@@ -14,16 +14,8 @@ import pytest
 
 from afm_mlx.corpus.counts import counts_of, drops_of, read_counts
 from afm_mlx.corpus.record import Record, drop
-from afm_mlx.corpus.steps import (
-    CorpusStep,
-    Filtering,
-    Step,
-    list_shards,
-    read_drops,
-    read_shard,
-    run_steps,
-    write_shard,
-)
+from afm_mlx.corpus.record_shards import list_shards, read_drops, read_shard, write_shard
+from afm_mlx.corpus.steps import CorpusStep, Filtering, Step, run_steps
 from afm_mlx.corpus.workers import run_jobs
 from afm_mlx.errors import AfmError, DataError, RunError
 
@@ -33,7 +25,7 @@ import json, os, signal, time
 from dataclasses import replace
 
 from afm_mlx.corpus.record import drop
-from afm_mlx.corpus.steps import read_shard
+from afm_mlx.corpus.record_shards import read_shard
 from afm_mlx.errors import DataError
 
 
@@ -377,7 +369,8 @@ sys.path.insert(0, {importable!r})
 from functools import partial
 from pathlib import Path
 import filters_of_test as filters
-from afm_mlx.corpus.steps import CorpusStep, Step, list_shards, run_steps
+from afm_mlx.corpus.record_shards import list_shards
+from afm_mlx.corpus.steps import CorpusStep, Step, run_steps
 
 if __name__ == "__main__":
     run_steps(

@@ -32,7 +32,7 @@ from afm_mlx.corpus.overlap.ngrams import (
     split_words,
 )
 from afm_mlx.corpus.record import LONGEST_EVIDENCE
-from afm_mlx.corpus.steps import read_shard
+from afm_mlx.corpus.record_shards import read_shard
 from afm_mlx.errors import DataError
 from afm_mlx.settings.decontamination import Decontaminate, Lengths
 

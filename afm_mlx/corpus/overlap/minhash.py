@@ -34,7 +34,7 @@ from afm_mlx.corpus.overlap.shingles import (
     shingle_hashes,
     shingle_pieces,
 )
-from afm_mlx.corpus.steps import read_shard
+from afm_mlx.corpus.record_shards import read_shard
 from afm_mlx.settings.overlap import Dedup
 
 Signatures = NDArray[np.uint32]

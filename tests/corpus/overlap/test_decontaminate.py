@@ -9,7 +9,13 @@ from afm_mlx.corpus.clean import clean_folder
 from afm_mlx.corpus.overlap.decontaminate import Decontamination, NgramIndex
 from afm_mlx.corpus.overlap.ngrams import ngram_hashes, split_words
 from afm_mlx.corpus.record import Record
-from afm_mlx.corpus.steps import list_shards, read_drops, read_shard, shard_name, write_shard
+from afm_mlx.corpus.record_shards import (
+    list_shards,
+    read_drops,
+    read_shard,
+    shard_name,
+    write_shard,
+)
 from afm_mlx.errors import DataError
 from afm_mlx.recipe import load_section
 from afm_mlx.settings.clean import Clean

@@ -8,7 +8,7 @@ from afm_mlx.corpus.overlap.minhash import Deduplicator
 from afm_mlx.corpus.overlap.prepared import Corpus, Layout
 from afm_mlx.corpus.overlap.shingles import normalized
 from afm_mlx.corpus.record import Record
-from afm_mlx.corpus.steps import shard_name, write_shard
+from afm_mlx.corpus.record_shards import shard_name, write_shard
 from afm_mlx.settings.overlap import Dedup
 
 LAYOUT = Layout(bands=16, rows=8, shingle_words=5, longest_word=256)

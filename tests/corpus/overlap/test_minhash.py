@@ -21,7 +21,7 @@ from afm_mlx.corpus.overlap.shingles import (
     shingle_pieces,
 )
 from afm_mlx.corpus.record import Record
-from afm_mlx.corpus.steps import shard_name, write_shard
+from afm_mlx.corpus.record_shards import shard_name, write_shard
 from afm_mlx.errors import DataError
 from afm_mlx.settings.overlap import Dedup
 
