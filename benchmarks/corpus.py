@@ -49,7 +49,8 @@ from afm_mlx.corpus.record import Record
 from afm_mlx.corpus.record_shards import GZIP_LEVEL, read_shard, shard_name, write_shard
 from afm_mlx.corpus.shards import write_shards
 from afm_mlx.corpus.web.extract import Extractor
-from afm_mlx.corpus.web.warc import WarcWriter, read_warc
+from afm_mlx.corpus.web.warc import read_warc
+from afm_mlx.corpus.web.warc_writer import WarcWriter
 from afm_mlx.settings.clean import Clean
 from afm_mlx.settings.decontamination import Benchmark, Decontaminate
 from afm_mlx.settings.extraction import Extract, ExtractMode
