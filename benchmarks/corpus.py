@@ -248,7 +248,7 @@ def warc_row(corpus: Corpus, name: str) -> Row:
 def write_warc(path: Path, pages: Sequence[str]) -> Path:
     """The pages as an archive, by the crawler's own writer."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = WarcWriter(path)
+    writer = WarcWriter(path, length=0)
     for number, page in enumerate(pages):
         writer.write_response(
             f"https://page{number}.example/",
