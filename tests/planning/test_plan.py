@@ -1,15 +1,20 @@
 """Plans: each figure by hand, published figures, and what is said when a stage does not fit."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from afm_mlx.errors import RecipeError
 from afm_mlx.planning.cost import (
+    LABELLED_ROWS,
     LOGIT_ARRAYS,
     QUERY_BLOCK_TOKENS,
+    READING_BUDGET_ARRAYS,
     count_by_part,
     flops_per_token,
+    reading_flops_per_token,
     tensors,
 )
 from afm_mlx.planning.hardware import (
@@ -26,6 +31,41 @@ from afm_mlx.recipe import load_named_recipe, recipe_files
 CPU = Hardware("cpu", "a CPU", 8 * 10**9, 1e11, "made up", 0.5, compute_bytes=4, on_gpu=False)
 MAC = find_hardware("m4-max-64")
 UNTIED = ["shape.tied=false", "shape.qk_norm=false"]
+
+
+TEACHER = """
+[teacher]
+intermediate_size = 1_024
+[prune]
+tokens = 40_960
+row_tokens = 64
+rows_per_step = 16
+lr = 2e-3
+scoring_tokens = 8_192
+[distill]
+target = "logits"
+candidates = 16
+"""
+
+
+@pytest.fixture
+def taught(tmp_path):
+    """Plans of the tiny recipe with a teacher that is trained, pruned and distilled from."""
+    path = tmp_path / "taught.toml"
+    path.write_text(recipe_files()["afm-tiny"].read_text() + TEACHER)
+
+    def plan(*assignments, hardware=CPU):
+        return plan_recipe(load_named_recipe(str(path), assignments), hardware)
+
+    return plan
+
+
+def stage_of(plan, name):
+    return next(stage for stage in plan.stages if stage.stage == name)
+
+
+def device(stage, *assignments, hardware=MAC):
+    return stage_of(plan_recipe(load_named_recipe("afm-on-device", assignments), hardware), stage)
 
 
 def memory(stage):
@@ -46,10 +86,12 @@ def test_tensors_are_those_of_the_decoder(name, assignments):
 
 
 def test_constants_of_other_files_are_theirs():
+    from afm_mlx.compression import labels, teacher
     from afm_mlx.decoder.attention import BLOCK_TOKENS
     from afm_mlx.training.cross_entropy import ARRAYS_PER_CHUNK
 
     assert (QUERY_BLOCK_TOKENS, LOGIT_ARRAYS) == (BLOCK_TOKENS, ARRAYS_PER_CHUNK)
+    assert (READING_BUDGET_ARRAYS, LABELLED_ROWS) == (teacher._LOGIT_ARRAYS, labels._ROWS_AT_ONCE)
 
 
 def test_operations_of_one_token_by_hand():
@@ -66,18 +108,31 @@ def test_operations_of_one_token_by_hand():
 
 
 def test_device_core_stage_takes_the_operations_that_the_facts_sheet_derives():
-    recipe = load_named_recipe("afm-on-device", ["training.activation_checkpointing=false"])
-    core = plan_recipe(recipe, MAC).stages[0]
+    core = device("core", "training.activation_checkpointing=false")
     # The sheet says about 1.0e23, for 6 operations per number outside the embedding and token.
     assert core.flops["matrices"] == pytest.approx(0.98e23, rel=0.01)
-    assert sum(core.flops.values()) == pytest.approx(1.28e23, rel=0.01)
+    student = sum(core.flops.values()) - core.flops["teacher"]
+    assert student == pytest.approx(1.28e23, rel=0.01)
+    # And 8e22 for the teacher, for 2 of them; its attention and its logits come on top.
+    teacher = load_named_recipe("afm-teacher").shape
+    reading = reading_flops_per_token(teacher, 4_096) * core.tokens
+    assert core.flops["teacher"] == reading
+    matrices = flops_per_token(teacher, 4_096, recompute=False)["matrices"] / 3 * core.tokens
+    assert matrices == pytest.approx(0.79e23, rel=0.01)
+    assert reading == pytest.approx(0.90e23, rel=0.01)
     assert core.steps == 751_019
 
 
+def test_device_mask_learning_and_labels_are_as_the_facts_sheet_derives():
+    assert device("prune").steps == 22_412
+    labels = device("labels", "distill.labels=before")
+    assert labels.label_bytes == pytest.approx(12.6e12, rel=1e-4)
+    assert labels.label_bytes == 2 * labels.tokens
+
+
 def test_memory_of_weights_and_averages_is_exact():
-    device = plan_recipe(load_named_recipe("afm-on-device"), MAC).stages[0]
     total = 2_737_739_264
-    parts = memory(device)
+    parts = memory(device("core"))
     assert parts["weights"] == 4 * total
     assert parts["optimizer"] == 8 * total
     assert parts["gradients"] == 8 * total  # one row at a time: the sum, and the newest
@@ -156,9 +211,9 @@ def test_time_is_operations_over_the_assumed_rate():
 
 
 def test_shards_take_two_bytes_per_id_of_a_small_vocabulary():
-    device = plan_recipe(load_named_recipe("afm-on-device"), MAC).stages[2]
+    small = device("context")
     server = plan_recipe(load_named_recipe("afm-server"), MAC).stages[2]
-    assert device.shard_bytes == 2 * device.tokens
+    assert small.shard_bytes == 2 * small.tokens
     assert server.shard_bytes == 4 * server.tokens
 
 
@@ -190,12 +245,12 @@ def test_following_the_advice_makes_it_fit(assignments):
 
 
 def test_when_rows_are_too_long_shorter_ones_are_advised():
-    context = plan_recipe(load_named_recipe("afm-on-device"), find_hardware("m4-max-128")).stages[2]
+    context = device("context", hardware=find_hardware("m4-max-128"))
     assert "--set context.row_tokens=8192 needs" in context.advice
 
 
 def test_when_weights_alone_are_too_much_it_says_so():
-    stage = plan_recipe(load_named_recipe("afm-on-device"), MAC).stages[0]
+    stage = device("core")
     assert stage.advice == ("no setting is enough: weights, averages and gradients take 60.23 GB")
 
 
@@ -241,7 +296,7 @@ def test_the_text_says_what_is_assumed():
     assert "18.4 TFLOP/s (published peak) x 0.35 (assumed, not measured)" in text
     assert "106,496 bytes of float16 x 32,768 tokens" in text
     assert "at which a run stops: does not fit" in text
-    assert "not planned, not built yet: teacher, prune" in text
+    assert "not planned, not built yet: sft, reward" in text
     estimated = format_plan(plan_recipe(load_named_recipe("afm-tiny"), find_hardware("m5-pro-24")))
     assert "11.4 TFLOP/s (estimate, scaled by GPU cores)" in estimated
 
@@ -258,6 +313,133 @@ def test_every_recipe_has_a_plan_in_text_and_json(name):
 
 def tensors_of(name):
     return tensors(load_named_recipe(name).shape)
+
+
+def test_all_stages_with_a_teacher_are_planned_in_order(taught):
+    names = ["teacher", "prune", "core", "continued", "context"]
+    assert [stage.stage for stage in taught().stages] == names
+    before = ["teacher", "prune", "labels", *names[2:]]
+    assert [stage.stage for stage in taught("distill.labels=before").stages] == before
+
+
+def test_a_teacher_trained_here_is_planned_as_the_wider_core(taught):
+    wide = load_named_recipe("afm-tiny", ["shape.intermediate_size=1_024"])
+    core = plan_recipe(wide, CPU).stages[0]
+    plan = taught("teacher.tokens=40_960")
+    teacher = stage_of(plan, "teacher")
+    assert teacher.memory == core.memory
+    assert (teacher.tokens, plan.teacher.parameters) == (40_960, count_by_part(wide.shape)["total"])
+
+
+def test_mask_learning_keeps_scores_and_a_masked_copy(taught):
+    prune = stage_of(taught("training.micro_rows=2"), "prune")
+    units = 6 * 1_024
+    assert memory(prune)["scores"] == 20 * units  # micro-rows: two gradients
+    assert memory(prune)["masked copy"] == 4 * units * 128
+    assert prune.flops["first scores"] > 0
+
+
+def test_when_first_scores_need_more_memory_theirs_is_shown(taught):
+    prune = stage_of(taught(hardware=MAC), "prune")  # bfloat16 is for masks, not for scores
+    assert memory(prune)["gains"] == 8 * 6 * 1_024 * 16 * 64
+    (note,) = prune.notes
+    assert note.startswith("memory is that of taking first scores; learning masks needs 0.")
+
+
+def test_pruning_by_activation_trains_nothing(taught):
+    prune = stage_of(taught("prune.method=activation"), "prune")
+    assert (prune.steps, prune.tokens) == (0, 8_192)
+    assert memory(prune)["units"] == 4 * 6 * 1_024 * 16 * 64
+    assert "reads           8,192 tokens" in format_plan(taught("prune.method=activation"))
+
+
+def test_a_live_teacher_adds_weights_and_operations_to_the_distilled_stage_only(taught):
+    live, before = taught(), taught("distill.labels=before")
+    teacher = live.teacher.parameters
+    core, without = stage_of(live, "core"), stage_of(before, "core")
+    assert core.peak_bytes - without.peak_bytes >= memory(core)["teacher"] == 4 * teacher
+    assert core.flops["teacher"] == stage_of(before, "labels").flops["teacher"]
+    assert "teacher" not in without.flops
+    assert stage_of(live, "continued").memory == stage_of(before, "continued").memory
+
+
+def test_labels_of_several_candidates_keep_probabilities(taught):
+    several = stage_of(taught("distill.labels=before"), "labels")
+    assert several.label_bytes == (2 + 2) * 16 * 614_400
+    one = stage_of(taught("distill.labels=before", "distill.target=top"), "labels")
+    assert one.label_bytes == 2 * 614_400
+
+
+def test_teacher_and_student_that_fit_together_are_said_to():
+    core = device("core", hardware=find_hardware("m4-max-128"))
+    assert core.fits
+    assert core.notes == ("teacher and student fit together: 12.90 GB and 64.23 GB",)
+    before = device("core", "distill.labels=before", hardware=find_hardware("m4-max-128"))
+    assert before.notes == ("a live teacher would fit: 77.13 GB together with the student",)
+
+
+def test_labels_before_are_advised_when_only_the_student_fits():
+    hardware = find_hardware("m2-max-96")  # 69.6 GB for a run
+    core = device("core", hardware=hardware)
+    assert core.notes == ("teacher and student do not fit together: 12.90 GB and 64.23 GB",)
+    assert core.advice == "--set distill.labels=before needs 64.23 GB"
+    again = device("core", "distill.labels=before", hardware=hardware)
+    assert again.fits
+    assert gigabytes(again.peak_bytes) == "64.23"
+    assert device("labels", "distill.labels=before", hardware=hardware).fits
+
+
+def test_labels_before_are_not_advised_when_the_teacher_alone_is_too_large():
+    taught = ["teacher.model=afm-teacher", 'distill.stages=["core"]', "training.micro_rows=1"]
+    recipe = load_named_recipe("afm-mac", taught)
+    core = stage_of(plan_recipe(recipe, find_hardware("m1-8")), "core")
+    assert not core.fits
+    assert core.advice == "no setting is enough: the teacher takes 12.90 GB"
+
+
+def test_mask_learning_that_cannot_fit_names_the_other_method():
+    prune = device("prune", hardware=find_hardware("m4-max-128"))
+    settings, _, needed = prune.advice.partition(" needs ")
+    assert settings == "--set prune.method=activation"
+    again = device("prune", "prune.method=activation", hardware=find_hardware("m4-max-128"))
+    assert again.fits
+    assert f"{gigabytes(again.peak_bytes)} GB" == needed
+
+
+def test_a_teacher_that_is_not_there_yet_is_not_planned():
+    assignments = ["teacher.model=org/large", 'distill.stages=["core"]']
+    plan = plan_recipe(load_named_recipe("afm-tiny", assignments), CPU)
+    core = stage_of(plan, "core")
+    assert core.notes == ("'org/large' is not planned: its shape is not known here",)
+    assert "teacher" not in memory(core)
+    assert "teacher     org/large, not planned: its shape is not known here" in format_plan(plan)
+    before = plan_recipe(
+        load_named_recipe("afm-tiny", [*assignments, "distill.labels=before"]), CPU
+    )
+    assert format_plan(before).isascii()
+    assert stage_of(before, "labels").seconds == 0
+
+
+def test_a_teacher_in_a_folder_has_the_shape_of_its_config(tmp_path):
+    from afm_mlx.decoder.config import config_of_shape
+
+    shape = load_named_recipe("afm-mac").shape
+    config = config_of_shape(shape, dtype="float32", token_ids={}, facts={})
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assignments = [f"teacher.model={tmp_path}", 'distill.stages=["core"]']
+    plan = plan_recipe(load_named_recipe("afm-tiny", assignments), CPU)
+    assert plan.teacher.parameters == count_by_part(shape)["total"]
+
+
+def test_a_plan_of_another_machine_needs_no_mlx():
+    code = (
+        "import sys; from afm_mlx.planning.hardware import find_hardware;"
+        "from afm_mlx.planning.plan import format_plan, plan_recipe;"
+        "from afm_mlx.recipe import load_named_recipe;"
+        "format_plan(plan_recipe(load_named_recipe('afm-on-device'), find_hardware('m4-max-128')));"
+        "sys.exit('mlx.core' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_durations_and_sizes_are_read_easily():
