@@ -29,12 +29,13 @@ class _Probe(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.linear = linear
-        self._gain: mx.array | None = None
+        # A parameter: activation checkpointing gives gradients to those alone.
+        self.gain: mx.array | None = None
         self._seen: mx.array | None = None
 
     def __call__(self, x: mx.array) -> mx.array:
         self._seen = x
-        return self.linear(x if self._gain is None else x * self._gain)
+        return self.linear(x if self.gain is None else x * self.gain)
 
 
 @contextmanager
@@ -88,7 +89,7 @@ def gradient_importance(decoder: Decoder, batches: Iterable[mx.array], loss: Los
 
         def probed_loss(gains: Sequence[mx.array], rows: mx.array) -> mx.array:
             for probe, gain in zip(probes, gains, strict=True):
-                probe._gain = gain
+                probe.gain = gain
             return loss(decoder, rows)
 
         for rows in batches:
