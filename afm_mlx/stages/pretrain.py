@@ -86,10 +86,11 @@ def run(
         most_skipped_steps=settings.most_skipped_steps,
     )
     evaluate = _validation(recipe, inputs, tokenizer, model, row_tokens=section.row_tokens)
+    start = evaluate(model) if before == "base" else {}
     progress.say(
         f"  {sum(count_parameters(shape).values()):,} parameters, {section.steps:,} steps of "
         f"{section.tokens_per_step:,} tokens, RoPE base {shape.rope_base:,.0f}"
-        + (", from the teacher" if distill else "")
+        + (f", labels of the teacher: {distill.labels}" if distill else "")
     )
     outcome = train(
         model,
@@ -108,6 +109,7 @@ def run(
     save_checkpoint(out / "model", model, tokenizer_folder, facts=facts)
     return {
         **final,
+        **{f"base_{name}": start[name] for name in ("held_out_nats",) if name in start},
         "loss": outcome.losses[-1][1] if outcome.losses else None,
         "tokens": section.steps * section.tokens_per_step,
         "epochs": texts.epochs(section.steps),

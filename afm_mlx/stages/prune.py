@@ -233,4 +233,4 @@ def _mass_table(mass: list[float]) -> str:
     """What the kept units hold of each layer's masks; the rest was cut away."""
     cells = [f"{layer:>3}: {share:7.2%}" for layer, share in enumerate(mass)]
     lines = ["   ".join(cells[start : start + 6]) for start in range(0, len(cells), 6)]
-    return "\n".join(["  share of each layer's masks on the units that are kept:", *lines])
+    return "\n".join(["  of each layer's masks, the kept units hold:", *lines])
