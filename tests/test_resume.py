@@ -68,7 +68,7 @@ max_tokens = 32
 [data.docs]
 kind = "text"
 path = "python:docs"
-max_bytes = 60_000
+max_bytes = 30_000
 held_out_fraction = 0.1
 [watch]
 log_every_steps = 1
