@@ -29,7 +29,7 @@ class _Probe(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.linear = linear
-        # A parameter: activation checkpointing gives gradients to those alone.
+        # No underscore: a block that is recomputed differentiates what it knows as a weight.
         self.gain: mx.array | None = None
         self._seen: mx.array | None = None
 
