@@ -119,6 +119,11 @@ class Recipe(Section):
         """Names of the pre-training stages that this recipe has, in order."""
         return [name for name in PRETRAINING_STAGES if getattr(self, name) is not None]
 
+    def trained_stages(self) -> list[str]:
+        """Names of all training stages that this recipe has, in order."""
+        teacher, prune = ["teacher"] * self.trains_teacher(), ["prune"] * (self.prune is not None)
+        return [*teacher, *prune, *self.pretraining_stages()]
+
     def trains_teacher(self) -> bool:
         """Whether the teacher is trained here, as a stage."""
         return self.teacher is not None and not self.teacher.model

@@ -12,6 +12,7 @@ source, less than a row, has no label.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,8 @@ INDEX_FILE = "labels.json"
 FORMAT_VERSION = 1
 # Tokens of one file, and of what an interrupted run repeats. Ours.
 FILE_TOKENS = 2**20
+# Label files mapped at once, of each source: macOS allows 256 open files by default. Ours.
+_MAPPED_FILES = 16
 # Rows that the teacher is given at once; it divides them further. Ours.
 _ROWS_AT_ONCE = 8
 
@@ -102,6 +105,7 @@ class Labels:
         self.dtype = np.dtype({"uint16": "<u2", "uint32": "<u4"}[index["dtype"]])
         self.files: list[dict[str, Any]] = list(index["files"])
         self.facts: dict[str, Any] = dict(index["teacher"])
+        self._mapped = functools.lru_cache(maxsize=_MAPPED_FILES)(self._map)
 
     @classmethod
     def open(cls, folder: Path, shards: Shards, *, row_tokens: int, candidates: int) -> Self:
@@ -127,14 +131,13 @@ class Labels:
 
     def row(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.float16]]:
         """Candidates [row_tokens, K] of one row, and their log-probabilities."""
-        per_file = max(1, FILE_TOKENS // self.row_tokens)
-        file, inside = divmod(number, per_file)
+        file, inside = divmod(number, int(self.files[0]["rows"]))  # all but the last have as many
         place = slice(inside * self.row_tokens, (inside + 1) * self.row_tokens)
         name = self.folder / f"{file:05}"
-        ids = self._map(name.with_suffix(".ids"), self.dtype)[place].astype(np.int32)
+        ids = self._mapped(name.with_suffix(".ids"), self.dtype)[place].astype(np.int32)
         if self.candidates == 1:
             return ids, np.zeros(ids.shape, np.float16)
-        logps = self._map(name.with_suffix(".logps"), np.dtype("<f2"))[place]
+        logps = self._mapped(name.with_suffix(".logps"), np.dtype("<f2"))[place]
         return ids, logps.astype(np.float16)
 
     def _map(self, path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
