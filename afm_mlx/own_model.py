@@ -7,20 +7,23 @@ folder beside the result. So it resumes as every recipe does, and there is no se
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from afm_mlx import pipeline
-from afm_mlx.artifact import write_text
+from afm_mlx import artifact, pipeline
+from afm_mlx.compression.teacher import check_teacher
 from afm_mlx.corpus.clean import kind_of
+from afm_mlx.corpus.documents import read_documents
 from afm_mlx.decoder.checkpoint import read_shape
-from afm_mlx.errors import ModelError
+from afm_mlx.errors import DataError, ModelError
 from afm_mlx.progress import Progress
 from afm_mlx.recipe import Recipe, load_section
 from afm_mlx.settings import own_model as defaults
 from afm_mlx.settings.compression import PruneMethod
-from afm_mlx.settings.sections import SourceKind
+from afm_mlx.settings.sections import Source, SourceKind
+from afm_mlx.text.tokenizer import Tokenizer
 
 NAME = "own"
 """Name of the recipe, and of the folder in the work folder."""
@@ -70,10 +73,11 @@ def distill_recipe(
     """Recipe that trains the model in folder `student` on what the one in `teacher` predicts.
 
     Raises:
-        ModelError: a folder holds no model of ours.
+        ModelError: a folder holds no model of ours, or the teacher cannot teach this student.
         RecipeError, DataError: an assignment is wrong, or there are no texts.
     """
     shape, taught_by = read_shape(student), read_shape(teacher)
+    check_teacher(teacher, shape, Tokenizer.open(student))
     row_tokens = min(defaults.ROW_TOKENS, shape.max_tokens, taught_by.max_tokens)
     return _recipe(
         {
@@ -109,16 +113,25 @@ def run(recipe: Recipe, stage: str, out: Path, progress: Progress) -> dict[str, 
     work = out.with_name(f"{out.name}.work")
     *_, manifest = pipeline.run(recipe, work, progress, last=stage)
     folder = work / recipe.name / stage
-    write_text(folder / "model" / "manifest.json", (folder / "manifest.json").read_text())
+    # The manifest first: killed in between, the stage counts as not done, and is done again.
+    (folder / artifact.MANIFEST).rename(folder / "model" / artifact.MANIFEST)
     (folder / "model").rename(out)
     shutil.rmtree(work)
     return manifest
 
 
 def _data(texts: Path, kind: SourceKind | None) -> dict[str, Any]:
-    chosen = kind or kind_of(texts)
-    source = {"kind": chosen.value, "path": str(texts.expanduser().resolve())}
-    return {defaults.TEXTS: source | {"held_out_fraction": defaults.HELD_OUT_FRACTION}}
+    """The one data source, in which a first document was found."""
+    path = texts.expanduser().resolve()
+    source = Source(
+        kind=kind or kind_of(path), path=str(path), held_out_fraction=defaults.HELD_OUT_FRACTION
+    )
+    try:
+        next(read_documents(defaults.TEXTS, source, Counter()))
+    except DataError as error:
+        said = str(error).removeprefix(f"data.{defaults.TEXTS}: ")
+        raise DataError(said, hint="check --data and --kind") from None
+    return {defaults.TEXTS: source.model_dump(mode="json")}
 
 
 def _recipe(sections: Mapping[str, Any], assignments: Sequence[str]) -> Recipe:

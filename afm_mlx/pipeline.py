@@ -72,20 +72,22 @@ def _finished_models(recipe: Recipe) -> dict[str, str]:
 
 def _training_stages(recipe: Recipe) -> list[Stage]:
     texts = ("tokenizer", "data")
-    every: tuple[str, ...] = ("shape", "optimizer", "training")
+    common = ("optimizer", "training")
+    every: tuple[str, ...] = ("shape", *common)
     stages: list[Stage] = []
     if recipe.trains_teacher():
         run = partial(pretrain.run, stage="teacher")
-        # Of [teacher], so that the fingerprint of a recipe without one stays as it was.
-        stages.append(Stage("teacher", run, texts, (*every, "core", "teacher")))
+        # Not [shape]: one teacher serves students of every width.
+        shape = {"shape": recipe.shape_of("teacher").model_dump(mode="json")}
+        stages.append(Stage("teacher", run, texts, (*common, "core", "teacher"), shape))
     if recipe.prune:
         mixture = {"mixture": recipe.prune_mixture()}
         stages.append(Stage("prune", prune.run, (*texts, "teacher"), (*every, "prune"), mixture))
     distilled = recipe.distilled_stages()
     before = recipe.distill is not None and recipe.distill.labels is LabelTime.BEFORE
     if before and distilled:
-        read = (*every, "distill", *distilled)
-        stages.append(Stage("labels", labels.run, (*texts, "teacher"), read))
+        read = _decides_labels(recipe)
+        stages.append(Stage("labels", labels.run, (*texts, "teacher"), (), read))
     for name in recipe.pretraining_stages():
         start = recipe.start_of(name)
         parents = [*texts, *([start] if start else [])]
@@ -95,6 +97,22 @@ def _training_stages(recipe: Recipe) -> list[Stage]:
             sections = (*sections, "distill")
         stages.append(Stage(name, partial(pretrain.run, stage=name), tuple(parents), sections))
     return stages
+
+
+def _decides_labels(recipe: Recipe) -> dict[str, Any]:
+    """What labels depend on: not on learning rates, so that these can be tried out."""
+    assert recipe.distill is not None
+    return {
+        "candidates": recipe.distill.asked,
+        "temperature": recipe.distill.temperature,
+        "document_mask": recipe.training.document_mask,
+        "compute": recipe.training.compute,
+        "vocab_size": recipe.shape.vocab_size,
+        "rows": {
+            stage: [recipe.pretraining(stage).row_tokens, sorted(recipe.pretraining(stage).mixture)]
+            for stage in recipe.distilled_stages()
+        },
+    }
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,11 @@ class Recipe(Section):
         """Names of the pre-training stages that this recipe has, in order."""
         return [name for name in PRETRAINING_STAGES if getattr(self, name) is not None]
 
+    def trained_stages(self) -> list[str]:
+        """Names of all training stages that this recipe has, in order."""
+        teacher, prune = ["teacher"] * self.trains_teacher(), ["prune"] * (self.prune is not None)
+        return [*teacher, *prune, *self.pretraining_stages()]
+
     def trains_teacher(self) -> bool:
         """Whether the teacher is trained here, as a stage."""
         return self.teacher is not None and not self.teacher.model
@@ -202,8 +207,10 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _stages_fit(self) -> Self:
-        for stage in self.pretraining_stages():
-            section = self.pretraining(stage)
+        stages: dict[str, Pretraining | Prune] = {
+            stage: self.pretraining(stage) for stage in self.pretraining_stages()
+        }
+        for stage, section in (stages | ({"prune": self.prune} if self.prune else {})).items():
             for name in section.mixture:
                 if name not in self.data:
                     near = nearest(name, self.data)
@@ -241,6 +248,11 @@ class Recipe(Section):
                 if getattr(self, stage) is not None:
                     raise ValueError(f"{stage} needs a [teacher]")
             return self
+        if self.distill and self.distill.asked > self.shape.vocab_size:
+            raise ValueError(
+                f"distill.candidates ({self.distill.asked:,}) is above "
+                f"shape.vocab_size ({self.shape.vocab_size:,})"
+            )
         wide, narrow = self.teacher.intermediate_size, self.shape.intermediate_size
         if self.prune and wide is None:
             raise ValueError("prune needs teacher.intermediate_size")
@@ -250,30 +262,6 @@ class Recipe(Section):
             raise ValueError(
                 f"teacher.intermediate_size ({wide:,}) is below "
                 f"shape.intermediate_size ({narrow:,})"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _pruning_fits(self) -> Self:
-        if self.prune is None:
-            return self
-        for name in self.prune.mixture:
-            if name not in self.data:
-                near = nearest(name, self.data)
-                raise ValueError(
-                    f"prune.mixture names '{name}', and there is no [data.{name}]"
-                    + (f"; did you mean '{near}'?" if near else "")
-                )
-        if self.prune.row_tokens > self.shape.max_tokens:
-            raise ValueError(
-                f"prune.row_tokens ({self.prune.row_tokens:,}) is above "
-                f"shape.max_tokens ({self.shape.max_tokens:,})"
-            )
-        micro_rows = self.training.rows_at_once(self.prune.rows_per_step)
-        if self.prune.rows_per_step % micro_rows:
-            raise ValueError(
-                f"prune.rows_per_step ({self.prune.rows_per_step}) must be a multiple of "
-                f"training.micro_rows ({micro_rows})"
             )
         return self
 

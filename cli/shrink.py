@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -59,12 +60,9 @@ def prune(
         return
     typer.echo(f"model       {out}")
     typer.echo(f"parameters  {metrics['parameters']:,}")
-    if "held_out_nats" in metrics:
-        typer.echo(
-            f"held out    {metrics['held_out_nats']:.4f} nats per token, "
-            f"before {metrics['teacher_held_out_nats']:.4f}"
-        )
-    typer.echo(f"next        afm distill {out} --teacher {model} --data {data} --out DIR")
+    _show_held_out(metrics, "teacher")
+    words = ["afm", "distill", str(out), "--teacher", model, "--data", str(data), "--out", "DIR"]
+    typer.echo(f"next        {shlex.join(words)}")
 
 
 def distill(
@@ -95,17 +93,24 @@ def distill(
     if json_:
         return
     typer.echo(f"model       {out}")
+    _show_held_out(metrics, "base")
+
+
+def _show_held_out(metrics: dict[str, Any], before: str) -> None:
+    """Held-out loss, where texts were held out, and what it was of the model `before`."""
     if "held_out_nats" in metrics:
-        typer.echo(f"held out    {metrics['held_out_nats']:.4f} nats per token")
+        typer.echo(
+            f"held out    {metrics['held_out_nats']:.4f} nats per token, "
+            f"before {metrics[f'{before}_held_out_nats']:.4f}"
+        )
 
 
 def _kind(kind: str | None) -> Any:
     from afm_mlx.settings.sections import SourceKind
 
-    if kind is not None and kind not in list(SourceKind):
-        raise typer.BadParameter(
-            f"{kind} is not one of {', '.join(SourceKind)}", param_hint="--kind"
-        )
+    kinds = [each for each in SourceKind if each is not SourceKind.WARC]  # which is cleaned first
+    if kind is not None and kind not in kinds:
+        raise typer.BadParameter(f"{kind} is not one of {', '.join(kinds)}", param_hint="--kind")
     return SourceKind(kind) if kind else None
 
 

@@ -76,11 +76,15 @@ def models_show(
         license_ = f", {source.license}" if source.license else ""
         typer.echo(f"  {name}: {source.kind} in {source.path}{license_}")
     typer.echo("\nstages")
-    for stage in settings.pretraining_stages():
-        section = settings.pretraining(stage)
+    if settings.teacher and settings.teacher.model:
+        typer.echo(f"  teacher: {settings.teacher.model}, a finished model")
+    for stage in settings.trained_stages():
+        section = settings.prune if stage == "prune" else settings.pretraining(stage)
+        assert section is not None
+        taught = ", from the teacher" if stage in settings.distilled_stages() else ""
         typer.echo(
             f"  {stage}: {section.tokens:,} tokens in rows of {section.row_tokens:,}, "
-            f"{section.steps:,} steps"
+            f"{section.steps:,} steps{taught}"
         )
     if later := settings.not_built_yet():
         typer.echo(f"  not built yet: {', '.join(later)}")
@@ -93,6 +97,6 @@ def _summary(recipe: Recipe) -> dict[str, Any]:
         "name": recipe.name,
         "about": recipe.about,
         "parameters": count_by_part(recipe.shape)["total"],
-        "stages": recipe.pretraining_stages(),
+        "stages": recipe.trained_stages(),
         "not_built_yet": recipe.not_built_yet(),
     }

@@ -15,6 +15,7 @@ from afm_mlx.pipeline import stages_of
 from afm_mlx.planning.hardware import find_hardware
 from afm_mlx.planning.plan import plan_recipe
 from afm_mlx.recipe import load_named_recipe, load_recipe, recipe_files
+from afm_mlx.settings.compression import Distill, Prune, Teacher
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -120,7 +121,7 @@ def test_recipes_settings_and_stages_in_commands_exist(page, words):
     assignments = [value for flag, value in pairs if flag == "--set" and "..." not in value]
     wrong = {"core.lr2=1", "shape.num_heads=three"}  # the two that show a mistake
     recipe = load_named_recipe(words[1], [each for each in assignments if each not in wrong])
-    stages = {stage.name for stage in stages_of(recipe)}
+    stages = {stage.name for stage in stages_of(recipe, Path("runs"))}
     for flag, value in pairs:
         assert flag not in ("--from", "--until", "--stage") or value in stages, value
 
@@ -159,8 +160,9 @@ def test_every_setting_is_in_the_page_of_recipes():
     page = (ROOT / "docs" / "recipes.md").read_text()
     recipe = load_named_recipe("afm-tiny")
     sections = [recipe.shape, recipe.tokenizer, recipe.data["docs"], recipe.optimizer]
-    for section in [*sections, recipe.training, recipe.watch, recipe.core]:
-        for key in type(section).model_fields:
+    used = [type(each) for each in [*sections, recipe.training, recipe.watch, recipe.core]]
+    for section in [*used, Teacher, Prune, Distill]:
+        for key in section.model_fields:
             assert f"| `{key}` |" in page, key
 
 

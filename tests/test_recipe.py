@@ -49,6 +49,7 @@ final_lr_fraction = 0.1
 weight_decay = 0.0
 mixture = { web = 1.0 }
 """
+PRUNE = "{tokens=256, row_tokens=32, rows_per_step=4, lr=0.1}"
 
 
 @pytest.fixture
@@ -189,7 +190,7 @@ def test_an_empty_recipe_is_refused_in_two_lines(recipe_file):
     lines = refusal(recipe_file(text=""))[0].splitlines()
     assert lines == [
         "small.toml: 'shape' is missing",
-        "small.toml: 'data' is missing (and 1 more)",
+        "small.toml: 'data' is missing",
     ]
 
 
@@ -297,6 +298,42 @@ def test_a_long_wrong_value_is_cut(recipe_file):
             "--set: teacher.intermediate_size (8) is below shape.intermediate_size (64)",
         ),
         (
+            ["teacher={}"],
+            "--set: teacher: needs intermediate_size, or model with a finished teacher",
+        ),
+        ([f"prune={PRUNE}"], "--set: prune needs a [teacher]"),
+        (
+            [f"prune={PRUNE}", "teacher.model=big"],
+            "--set: prune needs teacher.intermediate_size",
+        ),
+        (
+            [f"prune={PRUNE}", "teacher.intermediate_size=128", "base=big"],
+            "--set: [core] starts from the pruned teacher, or from base ('big')",
+        ),
+        (
+            [f"prune={PRUNE}", "teacher.intermediate_size=128", "prune.row_tokens=128"],
+            "--set: prune.row_tokens (128) is above shape.max_tokens (64)",
+        ),
+        (
+            [
+                *[f"prune={PRUNE}", "teacher.intermediate_size=128"],
+                *["prune.rows_per_step=5", "training.micro_rows=4"],
+            ],
+            "--set: prune.rows_per_step (5) must be a multiple of training.micro_rows (4)",
+        ),
+        (
+            [f"prune={PRUNE}", "teacher.intermediate_size=128", "prune.mixture.wbe=1"],
+            "--set: prune.mixture names 'wbe', and there is no [data.wbe]; did you mean 'web'?",
+        ),
+        (
+            [f"prune={PRUNE}", "teacher.intermediate_size=128", "prune.last_temperature=2"],
+            "--set: prune: last_temperature (2) is above first_temperature (1)",
+        ),
+        (
+            ["teacher.model=big", "distill.target=logits", "distill.candidates=300"],
+            "--set: distill.candidates (300) is above shape.vocab_size (256)",
+        ),
+        (
             ["data={'../up'={kind='text', path='x'}}"],
             "--set: data holds '../up': a name has letters, digits, dashes, underscores",
         ),
@@ -309,6 +346,42 @@ def test_contradictions_name_both_settings(recipe_file, assignments, message):
 def test_contradictions_in_the_file_name_a_line(recipe_file):
     message, _ = refusal(recipe_file(("row_tokens = 32", "row_tokens = 128")))
     assert message == "small.toml, line 21: core.row_tokens (128) is above shape.max_tokens (64)"
+
+
+# Pruning and distillation.
+
+
+def test_a_recipe_without_core_is_refused_unless_a_finished_teacher_is_pruned(recipe_file):
+    path = recipe_file(text=SMALL.split("[core]")[0])
+    assert refusal(path)[0] == "small.toml: the recipe has no [core]"
+    pruned = [f"prune={PRUNE}", "teacher.intermediate_size=128", "teacher.model=big"]
+    recipe = load_recipe(path, pruned)
+    assert recipe.pretraining_stages() == []
+    assert recipe.prune_mixture() == {"web": 1.0}
+    assert refusal(path, pruned[:2])[0] == "small.toml: the recipe has no [core]"
+    assert refusal(path, [*pruned, "distill.target=top"])[0] == "--set: distill needs a [core]"
+
+
+def test_a_teacher_trained_here_is_the_wide_shape_and_has_its_own_tokens(recipe_file):
+    recipe = load_recipe(recipe_file(), ["teacher={intermediate_size=128, tokens=8_192}"])
+    teacher, core = recipe.shape_of("teacher"), recipe.shape_of("core")
+    assert (teacher.intermediate_size, core.intermediate_size) == (128, 64)
+    assert teacher.model_copy(update={"intermediate_size": 64}) == core
+    assert (recipe.pretraining("teacher").tokens, recipe.core.tokens) == (8_192, 4_096)
+    assert recipe.trains_teacher()
+
+
+def test_pruning_reads_cores_mixture_unless_it_has_its_own(recipe_file):
+    assigned = [f"prune={PRUNE}", "teacher.intermediate_size=128", "data.b.kind=text"]
+    assigned += ["data.b.path=b"]
+    assert load_recipe(recipe_file(), assigned).prune_mixture() == {"web": 1.0}
+    assigned += ["prune.mixture={b=2.0}"]
+    assert load_recipe(recipe_file(), assigned).prune_mixture() == {"b": 2.0}
+
+
+def test_a_finished_base_keeps_its_context(recipe_file):
+    recipe = load_recipe(recipe_file(), ["base=big"])
+    assert (recipe.shape_of("core").max_tokens, recipe.core.row_tokens) == (64, 32)
 
 
 # Files and assignments that cannot be read.

@@ -52,6 +52,53 @@ weight_decay = 1e-5
 mixture = { docs = 1.0 }
 """
 
+SHRUNK = """
+name = "killed"
+[shape]
+num_layers = 2
+hidden_size = 32
+num_heads = 4
+num_kv_heads = 2
+head_dim = 8
+intermediate_size = 32
+vocab_size = 512
+rope_base = 10_000
+norm_eps = 1e-5
+max_tokens = 32
+[data.docs]
+kind = "text"
+path = "python:docs"
+max_bytes = 30_000
+held_out_fraction = 0.1
+[watch]
+log_every_steps = 1
+snapshot_every_seconds = 0.01
+evaluate_every_steps = 50
+evaluation_tokens = 256
+[core]
+tokens = 6_400
+row_tokens = 32
+rows_per_step = 4
+lr = 0.01
+warmup_steps = 10
+final_lr_fraction = 0.1
+weight_decay = 1e-4
+mixture = { docs = 1.0 }
+[teacher]
+intermediate_size = 96
+tokens = 2_560
+[prune]
+tokens = 6_400
+row_tokens = 32
+rows_per_step = 4
+lr = 2e-3
+scoring_tokens = 1_280
+[distill]
+target = "logits"
+candidates = 8
+labels = "before"
+"""
+
 
 def start(recipe, runs):
     code = "import sys; from afm_cli import main; sys.exit(main())"
@@ -60,11 +107,10 @@ def start(recipe, runs):
 
 
 def digests(runs):
+    """Of the weights of each stage, and of all labels."""
+    files = [*(runs / "killed").glob("*/model/*.safetensors"), *(runs / "killed").rglob("*.ids")]
     return {
-        stage: hashlib.sha256(
-            (runs / "killed" / stage / "model" / "model.safetensors").read_bytes()
-        ).hexdigest()
-        for stage in ("core", "context")
+        str(path.relative_to(runs)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
     }
 
 
@@ -75,9 +121,9 @@ def finish(recipe, runs):
     return errors
 
 
-def kill_and_resume(tmp_path, kills):
+def kill_and_resume(tmp_path, kills, text=RECIPE):
     recipe = tmp_path / "killed.toml"
-    recipe.write_text(RECIPE)
+    recipe.write_text(text)
     began = time.monotonic()
     finish(recipe, tmp_path / "whole")
     seconds = time.monotonic() - began
@@ -102,3 +148,42 @@ def test_run_killed_three_times_ends_with_the_same_bits(tmp_path):
 @pytest.mark.slow
 def test_run_killed_ten_times_ends_with_the_same_bits(tmp_path):
     assert kill_and_resume(tmp_path, kills=10) >= 3
+
+
+@pytest.mark.parametrize("labels", ["before", pytest.param("live", marks=pytest.mark.slow)])
+def test_masks_labels_and_distillation_killed_half_way_end_with_the_same_bits(tmp_path, labels):
+    """One kill in each: while masks are learned, while labels are written, while core is taught."""
+    recipe = tmp_path / "killed.toml"
+    recipe.write_text(SHRUNK.replace('"before"', f'"{labels}"'))
+    finish(recipe, tmp_path / "whole")
+    work = tmp_path / "cut" / "killed"
+    signs = {
+        "prune.part/metrics.jsonl": '"step": 25,',
+        "labels.part/core/docs/begun.json": "candidates",
+        "core.part/metrics.jsonl": '"step": 25,',
+    }
+    if labels == "live":
+        del signs["labels.part/core/docs/begun.json"]
+    for name, sign in signs.items():
+        process = start(recipe, tmp_path / "cut")
+        limit = time.monotonic() + 120
+        while not (work / name).exists() or sign not in (work / name).read_text():
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        _, errors = process.communicate()
+        stage = name.partition(".")[0]
+        assert f"{stage}: done" not in errors
+    last = finish(recipe, tmp_path / "cut")
+    assert "going on from step" in last
+    found, wanted = digests(tmp_path / "cut"), digests(tmp_path / "whole")
+    assert found == wanted
+    assert {f"killed/{stage}/model/model.safetensors" for stage in ("prune", "core")} <= set(found)
+    assert any(name.endswith(".ids") for name in found) == (labels == "before")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("labels", ["live", "before"])
+def test_pruned_and_distilled_run_killed_ten_times_ends_with_the_same_bits(tmp_path, labels):
+    kill_and_resume(tmp_path, kills=10, text=SHRUNK.replace('"before"', f'"{labels}"'))

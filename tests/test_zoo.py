@@ -188,3 +188,33 @@ def test_the_cache_is_where_the_system_keeps_caches(monkeypatch, tmp_path):
     assert zoo.cache_folder() == tmp_path / "xdg" / "afm_mlx"
     monkeypatch.setattr("sys.platform", "darwin")
     assert zoo.cache_folder() == tmp_path / "Library" / "Caches" / "afm_mlx"
+
+
+def test_identity_changes_with_a_model_s_files_and_not_with_their_place(runs, tmp_path):
+    folder = model_in(tmp_path / "model")
+    (folder / "model.safetensors").write_bytes(bytes(3 * zoo.HEAD_BYTES))
+    before = zoo.identity("model", runs=runs)
+    folder.rename(tmp_path / "moved")
+    assert zoo.identity("moved", runs=runs) == before
+    for place in (0, 3 * zoo.HEAD_BYTES - 1):
+        data = bytearray(3 * zoo.HEAD_BYTES)
+        data[place] = 1
+        (tmp_path / "moved" / "model.safetensors").write_bytes(data)
+        assert zoo.identity("moved", runs=runs) != before
+    (tmp_path / "moved" / "model.safetensors").write_bytes(bytes(3 * zoo.HEAD_BYTES))
+    (tmp_path / "moved" / "config.json").write_text('{"rope_theta": 1}')
+    assert zoo.identity("moved", runs=runs) != before
+
+
+def test_identity_of_a_recipe_s_name_is_that_of_its_newest_stage(runs):
+    core = stage_in(runs / "mine" / "core")
+    before = zoo.identity("mine", runs=runs)
+    assert before == zoo.identity(str(core), runs=runs)
+    context = stage_in(runs / "mine" / "context")
+    (context / "config.json").write_text('{"longer": 1}')
+    assert zoo.identity("mine", runs=runs) != before
+
+
+def test_identity_of_a_hub_id_or_a_missing_model_is_the_word(runs):
+    assert zoo.identity("some/model", runs=runs) == "some/model"
+    assert zoo.identity("nothing", runs=runs) == "nothing"

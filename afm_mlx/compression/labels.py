@@ -12,9 +12,11 @@ source, less than a row, has no label.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,6 +33,8 @@ INDEX_FILE = "labels.json"
 FORMAT_VERSION = 1
 # Tokens of one file, and of what an interrupted run repeats. Ours.
 FILE_TOKENS = 2**20
+# Label files mapped at once, of each source: macOS allows 256 open files by default. Ours.
+_MAPPED_FILES = 16
 # Rows that the teacher is given at once; it divides them further. Ours.
 _ROWS_AT_ONCE = 8
 
@@ -101,6 +105,7 @@ class Labels:
         self.dtype = np.dtype({"uint16": "<u2", "uint32": "<u4"}[index["dtype"]])
         self.files: list[dict[str, Any]] = list(index["files"])
         self.facts: dict[str, Any] = dict(index["teacher"])
+        self._mapped = functools.lru_cache(maxsize=_MAPPED_FILES)(self._map)
 
     @classmethod
     def open(cls, folder: Path, shards: Shards, *, row_tokens: int, candidates: int) -> Self:
@@ -116,35 +121,24 @@ class Labels:
             labels = cls(folder, index)
             found = {name: index[name] for name in _COMPARED}
         except FileNotFoundError:
-            raise DataError(
-                f"{path} is missing: no finished labels", hint="--set distill.labels=before"
-            ) from None
+            raise DataError(f"{path} is missing: no finished labels", hint=_AGAIN) from None
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} is damaged: {error!r}", hint=_AGAIN) from None
-        ours = identity(shards, row_tokens=row_tokens, candidates=candidates, facts={})
-        for name, (what, short) in _COMPARED.items():
-            if found[name] != ours[name]:
-                there, here = (
-                    str(each[name])[:8] if short else each[name] for each in (found, ours)
-                )
-                raise DataError(
-                    f"the labels in {folder} are of {what} {there}, and this is {here}",
-                    hint=_AGAIN,
-                )
+        wanted = identity(shards, row_tokens=row_tokens, candidates=candidates, facts=labels.facts)
+        _compare(folder, found, wanted)
         labels._verify()
         return labels
 
-    def row(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Candidates [row_tokens, K] of one row, and their probabilities."""
-        per_file = max(1, FILE_TOKENS // self.row_tokens)
-        file, inside = divmod(number, per_file)
+    def row(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.float16]]:
+        """Candidates [row_tokens, K] of one row, and their log-probabilities."""
+        file, inside = divmod(number, int(self.files[0]["rows"]))  # all but the last have as many
         place = slice(inside * self.row_tokens, (inside + 1) * self.row_tokens)
         name = self.folder / f"{file:05}"
-        ids = self._map(name.with_suffix(".ids"), self.dtype)[place].astype(np.int32)
+        ids = self._mapped(name.with_suffix(".ids"), self.dtype)[place].astype(np.int32)
         if self.candidates == 1:
-            return ids, np.ones(ids.shape, np.float32)
-        logps = self._map(name.with_suffix(".logps"), np.dtype("<f2"))[place].astype(np.float32)
-        return ids, np.exp(logps)
+            return ids, np.zeros(ids.shape, np.float16)
+        logps = self._mapped(name.with_suffix(".logps"), np.dtype("<f2"))[place]
+        return ids, logps.astype(np.float16)
 
     def _map(self, path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
         return np.memmap(path, dtype=dtype, mode="r").reshape(-1, self.candidates)
@@ -175,7 +169,7 @@ class LabelledTeacher:
         return Said(np.stack([ids for ids, _ in found]), np.stack([each for _, each in found]))
 
 
-_AGAIN = "delete the folder of labels, and run again"
+_AGAIN = "write the labels again: afm run RECIPE --from labels"
 
 _COMPARED = {
     "version": ("format", False),
@@ -184,6 +178,7 @@ _COMPARED = {
     "row_tokens": ("rows of", False),
     "candidates": ("a number of candidates of", False),
     "dtype": ("ids of type", False),
+    "teacher": ("a teacher", False),
 }
 """What must agree, what it is called, and whether it is a hash, of which 8 digits are shown."""
 
@@ -204,18 +199,15 @@ def _one_file(
     width, candidates = int(wanted["row_tokens"]), int(wanted["candidates"])
     name = out / f"{number:05}"
     paths = [name.with_suffix(".ids")] + ([name.with_suffix(".logps")] if candidates > 1 else [])
-    with writing(paths[0]), paths[0].open("wb") as ids_file:
-        logps_file = None if candidates == 1 else paths[1].open("wb")
+    with writing(paths[0]), ExitStack() as opened:
+        streams = [opened.enter_context(path.open("wb")) for path in paths]
         for start in range(first, last, _ROWS_AT_ONCE):
             stop = min(start + _ROWS_AT_ONCE, last)
             rows = shards.read(start * width, stop * width).reshape(-1, width)
             said = teacher.says(rows, [(shards.folder.name, row) for row in range(start, stop)])
-            ids_file.write(said.ids.astype(shards.dtype).tobytes())
-            if logps_file is not None:
-                with np.errstate(divide="ignore"):  # a probability that rounds to 0
-                    logps_file.write(np.log(said.probabilities).astype("<f2").tobytes())
-        if logps_file is not None:
-            logps_file.close()
+            arrays = (said.ids.astype(shards.dtype), said.logps.astype("<f2"))
+            for stream, array in zip(streams, arrays, strict=False):  # one candidate: ids only
+                stream.write(array.tobytes())
     facts = {"rows": last - first, "sha256": {path.name: _sha256(path) for path in paths}}
     write_text(note, json.dumps(facts))
     return facts
@@ -224,10 +216,22 @@ def _one_file(
 def _claim(out: Path, wanted: Mapping[str, Any]) -> None:
     """Begin a folder, or find that it was begun with the same."""
     out.mkdir(parents=True, exist_ok=True)
-    path, text = out / "begun.json", json.dumps(wanted, sort_keys=True)
-    if path.exists() and path.read_text() != text:
-        raise DataError(f"{out} holds labels of another teacher or other shards", hint=_AGAIN)
-    write_text(path, text)
+    path = out / "begun.json"
+    if path.exists():
+        _compare(out, json.loads(path.read_text()), wanted)
+    else:
+        write_text(path, json.dumps(wanted))
+
+
+def _compare(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise DataError where labels belong to something else than wanted."""
+    for name, (what, is_hash) in _COMPARED.items():
+        there, here = found[name], wanted[name]
+        if there != here:
+            there, here = (there[:8], here[:8]) if is_hash else (there, here)
+            raise DataError(
+                f"the labels in {folder} are of {what} {there}, and this is {here}", hint=_AGAIN
+            )
 
 
 def _sha256(path: Path) -> str:

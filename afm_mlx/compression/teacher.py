@@ -31,8 +31,14 @@ class Said:
 
     ids: NDArray[np.int32]
     """[R, T, K] token ids."""
-    probabilities: NDArray[np.float32]
-    """[R, T, K], 0 to 1; 1 of a single candidate. What is missing to 1 is that of all others."""
+    logps: NDArray[np.float16]
+    """[R, T, K] log-probabilities in nats, 0 of a single candidate. 16 bits, as in label files, so
+    that what a teacher says live and in files is the same."""
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """[R, T, K], 0 to 1. What is missing to a sum of 1 is that of all other tokens."""
+        return np.exp(self.logps.astype(np.float32))
 
 
 class Teacher(Protocol):
@@ -49,6 +55,7 @@ class LiveTeacher:
         self,
         model: Decoder,
         *,
+        vocab_size: int,
         eos_id: int,
         candidates: int,
         temperature: float,
@@ -56,8 +63,11 @@ class LiveTeacher:
         micro_rows: int,
         chunk_bytes: int,
     ) -> None:
-        """`model` is not changed. `chunk_bytes` is a budget for logits held at once."""
-        self.model, self.eos_id = model, eos_id
+        """`model` is not changed. `chunk_bytes` is a budget for logits held at once.
+
+        Of its tokens, the first `vocab_size` count: a student may have fewer spare rows.
+        """
+        self.model, self.vocab_size, self.eos_id = model, vocab_size, eos_id
         self.candidates, self.temperature = candidates, temperature
         self.document_mask, self.micro_rows = document_mask, micro_rows
         self.chunk_bytes = chunk_bytes
@@ -70,32 +80,33 @@ class LiveTeacher:
         ]
         return Said(
             np.concatenate([ids for ids, _ in parts]),
-            np.concatenate([probabilities for _, probabilities in parts]),
+            np.concatenate([logps for _, logps in parts]),
         )
 
-    def _read(self, rows: mx.array) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    def _read(self, rows: mx.array) -> tuple[NDArray[np.int32], NDArray[np.float16]]:
         inputs = shift_right(rows, self.eos_id)
         mask: Any = "causal"
         if self.document_mask:
             mask = document_mask(document_ids(inputs, self.eos_id))
         hidden = self.model.hidden(inputs, mask=mask)
-        hidden = hidden.reshape(-1, hidden.shape[-1])
-        weight = self.model.output_weight
-        row_bytes = _LOGIT_ARRAYS * 4 * weight.shape[0]
+        # Logits near 30 in bfloat16 are multiples of 0.125, and several would be the highest.
+        hidden = hidden.reshape(-1, hidden.shape[-1]).astype(mx.float32)
+        table = self.model.output_weight[: self.vocab_size].astype(mx.float32)
+        row_bytes = _LOGIT_ARRAYS * mx.float32.size * table.shape[0]
         step = max(1, self.chunk_bytes // row_bytes)
-        ids, probabilities = [], []
+        ids, logps = [], []
         for start in range(0, hidden.shape[0], step):
-            logits = (hidden[start : start + step] @ weight.T).astype(mx.float32)
+            logits = hidden[start : start + step] @ table.T
             found = likeliest(logits, self.candidates, self.temperature)
             mx.eval(found)
             ids.append(np.array(found[0]))
-            probabilities.append(np.array(found[1]))
+            logps.append(np.array(found[1]).astype(np.float16))
         shape = (*rows.shape, self.candidates)
-        return np.concatenate(ids).reshape(shape), np.concatenate(probabilities).reshape(shape)
+        return np.concatenate(ids).reshape(shape), np.concatenate(logps).reshape(shape)
 
 
 def likeliest(logits: mx.array, candidates: int, temperature: float) -> tuple[mx.array, mx.array]:
-    """The highest logits of each token, as ids and as probabilities.
+    """The highest logits of each token, as ids and as log-probabilities.
 
     Args:
         logits: [N, V] float32.
@@ -103,12 +114,12 @@ def likeliest(logits: mx.array, candidates: int, temperature: float) -> tuple[mx
         temperature: divides the logits before the softmax; above 0.
 
     Returns:
-        [N, K] int32, likeliest first, and [N, K] float32: their probabilities among all V, but
-        of a single candidate 1.
+        [N, K] int32, likeliest first, and [N, K] float32: their log-probabilities among all V, but
+        of a single candidate 0.
     """
     if candidates == 1:
         ids = mx.argmax(logits, axis=-1, keepdims=True).astype(mx.int32)
-        return ids, mx.ones(ids.shape, mx.float32)
+        return ids, mx.zeros(ids.shape, mx.float32)
     logits = logits / temperature
     normalizer = mx.logsumexp(logits, axis=-1, keepdims=True)
     ids = mx.argpartition(-logits, candidates - 1, axis=-1)[:, :candidates]
@@ -116,7 +127,27 @@ def likeliest(logits: mx.array, candidates: int, temperature: float) -> tuple[mx
     order = mx.argsort(-found, axis=-1)
     ids = mx.take_along_axis(ids, order, axis=-1).astype(mx.int32)
     found = mx.take_along_axis(found, order, axis=-1)
-    return ids, mx.exp(found - normalizer)
+    return ids, found - normalizer
+
+
+def check_teacher(folder: Path, student: Shape, tokenizer: Tokenizer) -> None:
+    """Raise unless the model in `folder` can teach a student of some shape and tokenizer.
+
+    Raises:
+        ModelError: the tokenizers differ, or the teacher has fewer layers than the student.
+    """
+    theirs, layers = Tokenizer.open(folder).fingerprint, read_shape(folder).num_layers
+    if theirs != tokenizer.fingerprint:
+        raise ModelError(
+            f"the teacher's tokenizer is {theirs[:8]}, and the student's "
+            f"{tokenizer.fingerprint[:8]}: the same ids mean other texts",
+            hint="distil from a model with the same tokenizer, such as a larger one of its family",
+        )
+    if layers < student.num_layers:
+        raise ModelError(
+            f"the teacher has {layers} layers, and the student {student.num_layers}",
+            hint="a teacher is at least as deep as its student: is the order right?",
+        )
 
 
 def open_teacher(
@@ -134,22 +165,12 @@ def open_teacher(
     """The teacher in a model folder, for a student of some shape and tokenizer.
 
     Raises:
-        ModelError: the tokenizers differ, or the teacher has fewer layers than the student.
+        ModelError: as `check_teacher`.
     """
-    shape, theirs = read_shape(folder), Tokenizer.open(folder).fingerprint
-    if theirs != tokenizer.fingerprint:
-        raise ModelError(
-            f"the teacher's tokenizer is {theirs[:8]}, and the student's "
-            f"{tokenizer.fingerprint[:8]}: the same ids mean other texts",
-            hint="distil from a model with the same tokenizer, such as a larger one of its family",
-        )
-    if shape.num_layers < student.num_layers:
-        raise ModelError(
-            f"the teacher has {shape.num_layers} layers, and the student {student.num_layers}",
-            hint="a teacher is at least as deep as its student: is the order right?",
-        )
+    check_teacher(folder, student, tokenizer)
     return LiveTeacher(
         open_checkpoint(folder, dtype=dtype),
+        vocab_size=student.vocab_size,
         eos_id=tokenizer.eos_id,
         candidates=candidates,
         temperature=temperature,

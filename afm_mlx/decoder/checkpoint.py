@@ -114,17 +114,20 @@ def write_checkpoint(
                 shutil.copyfile(tokenizer_folder / name, folder / name)
 
 
-def open_checkpoint(folder: Path, *, dtype: mx.Dtype | None = None) -> Decoder:
+def open_checkpoint(
+    folder: Path, *, shape: Shape | None = None, dtype: mx.Dtype | None = None
+) -> Decoder:
     """Model of a folder: ours, or any Qwen3- or Llama-class one.
 
     Args:
         folder: with config.json and safetensors.
+        shape: of the decoder to make, which may rotate by another base; None: the folder's.
         dtype: convert the weights to it; None keeps theirs.
 
     Raises:
         ModelError: the folder, its config or its tensors are not those of our decoder.
     """
-    shape = read_shape(folder)
+    shape = shape or read_shape(folder)
     weights = read_tensors(folder, shape)
     if dtype is not None:
         weights = {name: array.astype(dtype) for name, array in weights.items()}

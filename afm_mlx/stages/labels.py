@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from afm_mlx import compat
-from afm_mlx.artifact import Inputs
+from afm_mlx.artifact import Inputs, read_manifest
 from afm_mlx.compression.labels import write_labels
 from afm_mlx.compression.teacher import open_teacher
 from afm_mlx.progress import Progress, bar
@@ -24,6 +24,8 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     """
     section, settings = recipe.distill, recipe.training
     assert section is not None
+    manifest = read_manifest(inputs["teacher"]) or {}
+    facts = {"fingerprint": manifest.get("fingerprint"), "temperature": section.temperature}
     tokenizer = Tokenizer.open(inputs["tokenizer"] / "tokenizer")
     metrics: dict[str, Any] = {}
     for stage in recipe.distilled_stages():
@@ -53,7 +55,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
                 out / stage / name,
                 row_tokens=pretraining.row_tokens,
                 candidates=section.asked,
-                facts={"target": section.target.value, "temperature": section.temperature},
+                facts=facts,
                 done=done,
             )
     return metrics

@@ -11,16 +11,15 @@ from afm_mlx import compat
 from afm_mlx.artifact import Inputs
 from afm_mlx.compression.labels import LabelledTeacher, Labels
 from afm_mlx.compression.teacher import Teacher, open_teacher
-from afm_mlx.corpus.packing import document_ids, document_mask, shift_right
 from afm_mlx.decoder.checkpoint import check_tokenizer, open_checkpoint, save_checkpoint
 from afm_mlx.decoder.decoder import Decoder, count_parameters, initialize
 from afm_mlx.inference.engine import Engine
 from afm_mlx.progress import Progress
 from afm_mlx.recipe import Recipe
-from afm_mlx.settings.compression import LabelTime
+from afm_mlx.settings.compression import Distill, LabelTime
 from afm_mlx.text.tokenizer import Tokenizer
 from afm_mlx.training.loop import Batch, Course, train
-from afm_mlx.training.objectives import distillation_targets, next_token_loss
+from afm_mlx.training.objectives import distillation_targets, text_loss
 from afm_mlx.training.optimizer import UpdateRule
 from afm_mlx.training.texts import TrainingTexts, open_held_out
 from afm_mlx.training.validation import Validation
@@ -41,12 +40,12 @@ def run(
     tokenizer = Tokenizer.open(tokenizer_folder)
     shape = recipe.shape_of(stage)
     check_tokenizer(shape, tokenizer.vocab_size, tokenizer_folder)
-    model = Decoder(shape)
     before = recipe.start_of(stage)
     if before is None:
+        model = Decoder(shape)
         initialize(model, settings.seed)
     else:
-        model.update(open_checkpoint(inputs[before] / "model", dtype=mx.float32).parameters())
+        model = open_checkpoint(inputs[before] / "model", shape=shape, dtype=mx.float32)
 
     texts = TrainingTexts(
         inputs["data"],
@@ -56,8 +55,8 @@ def run(
         rows_per_step=section.rows_per_step,
         seed=settings.seed,
     )
-    distilled = stage in recipe.distilled_stages()
-    teacher = _teacher(recipe, inputs, stage, texts, tokenizer) if distilled else None
+    distill = recipe.distill if stage in recipe.distilled_stages() else None
+    teacher = _teacher(recipe, distill, inputs, stage, texts, tokenizer) if distill else None
     micro_steps = section.rows_per_step // settings.rows_at_once(section.rows_per_step)
     eos = tokenizer.eos_id
 
@@ -70,25 +69,13 @@ def run(
         return list(zip(*(mx.split(array, micro_steps) for array in arrays), strict=True))
 
     def loss(
-        model: Decoder, targets: mx.array, *said: mx.array
+        model: Decoder, rows: mx.array, *said: mx.array
     ) -> tuple[mx.array, dict[str, mx.array]]:
-        tokens, shares = shift_right(targets, eos), None
-        if said:
-            assert recipe.distill is not None
-            targets, shares = distillation_targets(
-                targets, *said, teacher_weight=recipe.distill.teacher_weight
-            )
-        return next_token_loss(
-            model,
-            tokens,
-            targets,
-            mx.ones(tokens.shape),
-            mask=document_mask(document_ids(tokens, eos)) if settings.document_mask else "causal",
-            z_loss=settings.z_loss,
-            chunk_bytes=settings.loss_bytes,
-            shares=shares,
-            checkpoint=settings.activation_checkpointing,
-        )
+        targets, shares = None, None
+        if distill:
+            weight = distill.teacher_weight
+            targets, shares = distillation_targets(rows, *said, teacher_weight=weight)
+        return text_loss(model, rows, eos_id=eos, settings=settings, targets=targets, shares=shares)
 
     course = Course(
         steps=section.steps,
@@ -99,10 +86,11 @@ def run(
         most_skipped_steps=settings.most_skipped_steps,
     )
     evaluate = _validation(recipe, inputs, tokenizer, model, row_tokens=section.row_tokens)
+    start = evaluate(model) if before == "base" else {}
     progress.say(
         f"  {sum(count_parameters(shape).values()):,} parameters, {section.steps:,} steps of "
         f"{section.tokens_per_step:,} tokens, RoPE base {shape.rope_base:,.0f}"
-        + (", from the teacher" if distilled else "")
+        + (f", labels of the teacher: {distill.labels}" if distill else "")
     )
     outcome = train(
         model,
@@ -121,6 +109,7 @@ def run(
     save_checkpoint(out / "model", model, tokenizer_folder, facts=facts)
     return {
         **final,
+        **{f"base_{name}": start[name] for name in ("held_out_nats",) if name in start},
         "loss": outcome.losses[-1][1] if outcome.losses else None,
         "tokens": section.steps * section.tokens_per_step,
         "epochs": texts.epochs(section.steps),
@@ -130,11 +119,15 @@ def run(
 
 
 def _teacher(
-    recipe: Recipe, inputs: Inputs, stage: str, texts: TrainingTexts, tokenizer: Tokenizer
+    recipe: Recipe,
+    section: Distill,
+    inputs: Inputs,
+    stage: str,
+    texts: TrainingTexts,
+    tokenizer: Tokenizer,
 ) -> Teacher:
     """Who says what the student is to predict: the teacher's model, or its label files."""
-    section, settings = recipe.distill, recipe.training
-    assert section is not None
+    settings = recipe.training
     if section.labels is LabelTime.BEFORE:
         row_tokens = recipe.pretraining(stage).row_tokens
         return LabelledTeacher(
@@ -176,7 +169,7 @@ def _validation(
     return Validation(
         open_held_out(
             inputs["data"],
-            [name for name, source in recipe.data.items() if source.held_out_fraction > 0],
+            recipe.data,
             tokenizer,
             row_tokens=row_tokens,
             span_tokens=recipe.longest_row(),

@@ -17,7 +17,7 @@ from afm_mlx.compression.importance import (
 )
 from afm_mlx.compression.masks import MaskedDecoder, annealed, cut_units
 from afm_mlx.compression.topk import hard_top_k
-from afm_mlx.corpus.packing import document_ids, document_mask, shift_right
+from afm_mlx.corpus.packing import shift_right
 from afm_mlx.decoder.checkpoint import open_checkpoint, save_checkpoint
 from afm_mlx.decoder.decoder import Decoder, count_parameters
 from afm_mlx.decoder.weights import write_file
@@ -28,10 +28,22 @@ from afm_mlx.settings.compression import PruneMethod
 from afm_mlx.settings.sections import Shape
 from afm_mlx.text.tokenizer import Tokenizer
 from afm_mlx.training.loop import Batch, Course, Loss, train
-from afm_mlx.training.objectives import next_token_loss
+from afm_mlx.training.objectives import text_loss
 from afm_mlx.training.optimizer import Rates, UpdateRule
 from afm_mlx.training.texts import TrainingTexts, open_held_out
 from afm_mlx.training.validation import Validation
+
+_SAME = (
+    "num_layers",
+    "hidden_size",
+    "num_heads",
+    "num_kv_heads",
+    "head_dim",
+    "vocab_size",
+    "qk_norm",
+    "tied",
+)
+"""Settings of [shape] that pruning keeps."""
 
 
 def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[str, Any]:
@@ -48,12 +60,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     tokenizer = Tokenizer.open(folder)
     model = open_checkpoint(inputs["teacher"] / "model", dtype=mx.float32)
     wide = model.shape.intermediate_size
-    _check_shape(model.shape, recipe.shape)
-    if width >= wide:
-        raise ModelError(
-            f"{width:,} units are to be kept, and the model has {wide:,}",
-            hint=f"--ffn, or shape.intermediate_size: a number below {wide:,}",
-        )
+    _check_shape(model.shape, recipe)
     texts = TrainingTexts(
         inputs["data"],
         recipe.prune_mixture(),
@@ -68,23 +75,13 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     def micro_batches(step: int) -> list[mx.array]:
         return list(mx.split(mx.array(texts.targets(step)), micro_steps))
 
-    def loss(model: Decoder, targets: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
-        tokens = shift_right(targets, eos)
-        return next_token_loss(
-            model,
-            tokens,
-            targets,
-            mx.ones(targets.shape),
-            mask=document_mask(document_ids(tokens, eos)) if settings.document_mask else "causal",
-            z_loss=settings.z_loss,
-            chunk_bytes=settings.loss_bytes,
-            checkpoint=settings.activation_checkpointing,
-        )
+    def loss(model: Decoder, rows: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
+        return text_loss(model, rows, eos_id=eos, settings=settings)
 
     validation = Validation(
         open_held_out(
             inputs["data"],
-            [name for name, source in recipe.data.items() if source.held_out_fraction > 0],
+            recipe.data,
             tokenizer,
             row_tokens=section.row_tokens,
             span_tokens=recipe.longest_row(),
@@ -136,7 +133,9 @@ def _masked(
         importance = arrays["importance"]
     else:
         importance = gradient_importance(model, rows, loss)
-        write_file(kept, {"importance": importance})
+        part = out / "importance.part.safetensors"
+        write_file(part, {"importance": importance})
+        part.replace(kept)
     return MaskedDecoder(model, standardized_logs(importance))
 
 
@@ -208,26 +207,30 @@ def _learn(
     }
 
 
-def _check_shape(teacher: Shape, student: Shape) -> None:
-    """Raise unless the two differ in feed-forward width alone, rotation and context aside."""
-    for name in (
-        "num_layers",
-        "hidden_size",
-        "num_heads",
-        "num_kv_heads",
-        "head_dim",
-        "vocab_size",
-    ):
-        wide, narrow = getattr(teacher, name), getattr(student, name)
-        if wide != narrow:
+def _check_shape(teacher: Shape, recipe: Recipe) -> None:
+    """Raise unless it is the recipe's but for a wider feed-forward layer, rotation and context."""
+    student, wide = recipe.shape, teacher.intermediate_size
+    for name in _SAME:
+        if (theirs := getattr(teacher, name)) != (ours := getattr(student, name)):
             raise ModelError(
-                f"the teacher's {name} is {wide:,}, and the student's {narrow:,}",
+                f"the teacher's {name} is {theirs}, and the student's {ours}",
                 hint="pruning narrows the feed-forward layers; all else must be equal",
             )
+    said = recipe.teacher.intermediate_size if recipe.teacher else None
+    if said != wide:
+        raise ModelError(
+            f"teacher.intermediate_size is {said}, and the teacher's is {wide}",
+            hint=f"--set teacher.intermediate_size={wide}",
+        )
+    if student.intermediate_size >= wide:
+        raise ModelError(
+            f"{student.intermediate_size:,} units are to be kept, and the teacher has {wide:,}",
+            hint=f"--set shape.intermediate_size=... with a number below {wide:,}",
+        )
 
 
 def _mass_table(mass: list[float]) -> str:
     """What the kept units hold of each layer's masks; the rest was cut away."""
     cells = [f"{layer:>3}: {share:7.2%}" for layer, share in enumerate(mass)]
     lines = ["   ".join(cells[start : start + 6]) for start in range(0, len(cells), 6)]
-    return "\n".join(["  share of each layer's masks on the units that are kept:", *lines])
+    return "\n".join(["  of each layer's masks, the kept units hold:", *lines])

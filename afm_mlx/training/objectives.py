@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import mlx.core as mx
 
+from afm_mlx.corpus.packing import document_ids, document_mask, shift_right
 from afm_mlx.decoder.decoder import Decoder
+from afm_mlx.settings.sections import Training
 from afm_mlx.training.cross_entropy import linear_cross_entropy
 
 
@@ -81,6 +83,39 @@ def next_token_loss(
         gradient=gradient,
     )
     return loss, {"nll": nll, "tokens": mx.sum(weights.astype(mx.float32))}
+
+
+def text_loss(
+    model: Decoder,
+    rows: mx.array,
+    *,
+    eos_id: int,
+    settings: Training,
+    targets: mx.array | None = None,
+    shares: mx.array | None = None,
+) -> tuple[mx.array, dict[str, mx.array]]:
+    """`next_token_loss` of rows of text whose tokens all count, computed as [training] says.
+
+    Args:
+        model: the decoder.
+        rows: [B, T] tokens; each is predicted from those before it in its row.
+        eos_id: what ends a document, and stands before a row.
+        settings: the section.
+        targets: [B, T, K], what to predict in place of the text, with `shares`.
+        shares: [B, T, K], the probability that each of them is to have.
+    """
+    tokens = shift_right(rows, eos_id)
+    return next_token_loss(
+        model,
+        tokens,
+        rows if targets is None else targets,
+        mx.ones(rows.shape),
+        mask=document_mask(document_ids(tokens, eos_id)) if settings.document_mask else "causal",
+        z_loss=settings.z_loss,
+        chunk_bytes=settings.loss_bytes,
+        shares=shares,
+        checkpoint=settings.activation_checkpointing,
+    )
 
 
 def distillation_targets(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from afm_mlx.corpus.held_out import Split
 from afm_mlx.corpus.mixture import HeldOutRows, Rows, held_out_rows
 from afm_mlx.corpus.shards import Shards
+from afm_mlx.settings.sections import Source
 from afm_mlx.text.tokenizer import Tokenizer
 
 
@@ -58,25 +59,25 @@ def open_shards(folder: Path, name: str, split: Split, tokenizer: Tokenizer) -> 
 
 def open_held_out(
     folder: Path,
-    names: Iterable[str],
+    sources: Mapping[str, Source],
     tokenizer: Tokenizer,
     *,
     row_tokens: int,
     span_tokens: int,
     most_tokens: int,
 ) -> dict[str, HeldOutRows]:
-    """Held-out rows of each source, `most_tokens` in all; the other arguments as `held_out_rows`.
+    """Held-out rows of each source that has some, `most_tokens` in all; else as `held_out_rows`.
 
     Raises:
         DataError: shards are damaged, of another tokenizer, or empty.
     """
-    sources = list(names)
+    names = [name for name, source in sources.items() if source.held_out_fraction > 0]
     return {
         name: held_out_rows(
             open_shards(folder, name, "held_out", tokenizer),
             row_tokens=row_tokens,
             span_tokens=span_tokens,
-            most_tokens=most_tokens // len(sources),
+            most_tokens=most_tokens // len(names),
         )
-        for name in sources
+        for name in names
     }

@@ -140,6 +140,34 @@ def test_weights_stay_float32_when_computing_in_bfloat16(tmp_path):
     assert {weight.dtype for weight in weights(net).values()} == {mx.float32}
 
 
+def test_exact_weights_stay_float32_when_computing_in_bfloat16(tmp_path):
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.decoder, self.scores = model(), [mx.ones((3,))]
+
+    seen = set()
+
+    def noting(net, x, targets, counts):
+        seen.update((name, weight.dtype) for name, weight in weights(net).items())
+        nll = nn.losses.cross_entropy(net.decoder(x) * net.scores[0], targets).sum()
+        return nll, {"nll": nll, "tokens": counts.sum()}
+
+    def evaluate(net):
+        seen.update((name, weight.dtype) for name, weight in weights(net).items())
+        return {}
+
+    net = Pair()
+    train(
+        net, noting, batches, UpdateRule(Optimizer(), hidden_size=4), COURSE, evaluate=evaluate,
+        compute=mx.bfloat16, exact=("scores",), work=tmp_path, watch=WATCH,
+        progress=Progress(stream=io.StringIO()),
+    )  # fmt: skip
+    assert {dtype for name, dtype in seen if name.startswith("decoder.")} == {mx.bfloat16}
+    assert {dtype for name, dtype in seen if name.startswith("scores.")} == {mx.float32}
+    assert not mx.array_equal(net.scores[0], mx.ones((3,)))
+
+
 def test_validation_runs_when_due_and_at_the_end_and_is_logged(tmp_path):
     course = Course(**(vars(COURSE) | {"steps": 13}))
     run(tmp_path, course=course, evaluate=lambda model: {"held_out_nats": 2.5})

@@ -1,12 +1,19 @@
 import math
 
 import mlx.core as mx
+import mlx.nn as nn
 import pytest
 from mlx.utils import tree_flatten
 
+from afm_mlx.corpus.packing import document_ids, document_mask, shift_right
 from afm_mlx.decoder.decoder import Decoder, initialize
-from afm_mlx.settings.sections import Shape
-from afm_mlx.training.objectives import next_token_loss, token_cross_entropy
+from afm_mlx.settings.sections import Shape, Training
+from afm_mlx.training.objectives import (
+    distillation_targets,
+    next_token_loss,
+    text_loss,
+    token_cross_entropy,
+)
 
 SHAPE = Shape(
     num_layers=2,
@@ -130,3 +137,54 @@ def test_evaluation_gives_the_same_sums(model):
     _, trained = next_token_loss(model, inputs, targets, mx.ones((4, 12)), **HOW)
     _, evaluated = next_token_loss(model, inputs, targets, mx.ones((4, 12)), **HOW, gradient=False)
     assert mx.array_equal(trained["nll"], evaluated["nll"])
+
+
+def test_targets_are_nine_tenths_the_teacher_s_and_one_tenth_the_text_s_by_hand(model):
+    inputs, text = rows(count=1, tokens=3)
+    likeliest = mx.array([[[7], [8], [9]]])
+    targets, shares = distillation_targets(text, likeliest, mx.ones((1, 3, 1)), teacher_weight=0.9)
+    assert targets[0].tolist() == [[text[0, i].item(), 7 + i] for i in range(3)]
+    assert mx.allclose(shares, mx.array([0.1, 0.9]))
+    loss, sums, _ = gradients(model, inputs, targets, mx.ones((1, 3)), shares=shares, z_loss=0.0)
+    logps = nn.log_softmax(model(inputs)[0], axis=-1)
+    by_hand = [-0.1 * logps[i, text[0, i]] - 0.9 * logps[i, 7 + i] for i in range(3)]
+    assert loss.item() == pytest.approx(sum(by_hand).item(), rel=1e-5)
+    nll = -sum(logps[i, text[0, i]] for i in range(3))
+    assert sums["nll"].item() == pytest.approx(nll.item(), rel=1e-5)
+
+
+def test_a_teacher_that_says_the_text_is_plain_cross_entropy(model):
+    inputs, text = rows()
+    targets, shares = distillation_targets(
+        text, text[..., None], mx.ones((4, 12, 1)), teacher_weight=0.9
+    )
+    taught, _, grads = gradients(model, inputs, targets, mx.ones((4, 12)), shares=shares)
+    alone, _, wanted = gradients(model, inputs, text, mx.ones((4, 12)))
+    assert taught.item() == pytest.approx(alone.item(), rel=1e-5)
+    assert_same_gradient(grads, wanted, 1e-5)
+
+
+def test_a_weight_of_0_leaves_the_teacher_out(model):
+    inputs, text = rows()
+    candidates = mx.broadcast_to(mx.arange(3), (4, 12, 3))
+    targets, shares = distillation_targets(
+        text, candidates, mx.full((4, 12, 3), 0.3), teacher_weight=0.0
+    )
+    taught, _, grads = gradients(model, inputs, targets, mx.ones((4, 12)), shares=shares)
+    # All of the share that is not the candidates' is on the text.
+    alone, _, wanted = gradients(model, inputs, text, mx.ones((4, 12)))
+    assert taught.item() == pytest.approx(alone.item(), rel=1e-5)
+    assert_same_gradient(grads, wanted, 1e-5)
+
+
+@pytest.mark.parametrize("by_document", [False, True])
+def test_loss_of_text_predicts_each_token_from_those_before_it(model, by_document):
+    text, eos = rows()[1], 2
+    settings = Training(document_mask=by_document, loss_bytes=2**24)
+    loss, sums = text_loss(model, text, eos_id=eos, settings=settings)
+    inputs = shift_right(text, eos)
+    mask = document_mask(document_ids(inputs, eos)) if by_document else "causal"
+    wanted, _ = next_token_loss(model, inputs, text, mx.ones((4, 12)), **(HOW | {"mask": mask}))
+    assert inputs[:, 1:].tolist() == text[:, :-1].tolist()
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
+    assert sums["tokens"].item() == 48

@@ -6,7 +6,7 @@ import pytest
 from mlx.utils import tree_flatten, tree_unflatten
 
 from afm_mlx.settings.sections import Optimizer
-from afm_mlx.training.optimizer import UpdateRule
+from afm_mlx.training.optimizer import Rates, UpdateRule
 
 RULES = ["afm", "adamw", "muon"]
 LINEAR = "model.layers.0.mlp.up_proj.weight"
@@ -251,6 +251,38 @@ def test_large_tensors_have_an_exact_norm():
     _, _, stats = run(rule(), params, [tree(**{TABLE: gradient})])
     exact = np.linalg.norm(np.array(gradient, np.float64))
     assert stats["grad_norm"].item() == pytest.approx(exact, rel=2e-6)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_tensors_with_rates_of_their_own_have_them(name):
+    rates = {"scores": Rates(lr_factor=10.0, weight_decay=0.0)}
+    update_rule = UpdateRule(Optimizer(name=name), hidden_size=64, rates=rates)
+    params = tree(**{"scores.0": mx.zeros((6,)), GAIN: mx.zeros((6,))})
+    gradient = mx.array([1.0, -2.0, 3.0, 0.5, -0.25, 4.0]) * 0.01
+    gradients = [tree(**{"scores.0": gradient, GAIN: gradient})]
+    moved, _, _ = run(update_rule, params, gradients, lr=1e-3)
+    moved = dict(tree_flatten(moved))
+    assert mx.allclose(moved["scores.0"], 10 * moved[GAIN], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_decay_of_tensors_with_rates_is_theirs_alone_and_follows_the_schedule(name):
+    rates = {"scores": Rates(lr_factor=10.0, weight_decay=0.25)}
+    update_rule = UpdateRule(Optimizer(name=name), hidden_size=64, rates=rates)
+    params = tree(**{"scores.0": mx.full((4,), 2.0), GAIN: mx.full((4,), 2.0)})
+    still = tree(**{"scores.0": mx.zeros((4,)), GAIN: mx.zeros((4,))})
+    moved, _, _ = run(update_rule, params, [still], lr=1e-9, schedule=0.5, weight_decay=0.0)
+    assert dict(tree_flatten(moved))["scores.0"].tolist() == [2 * (1 - 0.5 * 0.25)] * 4
+    assert dict(tree_flatten(moved))[GAIN].tolist() == [2.0] * 4
+
+
+def test_a_skipped_step_leaves_tensors_with_rates_alone():
+    rates = {"scores": Rates(lr_factor=10.0, weight_decay=0.25)}
+    update_rule = UpdateRule(Optimizer(), hidden_size=64, rates=rates)
+    params = tree(**{"scores.0": mx.full((4,), 2.0)})
+    moved, _, stats = run(update_rule, params, [tree(**{"scores.0": mx.full((4,), math.nan)})])
+    assert stats["skipped"].item() == 1
+    assert same_bits(moved, params)
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -1,0 +1,77 @@
+"""A tiny model, its tokenizer, and shards: what a teacher reads."""
+
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from afm_mlx.corpus.documents import Document
+from afm_mlx.corpus.shards import Shards, write_shards
+from afm_mlx.decoder.decoder import Decoder, initialize, named_parameters
+from afm_mlx.settings.sections import Shape
+from afm_mlx.text.tokenizer import Tokenizer, train_tokenizer
+
+TINY = Shape(
+    num_layers=2,
+    hidden_size=16,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=8,
+    intermediate_size=24,
+    vocab_size=320,
+    rope_base=10_000,
+    norm_eps=1e-5,
+    max_tokens=64,
+)
+KINDS = {"qwen3": {}, "untied": {"tied": False}, "llama": {"qk_norm": False, "tied": False}}
+
+
+def build(seed: int = 3, **changes: object) -> Decoder:
+    """A decoder with random weights, its gains too."""
+    model = Decoder(TINY.model_copy(update=changes))
+    initialize(model, seed)
+    gains = [
+        (name, mx.random.uniform(0.7, 1.3, array.shape, key=mx.random.key(len(name))))
+        for name, array in named_parameters(model).items()
+        if array.ndim == 1
+    ]
+    model.load_weights(gains, strict=False)
+    return model
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    texts = [f"The cat sat on mat {i}. What is on the hill? A house.\n" for i in range(40)]
+    train_tokenizer(
+        iter(texts),
+        folder,
+        vocab_size=320,
+        reserved_pieces=16,
+        character_coverage=1.0,
+        max_sentence_bytes=4_096,
+        training_bytes=100_000,
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tokenizer_folder: Path) -> Tokenizer:
+    return Tokenizer.open(tokenizer_folder)
+
+
+@pytest.fixture(scope="session")
+def shards(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Shards:
+    """A source of a few hundred tokens, opened; its folder is called `poems`."""
+    folder = tmp_path_factory.mktemp("data") / "poems"
+    texts = [f"What is on hill {i}? A house, the cat and a mat.\n" for i in range(40)]
+    documents = [Document(text, "poems", str(i)) for i, text in enumerate(texts)]
+    write_shards(documents, tokenizer, folder, held_out_fraction=0.0)
+    return Shards.open(folder, "train", tokenizer.fingerprint)
+
+
+@pytest.fixture
+def rows(shards: Shards) -> np.ndarray:
+    """[4, 16] tokens."""
+    return shards.read(0, 64).reshape(4, 16).astype(np.int32)

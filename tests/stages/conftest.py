@@ -1,0 +1,131 @@
+"""A recipe that prunes and distils, its texts, and the pipeline as a function."""
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from afm_mlx import pipeline
+from afm_mlx.progress import Progress
+from afm_mlx.recipe import load_recipe
+
+RECIPE = """
+name = "small"
+[shape]
+num_layers = 2
+hidden_size = 32
+num_heads = 4
+num_kv_heads = 2
+head_dim = 8
+intermediate_size = 24
+vocab_size = 344
+rope_base = 10_000
+norm_eps = 1e-5
+max_tokens = 64
+[data.poems]
+kind = "text"
+path = "{folder}"
+held_out_fraction = 0.2
+[tokenizer]
+reserved_pieces = 16
+[watch]
+evaluation_tokens = 256
+log_every_steps = 1
+[core]
+tokens = 1_024
+row_tokens = 32
+rows_per_step = 4
+lr = 0.01
+warmup_steps = 2
+final_lr_fraction = 0.1
+weight_decay = 1e-4
+mixture = {{ poems = 1.0 }}
+[teacher]
+intermediate_size = 64
+tokens = 2_048
+[prune]
+tokens = 1_024
+row_tokens = 32
+rows_per_step = 4
+lr = 0.002
+scoring_tokens = 512
+[distill]
+"""
+
+
+class Runs:
+    """Runs of the recipe in one folder."""
+
+    def __init__(self, recipe: Path, folder: Path) -> None:
+        self.recipe, self.folder, self.said = recipe, folder, ""
+
+    def __call__(self, *assignments: str, **options: Any) -> dict[str, dict[str, Any]]:
+        """Run it; manifests by stage."""
+        stream = io.StringIO()
+        recipe = load_recipe(self.recipe, assignments)
+        try:
+            manifests = pipeline.run(recipe, self.folder, Progress(stream=stream), **options)
+        finally:
+            self.said = stream.getvalue()
+        return {manifest["stage"]: manifest for manifest in manifests}
+
+    def todo(self, *assignments: str) -> list[str]:
+        steps = pipeline.plan_steps(load_recipe(self.recipe, assignments), self.folder)
+        return [step.stage.name for step in steps if step.todo]
+
+    def stage(self, name: str) -> Path:
+        return self.folder / "small" / name
+
+    def weights(self, name: str) -> dict[str, mx.array]:
+        return dict(mx.load(str(self.stage(name) / "model" / "model.safetensors")))
+
+    def log(self, name: str) -> list[dict[str, Any]]:
+        """The stage's log, without what a clock says."""
+        lines = (self.stage(name) / "metrics.jsonl").read_text().splitlines()
+        clock = ("tokens_per_second", "peak_gb")
+        return [
+            {key: value for key, value in json.loads(line).items() if key not in clock}
+            for line in lines
+        ]
+
+
+@pytest.fixture(scope="session")
+def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("poems")
+    for i in range(60):
+        words = enumerate(["salt", "wind", "rain"])
+        lines = [f"the {word} of the sea {i + n} is old\n" for n, word in words]
+        (folder / f"{i:02}.txt").write_text("".join(lines) * 3)
+    path = folder / "small.toml"
+    path.write_text(RECIPE.format(folder=folder))
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """A finished run; look, and change nothing."""
+    runs = Runs(recipe_file, tmp_path_factory.mktemp("finished"))
+    runs()
+    return runs
+
+
+@pytest.fixture
+def runs(recipe_file: Path, tmp_path: Path) -> Runs:
+    return Runs(recipe_file, tmp_path)
+
+
+@pytest.fixture
+def copied(finished: Runs, recipe_file: Path, tmp_path: Path) -> Callable[..., Runs]:
+    """Makes a folder of runs with some finished stages in it."""
+
+    def copy(*stages: str, name: str = "copied") -> Runs:
+        for stage in stages:
+            shutil.copytree(finished.stage(stage), tmp_path / name / "small" / stage)
+        return Runs(recipe_file, tmp_path / name)
+
+    return copy
