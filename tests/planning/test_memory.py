@@ -128,6 +128,7 @@ def activity(wide, section, training, folder):
 def live_teacher(wide, training, candidates):
     return LiveTeacher(
         decoder(wide),
+        vocab_size=wide.vocab_size,
         eos_id=0,
         candidates=candidates,
         temperature=1.0,
