@@ -37,7 +37,8 @@ class MaskedDecoder(nn.Module):
 
     def masks(self, k: Scalar, temperature: Scalar) -> mx.array:
         """[L, F] float32, 0 to 1, with sum k in each layer."""
-        return soft_top_k(mx.stack(self.scores), k, temperature).astype(mx.float32)
+        with mx.stream(mx.cpu):  # where float64 exists
+            return soft_top_k(mx.stack(self.scores), k, temperature).astype(mx.float32)
 
     @contextmanager
     def masked(self, k: Scalar, temperature: Scalar) -> Iterator[Decoder]:
