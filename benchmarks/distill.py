@@ -44,7 +44,7 @@ PRUNINGS = {
 }
 RANDOM_DRAWS = 5  # of random units, whose mean is shown
 COOL_DOWN = 0.05  # learning rate at the end of a run, as a share of the peak
-EVALUATIONS = 12  # points of a learning curve
+EVALUATIONS = 6  # points of a learning curve
 CURVES = {"scratch": "tab:gray", "pruned": "tab:blue", "distilled": "tab:red"}
 
 

@@ -149,8 +149,8 @@ class UpdateRule:
             "NAME_grad_norm" of those tensors, which "grad_norm" leaves out.
         """
         gradients = {path: grad.astype(mx.float32) for path, grad in _flat(grads).items()}
-        # The gradient of a score is divided by the temperature. In one norm with the weights, a
-        # cold mask would scale their gradient down, or have the step skipped.
+        # The gradient of a score is divided by the temperature, and has nothing to do with the size
+        # of a weight's. In one norm, either could scale the other down, or have the step skipped.
         norm = _norm(grad for path, grad in gradients.items() if _layer(path) not in self.rates)
         apart = {
             name: _norm(grad for path, grad in gradients.items() if _layer(path) == name)
