@@ -18,8 +18,8 @@ ROW_TOKENS = 512
 """Tokens in a row, or the model's context where that is shorter."""
 
 SHARED: dict[str, Any] = {
-    # skip_norm: a student that pruning has hurt badly begins with gradients above the usual 100,
-    # and every step was skipped (SmolLM2-135M with random units). Clipping is enough.
+    # skip_norm: with the usual 100, every step of a student that pruning had hurt badly was skipped
+    # (SmolLM2-135M with random units). Clipping is enough.
     "optimizer": {
         "name": "adamw",
         "update_decay": 0.9,
