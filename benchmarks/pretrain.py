@@ -6,6 +6,12 @@ shows the best round, because other work on the machine only ever slows one down
 
     python benchmarks/pretrain.py                      # needs afm-mlx installed; torch if there
     python benchmarks/pretrain.py --layers 8 --hidden 512 --steps 20 --json out.json
+    python benchmarks/pretrain.py --recipe afm-mac --row-tokens 1024 --rows 32 --peak-tflops 989
+
+With --recipe the shape is that recipe's, and rows are random tokens: its vocabulary is too large
+for a tokenizer of Python's library, and a step takes the same time. With --peak-tflops, what the
+device can do with dense bfloat16 matrices, the table also has the share of it that is used: model
+operations of planning/cost.py, recomputing left out.
 """
 
 from __future__ import annotations
@@ -36,8 +42,11 @@ STOCK_SHARE = 6  # the stock contender does this share of the steps
 
 def shape_of(args: argparse.Namespace) -> Any:
     """The shape that all contenders train."""
+    from afm_mlx.recipe import load_named_recipe
     from afm_mlx.settings.sections import Shape
 
+    if args.recipe:
+        return load_named_recipe(args.recipe, args.set).shape
     return Shape(
         num_layers=args.layers,
         hidden_size=args.hidden,
@@ -56,6 +65,11 @@ def make_rows(args: argparse.Namespace, folder: Path) -> None:
     """Packed rows [R, row_tokens + 1] of Python's own library, tokenized."""
     import numpy as np
 
+    if args.recipe:
+        size = (args.rows * (args.steps + args.warmup + 1), args.row_tokens + 1)
+        draw = np.random.default_rng(0).integers(shape_of(args).vocab_size, size=size)
+        np.save(folder / "rows.npy", draw.astype(np.int32))
+        return
     from afm_mlx.corpus.documents import read_documents
     from afm_mlx.settings.sections import Source, SourceKind
     from afm_mlx.text.tokenizer import Tokenizer, train_tokenizer
@@ -126,7 +140,7 @@ def run_ours(args: argparse.Namespace, rows: Any, rule_name: str) -> dict[str, f
             mx.ones(targets.shape),
             mask="causal",
             z_loss=1e-6,
-            chunk_bytes=Training().loss_bytes,
+            chunk_bytes=args.loss_bytes or Training().loss_bytes,
             checkpoint=False,
         )
 
@@ -146,7 +160,7 @@ def run_ours(args: argparse.Namespace, rows: Any, rule_name: str) -> dict[str, f
             model,
             loss,
             batches,
-            UpdateRule(optimizer, hidden_size=args.hidden),
+            UpdateRule(optimizer, hidden_size=model.shape.hidden_size),
             course,
             compute=compat.compute_dtype(),
             work=Path(work),
@@ -319,6 +333,10 @@ def main() -> None:
         ("rounds", 3),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--recipe", help="take its shape; --layers, --hidden, --vocab are ignored")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--loss-bytes", type=int, help="training.loss_bytes of ours")
+    parser.add_argument("--peak-tflops", type=float, help="of the device; adds a column")
     parser.add_argument("--only", nargs="*", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
@@ -349,14 +367,20 @@ def main() -> None:
 
 def table(args: argparse.Namespace, results: dict[str, list[dict[str, float]]]) -> str:
     """Markdown: tokens per second, memory, and how much faster ours is."""
+    from afm_mlx.planning.cost import flops_per_token
+
     best = {name: max(runs, key=lambda r: r["tokens_per_second"]) for name, runs in results.items()}
+    shape = shape_of(args)
+    size = f"{shape.num_layers} layers, width {shape.hidden_size}, vocabulary {shape.vocab_size:,}"
+    rows = f"{args.rows} rows of {args.row_tokens} tokens"
     lines = [
-        f"{args.layers} layers, width {args.hidden}, vocabulary {args.vocab:,}, "
-        f"{args.rows} rows of {args.row_tokens} tokens, {platform.system()} {platform.machine()}",
+        f"{size}, {rows}, {platform.system()} {platform.machine()}",
         "",
         "| contender | tokens/s | ours is faster by | MLX peak MB | process peak MB |",
         "|---|---|---|---|---|",
     ]
+    if args.peak_tflops:
+        lines[2:] = [lines[2] + " of peak |", lines[3] + "---|"]
     ours = best.get("ours", {}).get("tokens_per_second", float("nan"))
     for name, found in best.items():
         peak = f"{found['peak_bytes'] / 1e6:,.0f}" if found["peak_bytes"] else ""
@@ -365,6 +389,10 @@ def table(args: argparse.Namespace, results: dict[str, list[dict[str, float]]]) 
             f"{ours / found['tokens_per_second']:.2f} | {peak} | "
             f"{found['resident_bytes'] / 1e6:,.0f} |"
         )
+        if args.peak_tflops:
+            flops = sum(flops_per_token(shape, args.row_tokens, recompute=False).values())
+            share = flops * found["tokens_per_second"] / (args.peak_tflops * 1e12)
+            lines[-1] += f" {share:.1%} |"
     return "\n".join(lines)
 
 

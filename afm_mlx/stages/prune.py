@@ -193,6 +193,7 @@ def _learn(
         ),
         compute=compat.compute_dtype(settings.compute),
         exact=("scores",),
+        fuse=False,  # the masks are made in float64, on the CPU
         work=out,
         watch=recipe.watch,
         progress=progress,

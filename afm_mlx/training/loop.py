@@ -91,6 +91,7 @@ def train(
     *,
     compute: mx.Dtype,
     exact: Collection[str] = (),
+    fuse: bool = True,
     work: Path,
     watch: Watch,
     progress: Progress,
@@ -107,6 +108,8 @@ def train(
         course: steps, learning rate, decay.
         compute: number format of the forward and backward pass.
         exact: first names of the paths of weights that stay float32 there, such as scores.
+        fuse: compile the step on a GPU. False for a loss with parts on the CPU, for which MLX would
+            call a C++ compiler.
         work: the stage's folder in the making: snapshots/ and metrics.jsonl.
         watch: when to log, validate and snapshot; how much memory to use at most.
         progress: where the journey is told.
@@ -130,7 +133,9 @@ def train(
         wanted = dict(tree_flatten(model.trainable_parameters()))
         state.params = tree_unflatten([(name, kept[name]) for name in wanted])
     _cut_log(log, state.step)
-    gradient, apply = _compiled(model, loss, rule, course, partial(_cast, compute, exact))
+    gradient, apply = _halves(model, loss, rule, course, partial(_cast, compute, exact))
+    if fuse:
+        gradient, apply = compat.compiled(gradient), compat.compiled(apply)
     outcome = Outcome(earlier_seconds=state.seconds)
     memory_limit = watch.memory_fraction * compat.device_memory_bytes()
     started = saved = lap = time.monotonic()
@@ -195,7 +200,7 @@ def train(
     return outcome
 
 
-def _compiled(
+def _halves(
     model: Any, loss: Loss, rule: Rule, course: Course, cast: Callable[[Any], Any]
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The two halves of a step: gradient of one micro-batch, and update."""
@@ -221,7 +226,7 @@ def _compiled(
             weight_decay=course.weight_decay,
         )
 
-    return compat.compiled(gradient), compat.compiled(apply)
+    return gradient, apply
 
 
 def _accumulate(

@@ -1,7 +1,9 @@
 """The update rules of pre-training: AFM's own, AdamW and Muon, as functions of explicit state.
 
 All begin alike: a gradient whose norm over all parameters is not finite, or `skip_norm` or more,
-changes nothing; one whose norm is above `clip_norm` is scaled down to it. All end alike:
+changes nothing; one whose norm is above `clip_norm` is scaled down to it. Tensors with `Rates` of
+their own, such as scores, have a norm of their own: that of the weights is clipped without them,
+and theirs at `clip_norm`, however large it is. All end alike:
 
     theta <- theta - s * (eta * c * direction + decay * theta)
 
@@ -27,7 +29,7 @@ c: arXiv:2309.14322, section 3.2.4.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import inf, log
 from types import MappingProxyType
@@ -142,18 +144,29 @@ class UpdateRule:
             weight_decay: decoupled decay per step at the peak of the schedule.
 
         Returns:
-            Parameters and state, in the form they came in, and {"grad_norm": of the whole
-            gradient before clipping, "skipped": 1 where the step changed nothing, else 0}.
+            Parameters and state, in the form they came in, and {"grad_norm": of the gradient
+            before clipping, "skipped": 1 where the step changed nothing, else 0}; with `rates`,
+            "NAME_grad_norm" of those tensors, which "grad_norm" leaves out.
         """
         gradients = {path: grad.astype(mx.float32) for path, grad in _flat(grads).items()}
-        norm = mx.sqrt(sum(map(_sum_of_squares, gradients.values()), start=mx.array(0.0)))
-        usual = self._step(state["step"], norm, lr, schedule, weight_decay)
+        # The gradient of a score is divided by the temperature, and has nothing to do with the size
+        # of a weight's. In one norm, either could scale the other down, or have the step skipped.
+        norm = _norm(grad for path, grad in gradients.items() if _layer(path) not in self.rates)
+        apart = {
+            name: _norm(grad for path, grad in gradients.items() if _layer(path) == name)
+            for name in self.rates
+        }
+        usual = self._step(state["step"], norm, apart.values(), lr, schedule, weight_decay)
         momenta, squares = _flat(state["momentum"]), _flat(state["square"])
         updated: dict[str, mx.array] = {}
         for path, param in _flat(params).items():
             step = usual
             if (special := self.rates.get(_layer(path))) is not None:
-                step = replace(usual, shrink=1.0 - usual.schedule * special.weight_decay)
+                step = replace(
+                    usual,
+                    clip=self._clip(apart[_layer(path)], usual.applied),
+                    shrink=1.0 - usual.schedule * special.weight_decay,
+                )
             rate = step.rate * self.multiplier(path)
             tensor = param, gradients[path], momenta[path]
             if self._is_muon(path, param):
@@ -169,6 +182,7 @@ class UpdateRule:
             "square": _like(state["square"], squares),
         }
         stats = {"grad_norm": norm, "skipped": 1.0 - usual.applied.astype(mx.float32)}
+        stats |= {f"{name}_grad_norm": value for name, value in apart.items()}
         return _like(params, updated), new_state, stats
 
     def _is_muon(self, path: str, param: mx.array) -> bool:
@@ -179,12 +193,15 @@ class UpdateRule:
         self,
         step: mx.array,
         norm: mx.array,
+        apart: Iterable[mx.array],
         lr: float | mx.array,
         schedule: float | mx.array,
         weight_decay: float,
     ) -> _Step:
         settings = self.settings
         applied = norm < settings.skip_norm  # False for NaN
+        for other in apart:
+            applied = mx.logical_and(applied, mx.isfinite(other))
         decay = weight_decay if settings.name is OptimizerName.AFM else lr * weight_decay
 
         def unless_skipped(value: float | mx.array, otherwise: float) -> mx.array:
@@ -192,7 +209,7 @@ class UpdateRule:
 
         return _Step(
             applied=applied,
-            clip=unless_skipped(mx.minimum(settings.clip_norm / norm, 1.0), 0.0),
+            clip=self._clip(norm, applied),
             keep_update=unless_skipped(settings.update_decay, 1.0),
             keep_square=unless_skipped(settings.square_decay, 1.0),
             update_mass=_mass(settings.update_decay, step),
@@ -201,6 +218,9 @@ class UpdateRule:
             rate=unless_skipped(schedule * lr, 0.0),
             shrink=unless_skipped(1.0 - schedule * decay, 1.0),
         )
+
+    def _clip(self, norm: mx.array, applied: mx.array) -> mx.array:
+        return mx.where(applied, mx.minimum(self.settings.clip_norm / norm, 1.0), 0.0)
 
     def _afm(
         self,
@@ -261,6 +281,10 @@ def _mass(decay: float, step: mx.array) -> mx.array:
     logarithm = log(decay) if decay else -inf
     count = step.astype(mx.float32) + 1.0
     return -mx.expm1(count * logarithm) / (1 - decay)  # 1 - decay**count loses digits near 1
+
+
+def _norm(gradients: Iterable[mx.array]) -> mx.array:
+    return mx.sqrt(sum(map(_sum_of_squares, gradients), start=mx.array(0.0)))
 
 
 def _sum_of_squares(x: mx.array) -> mx.array:

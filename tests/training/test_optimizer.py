@@ -304,3 +304,45 @@ def test_update_descends(name):
         )
         mx.eval(params, state)
     assert distance(params).item() < 0.01 * start
+
+
+def with_scores(scale: float):
+    """Weights, and scores whose gradient is `scale` times as large."""
+    params = random_tree(0) | {"scores": [mx.zeros((8,))]}
+    grads = random_tree(1, 0.1) | {"scores": [scale * mx.random.normal((8,), key=mx.random.key(2))]}
+    return params, grads
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_gradient_of_scores_does_not_scale_that_of_the_weights(name):
+    """Scores of a cold mask have gradients a hundred times as large, and steps were skipped."""
+    found = []
+    for scale in (1e-3, 1e6):
+        params, grads = with_scores(scale)
+        scored = UpdateRule(
+            Optimizer(name=name), hidden_size=64, rates={"scores": Rates(10.0, 0.0)}
+        )
+        params, _, stats = run(scored, params, [grads, grads])
+        assert float(stats["skipped"]) == 0
+        found.append({key: value for key, value in params.items() if key != "scores"})
+    assert same_bits(*found)
+
+
+def test_scores_are_clipped_by_their_own_norm():
+    scored = UpdateRule(
+        Optimizer(name="afm", block_clip=1e9), hidden_size=64, rates={"scores": Rates(1.0, 0.0)}
+    )
+    params, grads = with_scores(1e6)
+    _, state, stats = run(scored, params, [grads])
+    (gradient,) = grads["scores"]
+    norm = float(mx.linalg.norm(gradient))
+    assert float(stats["scores_grad_norm"]) == pytest.approx(norm, rel=1e-6)
+    assert mx.allclose(state["square"]["scores"][0], mx.square(gradient / norm), rtol=1e-5)
+
+
+def test_scores_that_are_not_finite_skip_the_step():
+    params, grads = with_scores(float("nan"))
+    scored = UpdateRule(Optimizer(), hidden_size=64, rates={"scores": Rates(10.0, 0.0)})
+    after, _, stats = run(scored, params, [grads])
+    assert float(stats["skipped"]) == 1
+    assert same_bits(params, after)
