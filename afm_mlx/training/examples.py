@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -140,6 +141,12 @@ class PackedExamples:
     def tokens(self) -> int:
         """Tokens of all examples of all epochs."""
         return sum(self._lengths[name][number] for row in self._rows for name, number in row)
+
+    @property
+    def seen(self) -> dict[str, int]:
+        """Examples of each source in all epochs, repeated ones again."""
+        counts = Counter(name for row in self._rows for name, _ in row)
+        return {name: counts[name] for name in self.sources}
 
     @property
     def filled(self) -> float:
