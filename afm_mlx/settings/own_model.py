@@ -14,6 +14,9 @@ TEXTS = "texts"
 CHATS = "chats"
 """Name of the one file of conversations."""
 
+COMPARISONS = "comparisons"
+"""Name of the one file of comparisons."""
+
 HELD_OUT_FRACTION = 0.02
 """Share of the documents, 0 to 1, that the result is measured on."""
 
@@ -43,6 +46,15 @@ SFT: dict[str, Any] = {
     "held_out_fraction": 0.05,
 }
 """[sft]; the learning rate is the report's for the device model (LS, OB)."""
+
+REWARD: dict[str, Any] = {"lr": 1e-5, "pairs_per_step": 16, "epochs": 1}
+"""[reward]"""
+
+PREFER: dict[str, Any] = {"lr": 1e-6, "pairs_per_step": 16, "epochs": 1}
+"""[prefer]"""
+
+PAIR_TOKENS = 1_024
+"""Longest prompt with an answer, in tokens, or the model's context where that is shorter."""
 
 CHAT_ROW_TOKENS = 1_024
 """Tokens in a row of conversations, or the model's context where that is shorter."""
