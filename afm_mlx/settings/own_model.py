@@ -41,8 +41,11 @@ SFT: dict[str, Any] = {
     "rows_per_step": 4,
     "epochs": 2,
     "held_out_fraction": 0.05,
+    "dropout_fraction": 0.0,
 }
-"""[sft]; the learning rate is the report's for the device model (LS, OB)."""
+"""[sft]; the learning rate is the report's for the device model (LS, OB). No dropout: models that
+are trained without it rely on a few very large values, and 0.1 takes SmolLM2-135M from 1.0 to 6.6
+nats per token before the first step."""
 
 CHAT_ROW_TOKENS = 1_024
 """Tokens in a row of conversations, or the model's context where that is shorter."""
