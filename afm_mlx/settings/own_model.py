@@ -44,8 +44,11 @@ SFT: dict[str, Any] = {
     "rows_per_step": 4,
     "epochs": 2,
     "held_out_fraction": 0.05,
+    "dropout_fraction": 0.0,
 }
-"""[sft]; the learning rate is the report's for the device model (LS, OB)."""
+"""[sft]; the learning rate is the report's for the device model (LS, OB). No dropout: models that
+are trained without it rely on a few very large values, and 0.1 takes SmolLM2-135M from 1.0 to 6.6
+nats per token before the first step."""
 
 REWARD: dict[str, Any] = {"lr": 1e-5, "pairs_per_step": 16, "epochs": 1}
 """[reward]"""
