@@ -131,7 +131,10 @@ epochs = 1
 [sft.data.chats]
 path = "chats.jsonl"
 """
-PREFER = "[prefer]\nlr = 1e-3\npairs_per_step = 2\nmax_tokens = 32\n"
+PREFER = (
+    "[prefer]\nlr = 1e-3\npairs_per_step = 2\nmax_tokens = 32\n"
+    '[prefer.data.pairs]\npath = "pairs.jsonl"\n'
+)
 
 
 def test_post_training_starts_from_the_newest_model_before_it(recipe_file):
@@ -142,6 +145,13 @@ def test_post_training_starts_from_the_newest_model_before_it(recipe_file):
     recipe = load_recipe(recipe_file(text=SMALL + SFT + PREFER))
     assert recipe.start_of("prefer") == "sft"
     assert recipe.post_training_stages() == ["sft", "prefer"]
+
+
+@pytest.mark.parametrize("stage", ["prefer", "reward"])
+def test_pairs_fit_the_context(recipe_file, stage):
+    text = SMALL + PREFER.replace("prefer", stage)
+    message, _ = refusal(recipe_file(text=text), [f"{stage}.max_tokens=65"])
+    assert f"{stage}.max_tokens (65) is above shape.max_tokens (64)" in message
 
 
 def test_a_finished_base_is_post_trained_without_texts_or_core(recipe_file):
