@@ -1,6 +1,6 @@
-"""Stages on a model of one's own: what `afm prune` and `afm distill` do.
+"""Stages on a model of one's own: what `afm prune`, `afm distill`, `afm sft` and others do.
 
-A recipe is made of the model, a file of texts and a few settings, and the pipeline runs it in a
+A recipe is made of the model, a file of data and a few settings, and the pipeline runs it in a
 folder beside the result. So it resumes as every recipe does, and there is no second way to train.
 """
 
@@ -87,6 +87,79 @@ def distill_recipe(
             "teacher": {"model": str(teacher)},
             "core": defaults.CORE | {"row_tokens": row_tokens},
             "distill": dict(defaults.DISTILL),
+        },
+        assignments,
+    )
+
+
+def sft_recipe(
+    model: Path, conversations: Path, *, skip_bad: bool = False, assignments: Sequence[str] = ()
+) -> Recipe:
+    """Recipe that fine-tunes the model in folder `model` on a file of conversations.
+
+    Raises:
+        ModelError: the folder holds no model of ours.
+        RecipeError: an assignment is wrong.
+    """
+    shape = read_shape(model)
+    data = {defaults.CHATS: {"path": str(conversations.expanduser().resolve())}}
+    row_tokens = min(defaults.CHAT_ROW_TOKENS, shape.max_tokens)
+    return _recipe(
+        {
+            "base": str(model),
+            "shape": shape.model_dump(mode="json"),
+            "sft": defaults.SFT | {"row_tokens": row_tokens, "skip_bad": skip_bad, "data": data},
+        },
+        assignments,
+    )
+
+
+def reward_recipe(
+    model: Path, comparisons: Path, *, skip_bad: bool = False, assignments: Sequence[str] = ()
+) -> Recipe:
+    """Recipe that makes a reward model of the model in folder `model`, from comparisons.
+
+    Raises:
+        ModelError: the folder holds no model of ours.
+        RecipeError: an assignment is wrong.
+    """
+    section = defaults.REWARD | {"skip_bad": skip_bad}
+    return _comparisons_recipe("reward", section, model, comparisons, assignments)
+
+
+def prefer_recipe(
+    model: Path,
+    comparisons: Path,
+    *,
+    method: str,
+    skip_bad: bool = False,
+    assignments: Sequence[str] = (),
+) -> Recipe:
+    """Recipe that trains the model in folder `model` on comparisons, by `method`.
+
+    Raises:
+        ModelError: the folder holds no model of ours.
+        RecipeError: an assignment is wrong.
+    """
+    section = defaults.PREFER | {"method": method, "skip_bad": skip_bad}
+    return _comparisons_recipe("prefer", section, model, comparisons, assignments)
+
+
+def _comparisons_recipe(
+    stage: str,
+    section: Mapping[str, Any],
+    model: Path,
+    comparisons: Path,
+    assignments: Sequence[str],
+) -> Recipe:
+    shape = read_shape(model)
+    data = {defaults.COMPARISONS: {"path": str(comparisons.expanduser().resolve())}}
+    max_tokens = min(defaults.PAIR_TOKENS, shape.max_tokens)
+    return _recipe(
+        {
+            "base": str(model),
+            "shape": shape.model_dump(mode="json"),
+            stage: dict(section) | {"max_tokens": max_tokens, "data": data},
         },
         assignments,
     )

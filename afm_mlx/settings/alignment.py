@@ -16,23 +16,42 @@ from afm_mlx.settings.sections import Count, Fraction, NotNegative, Positive, Se
 Probability = Annotated[float, Field(gt=0.5, lt=1)]
 
 
-class Sft(Section):
-    """Supervised fine-tuning on demonstrations."""
+class Conversations(Section):
+    """One file of conversations, `[sft.data.NAME]`."""
 
+    path: str
+    """JSONL of conversations: ours, mlx-lm's, or that of Apple's adapter toolkit."""
+    weight: Positive = 1.0
+    """How often an epoch goes through the file: 1 is once; 0.5 is through one half of it, and in
+    the next epoch through the other."""
+
+
+class Sft(Section):
+    """Supervised fine-tuning on demonstrations: what the assistant says in conversations."""
+
+    data: dict[str, Conversations] = Field(min_length=1)
+    """Files of conversations, by name."""
     lr: Positive
     """Learning rate, constant. Source: LS, OB; 2e-5 on the device, 5e-6 on the server."""
-    examples_per_step: Count
-    """Examples of one optimizer step."""
+    row_tokens: Annotated[int, Field(ge=8)]
+    """Tokens in a row, at least 8. Conversations are packed into rows; longer ones are dropped and
+    counted."""
+    rows_per_step: Count
+    """Rows of one optimizer step."""
     epochs: Count
-    """Passes over the examples."""
-    dropout_fraction: Fraction = 0.1
-    """Share of residual branch values set to zero, 0 to 1. Source: LS, OB; the place is ours."""
+    """Passes over the conversations."""
+    dropout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of residual branch values set to zero, 0 to below 1. Source: LS, OB; the place is
+    ours."""
+    weight_decay: NotNegative = 0.0
+    """Decoupled decay per step; not times the learning rate with `afm`. Ours."""
     document_mask: bool = True
-    """Packed examples do not see each other. Ours."""
-    mixture_step_fraction: Fraction = 0.25
-    """Share by which the mixture search moves one weight, 0 to 1. Ours; R24 searches likewise."""
-    mixture_seeds: Count = 3
-    """Runs per candidate of the mixture search. Ours."""
+    """Packed conversations do not see each other. Ours."""
+    held_out_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    """Share of conversations, 0 to below 1, never trained on; the model is measured on them before
+    and after. Ours."""
+    skip_bad: bool = False
+    """Leave out, name and count lines that are no conversation, instead of stopping at one."""
 
 
 class PreferenceLevels(Section):
@@ -63,15 +82,49 @@ class PreferenceLevels(Section):
         return self
 
 
-class Reward(Section):
-    """The reward model: one scalar, and four graded qualities beside it."""
+class Comparisons(Section):
+    """One file of comparisons, `[reward.data.NAME]` or `[prefer.data.NAME]`."""
 
+    path: str
+    """JSONL of comparisons: a prompt, the preferred answer, the other one."""
+    weight: Positive = 1.0
+    """How often an epoch goes through the file: 1 is once, 2 twice, 0.5 through half of it."""
+
+
+class PairTraining(Section):
+    """What training on pairs of answers has in common."""
+
+    data: dict[str, Comparisons] = Field(min_length=1)
+    """Files of comparisons, by name."""
     lr: Positive
     """Peak learning rate."""
     pairs_per_step: Count
     """Preference pairs of one optimizer step."""
-    epochs: Count
-    """Passes over the pairs."""
+    max_tokens: Count
+    """Longest prompt plus answer, in tokens; pairs with a longer one are dropped and counted."""
+    epochs: Count = 1
+    """Passes over the pairs. Ours."""
+    warmup_fraction: Fraction = 0.1
+    """Share of the steps, 0 to 1, in which the learning rate rises to its peak. Ours."""
+    final_lr_fraction: Fraction = 0.1
+    """Learning rate at the end of the cosine, as a share of the peak, 0 to 1. Ours."""
+    weight_decay: NotNegative = 0.0
+    """Decoupled decay per step; not times the learning rate with `afm`. Ours."""
+    skip_norm: Positive = 1e6
+    """Takes the place of `optimizer.skip_norm`: the gradient of a pair is that of whole answers, up
+    to thousands of tokens, and IPO's begins ten times larger still. Ours."""
+    held_out_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of prompts, 0 to below 1, never trained on; the model is measured on their pairs before
+    and after. Ours."""
+    skip_bad: bool = False
+    """Leave out, name and count lines that are no comparison, instead of stopping at one."""
+
+
+class Reward(PairTraining):
+    """The reward model: one scalar, and four graded qualities beside it."""
+
+    head_lr_factor: Positive = 10.0
+    """Learning rate of the heads, which start anew, as a multiple of `lr`. Ours."""
     grade_weight: NotNegative = 0.1
     """Weight of each grade's cross entropy beside the ranking loss. Ours; R24 gives no value."""
     grades: tuple[str, ...] = (
@@ -96,17 +149,11 @@ class PreferenceMethod(StrEnum):
     IPO = "ipo"
 
 
-class Prefer(Section):
+class Prefer(PairTraining):
     """Preference training on pairs of answers."""
 
     method: PreferenceMethod = PreferenceMethod.DPO
     """Loss to use."""
-    lr: Positive
-    """Peak learning rate."""
-    pairs_per_step: Count
-    """Preference pairs of one optimizer step."""
-    max_tokens: Count
-    """Longest prompt plus answer, in tokens; longer pairs are dropped and counted."""
     beta: Positive = 0.1
     """DPO's pull towards the reference; unitless. Ours, as in arXiv:2305.18290."""
     tau: Positive = 0.1

@@ -1,4 +1,4 @@
-"""A recipe that prunes and distils, its texts, and the pipeline as a function."""
+"""A recipe that prunes and distils, a tiny base model, and conversations it can learn."""
 
 import io
 import json
@@ -11,8 +11,12 @@ import mlx.core as mx
 import pytest
 
 from afm_mlx import pipeline
+from afm_mlx.decoder.checkpoint import save_checkpoint
+from afm_mlx.decoder.decoder import Decoder, initialize
 from afm_mlx.progress import Progress
 from afm_mlx.recipe import load_recipe
+from afm_mlx.settings.sections import Shape
+from afm_mlx.text.tokenizer import train_tokenizer
 
 RECIPE = """
 name = "small"
@@ -129,3 +133,52 @@ def copied(finished: Runs, recipe_file: Path, tmp_path: Path) -> Callable[..., R
         return Runs(recipe_file, tmp_path / name)
 
     return copy
+
+
+SHAPE = Shape(
+    num_layers=2,
+    hidden_size=32,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    intermediate_size=64,
+    vocab_size=320,
+    rope_base=10_000,
+    norm_eps=1e-5,
+    max_tokens=64,
+)
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory) -> Path:
+    """Folder of a model with random weights."""
+    folder = tmp_path_factory.mktemp("base")
+    train_tokenizer(
+        iter(["The cat sat on the mat. Where is the dog? In the house.\n"] * 20),
+        folder / "tokenizer",
+        vocab_size=320,
+        reserved_pieces=16,
+        character_coverage=1.0,
+        max_sentence_bytes=4_096,
+        training_bytes=100_000,
+    )
+    model = Decoder(SHAPE)
+    initialize(model, seed=2)
+    save_checkpoint(folder / "model", model, folder / "tokenizer")
+    return folder / "model"
+
+
+@pytest.fixture
+def chats(tmp_path) -> Path:
+    """A file of 60 conversations in which the answer repeats the question's word."""
+    lines = []
+    for number in range(60):
+        word = "".join("abcdefgh"[(number >> (3 * place)) % 8] for place in range(2))
+        said = [
+            {"role": "user", "content": f"say {word}"},
+            {"role": "assistant", "content": f"{word}."},
+        ]
+        lines.append(json.dumps({"messages": said}))
+    path = tmp_path / "chats.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    return path
