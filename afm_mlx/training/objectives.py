@@ -4,12 +4,14 @@ Sums, because a mean of means is wrong as soon as micro-batches or machines hold
 of tokens: add up sums and gradients of sums, then divide once by the total.
 
 Shapes. B rows, T tokens of a row, N tokens in all, D width, V vocabulary, K candidates of a
-teacher for one token.
+teacher for one token. Of losses on pairs: P pairs, A answers, G grades of an answer, C classes of
+a grade. A pair's margin is a difference between its preferred answer and the other one.
 """
 
 from __future__ import annotations
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from afm_mlx.decoder.decoder import Decoder
 from afm_mlx.training.cross_entropy import linear_cross_entropy
@@ -107,3 +109,83 @@ def distillation_targets(
     of_text = mx.full((*text.shape, 1), 1 - teacher_weight)
     targets = mx.concatenate([text[..., None], candidates.astype(text.dtype)], axis=-1)
     return targets, mx.concatenate([of_text, teacher_weight * probabilities], axis=-1)
+
+
+def reward_ranking_loss(
+    chosen: mx.array, rejected: mx.array, probability: mx.array
+) -> tuple[mx.array, mx.array]:
+    """Summed loss of rewards on pairs, in nats, and the number of pairs.
+
+        -p log sigmoid(c - r) - (1 - p) log sigmoid(r - c)
+
+    It is least at `c - r = logit(p)`: how strong a preference was says how far apart the rewards
+    are to be, and no further.
+
+    Args:
+        chosen: [P] float32, rewards c of the preferred answers.
+        rejected: [P], rewards r of the others.
+        probability: [P], p: how sure it is that the preferred answer is better, 0 to 1.
+
+    Source: LS, note on arXiv:2407.21075.
+    """
+    margin = chosen - rejected
+    loss = -probability * nn.log_sigmoid(margin) - (1 - probability) * nn.log_sigmoid(-margin)
+    return mx.sum(loss), mx.array(float(margin.size))
+
+
+def grade_loss(logits: mx.array, grades: mx.array) -> tuple[mx.array, mx.array]:
+    """Summed cross entropy of the grades that were given, in nats, and how many these are.
+
+    Args:
+        logits: [A, G, C] float32.
+        grades: [A, G] integers, 0 to C - 1; below 0 where nobody gave that grade.
+
+    Source: LS, note on arXiv:2407.21075; that grades can be absent is ours.
+    """
+    given = grades >= 0
+    losses = token_cross_entropy(logits, mx.maximum(grades, 0), z_loss=0.0)
+    return mx.sum(mx.where(given, losses, 0.0)), mx.sum(given).astype(mx.float32)
+
+
+def preference_margin(
+    policy_chosen: mx.array,
+    policy_rejected: mx.array,
+    reference_chosen: mx.array,
+    reference_rejected: mx.array,
+) -> mx.array:
+    """[P] in nats: how much more the policy prefers the chosen answer than the reference does.
+
+    Args:
+        policy_chosen: [P] float32, log-probability in nats of each preferred answer: the sum over
+            its tokens. Those of the prompt and padding are not in it.
+        policy_rejected: [P], the same of the other answer.
+        reference_chosen: [P], the same under the model that training began with.
+        reference_rejected: [P].
+    """
+    return (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
+
+
+def dpo_loss(margin: mx.array, *, beta: float) -> tuple[mx.array, mx.array]:
+    """Summed DPO loss, `-log sigmoid(beta * margin)` in nats, and the number of pairs.
+
+    Args:
+        margin: [P] float32, from `preference_margin`.
+        beta: pull towards the reference, above 0.
+
+    Source: arXiv:2305.18290, equation 7.
+    """
+    return -mx.sum(nn.log_sigmoid(beta * margin)), mx.array(float(margin.size))
+
+
+def ipo_loss(margin: mx.array, *, tau: float) -> tuple[mx.array, mx.array]:
+    """Summed IPO loss, `(margin - 1 / (2 tau))**2`, and the number of pairs.
+
+    Unlike DPO it wants a margin of a certain size, so it does not push sure pairs ever further.
+
+    Args:
+        margin: [P] float32, from `preference_margin`.
+        tau: regularization, above 0; the best margin is 1 / (2 tau) nats.
+
+    Source: arXiv:2310.12036, equation 17.
+    """
+    return mx.sum(mx.square(margin - 1 / (2 * tau))), mx.array(float(margin.size))

@@ -6,7 +6,15 @@ from mlx.utils import tree_flatten
 
 from afm_mlx.decoder.decoder import Decoder, initialize
 from afm_mlx.settings.sections import Shape
-from afm_mlx.training.objectives import next_token_loss, token_cross_entropy
+from afm_mlx.training.objectives import (
+    dpo_loss,
+    grade_loss,
+    ipo_loss,
+    next_token_loss,
+    preference_margin,
+    reward_ranking_loss,
+    token_cross_entropy,
+)
 
 SHAPE = Shape(
     num_layers=2,
@@ -130,3 +138,87 @@ def test_evaluation_gives_the_same_sums(model):
     _, trained = next_token_loss(model, inputs, targets, mx.ones((4, 12)), **HOW)
     _, evaluated = next_token_loss(model, inputs, targets, mx.ones((4, 12)), **HOW, gradient=False)
     assert mx.array_equal(trained["nll"], evaluated["nll"])
+
+
+LEVELS = [(0.95, 2.944), (0.85, 1.735), (0.75, 1.099), (0.65, 0.619)]
+"""Probability of each strength of preference, and the best gap of the rewards, as published."""
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def test_reward_ranking_loss_by_hand():
+    loss, pairs = reward_ranking_loss(
+        mx.array([1.0, -0.5]), mx.array([0.25, 1.5]), mx.array([0.85, 0.65])
+    )
+    first = -0.85 * math.log(sigmoid(0.75)) - 0.15 * math.log(sigmoid(-0.75))
+    second = -0.65 * math.log(sigmoid(-2.0)) - 0.35 * math.log(sigmoid(2.0))
+    assert loss.item() == pytest.approx(first + second, rel=1e-6)
+    assert pairs.item() == 2
+
+
+@pytest.mark.parametrize(("probability", "gap"), LEVELS)
+def test_reward_ranking_loss_is_least_at_the_published_gap(probability, gap):
+    exact = math.log(probability / (1 - probability))
+    assert exact == pytest.approx(gap, abs=5e-4)
+
+    def slope(gap):
+        def loss(chosen):
+            return reward_ranking_loss(chosen, mx.array([0.25]), mx.array([probability]))[0]
+
+        return mx.grad(loss)(mx.array([0.25 + gap])).item()
+
+    assert abs(slope(exact)) < 1e-6
+    assert slope(exact - 0.1) < -1e-3
+    assert slope(exact + 0.1) > 1e-3
+
+
+def test_reward_ranking_loss_stays_finite_at_wide_gaps():
+    loss, _ = reward_ranking_loss(mx.array([-500.0]), mx.array([500.0]), mx.array([0.95]))
+    assert loss.item() == pytest.approx(950.0)
+
+
+def test_grade_loss_by_hand_and_without_absent_grades():
+    logits = mx.array([[[1.0, 0.0, -1.0], [9.0, 9.0, 9.0]], [[0.5, 2.0, 0.0], [0.0, 0.0, 0.0]]])
+    loss, given = grade_loss(logits, mx.array([[0, -1], [2, 1]]))
+    first = math.log(math.exp(1) + 1 + math.exp(-1)) - 1
+    second = math.log(math.exp(0.5) + math.exp(2) + 1)
+    assert loss.item() == pytest.approx(first + second + math.log(3), rel=1e-6)
+    assert given.item() == 3
+
+
+def test_absent_grades_have_no_gradient():
+    grades = mx.array([[0, -1], [-1, -1]])
+    logits = mx.random.normal((2, 2, 3), key=mx.random.key(0))
+    gradient = mx.grad(lambda logits: grade_loss(logits, grades)[0])(logits)
+    assert mx.any(gradient[0, 0] != 0).item()
+    assert not mx.any(gradient[0, 1] != 0).item()
+    assert not mx.any(gradient[1] != 0).item()
+
+
+def test_preference_margin_by_hand():
+    margin = preference_margin(*(mx.array([x]) for x in (-1.0, -4.0, -2.0, -3.0)))
+    assert margin.item() == (-1 - -2) - (-4 - -3)
+
+
+def test_dpo_loss_is_log_two_when_policy_is_reference():
+    logps = mx.array([-3.0, -7.0])
+    loss, pairs = dpo_loss(preference_margin(logps, logps - 1, logps, logps - 1), beta=0.1)
+    assert loss.item() == pytest.approx(2 * math.log(2))
+    assert pairs.item() == 2
+
+
+def test_dpo_loss_by_hand():
+    loss, _ = dpo_loss(mx.array([2.0, -1.0]), beta=0.5)
+    expected = math.log(1 + math.exp(-0.5 * 2)) + math.log(1 + math.exp(0.5 * 1))
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_ipo_loss_by_hand_and_least_at_half_the_inverse_of_tau():
+    loss, pairs = ipo_loss(mx.array([2.0, -1.0]), tau=0.25)
+    assert loss.item() == pytest.approx((2 - 2) ** 2 + (-1 - 2) ** 2)
+    assert pairs.item() == 2
+    slope = mx.grad(lambda margin: ipo_loss(margin, tau=0.1)[0])
+    assert slope(mx.array([5.0])).item() == 0
+    assert slope(mx.array([4.0])).item() == pytest.approx(2 * (4 - 5))
