@@ -161,5 +161,7 @@ def _sampler(
 def _answer(tokenizer: Tokenizer, ids: list[int]) -> Answer:
     finished = ids[-1] in tokenizer.eos_ids
     # A model may have rows to spare, which no piece belongs to.
-    spelled = [number for number in (ids[:-1] if finished else ids) if number < tokenizer.vocab_size]
+    spelled = [
+        number for number in (ids[:-1] if finished else ids) if number < tokenizer.vocab_size
+    ]
     return Answer(tuple(ids), tokenizer.decode(spelled), finished)
