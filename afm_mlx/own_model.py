@@ -1,6 +1,6 @@
-"""Stages on a model of one's own: what `afm prune` and `afm distill` do.
+"""Stages on a model of one's own: what `afm prune`, `afm distill` and `afm sft` do.
 
-A recipe is made of the model, a file of texts and a few settings, and the pipeline runs it in a
+A recipe is made of the model, a file of data and a few settings, and the pipeline runs it in a
 folder beside the result. So it resumes as every recipe does, and there is no second way to train.
 """
 
@@ -83,6 +83,28 @@ def distill_recipe(
             "teacher": {"model": str(teacher)},
             "core": defaults.CORE | {"row_tokens": row_tokens},
             "distill": dict(defaults.DISTILL),
+        },
+        assignments,
+    )
+
+
+def sft_recipe(
+    model: Path, conversations: Path, *, skip_bad: bool = False, assignments: Sequence[str] = ()
+) -> Recipe:
+    """Recipe that fine-tunes the model in folder `model` on a file of conversations.
+
+    Raises:
+        ModelError: the folder holds no model of ours.
+        RecipeError: an assignment is wrong.
+    """
+    shape = read_shape(model)
+    data = {defaults.CHATS: {"path": str(conversations.expanduser().resolve())}}
+    row_tokens = min(defaults.CHAT_ROW_TOKENS, shape.max_tokens)
+    return _recipe(
+        {
+            "base": str(model),
+            "shape": shape.model_dump(mode="json"),
+            "sft": defaults.SFT | {"row_tokens": row_tokens, "skip_bad": skip_bad, "data": data},
         },
         assignments,
     )

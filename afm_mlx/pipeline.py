@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,8 +17,9 @@ from afm_mlx.artifact import Inputs
 from afm_mlx.errors import AfmError, RunError
 from afm_mlx.progress import Progress, duration
 from afm_mlx.recipe import Recipe, nearest
+from afm_mlx.settings.alignment import Conversations
 from afm_mlx.settings.compression import LabelTime
-from afm_mlx.stages import clean, data, labels, link, pretrain, prune, tokenizer
+from afm_mlx.stages import clean, data, labels, link, pretrain, prune, sft, tokenizer
 from afm_mlx.zoo import identity
 
 MEMORY_SETTINGS = ("micro_rows", "activation_checkpointing", "loss_bytes")
@@ -52,6 +54,8 @@ def stages_of(recipe: Recipe, runs: Path) -> list[Stage]:
         for name, word in _finished_models(recipe).items()
     ]
     given = next((stage.name for stage in stages), None)  # whose tokenizer is taken
+    if not recipe.data:  # then nothing is trained on texts
+        return stages + _post_training(recipe)
     cleaned = () if recipe.clean is None else ("clean",)
     if cleaned:
         stages.append(Stage("clean", clean.run, (), ("data", "clean"), facts))
@@ -61,7 +65,7 @@ def stages_of(recipe: Recipe, runs: Path) -> list[Stage]:
         words = ("data", "tokenizer", "shape.vocab_size")
         stages.append(Stage("tokenizer", tokenizer.run, cleaned, words, facts))
     stages.append(Stage("data", data.run, ("tokenizer", *cleaned), ("data",), facts))
-    return stages + _training_stages(recipe)
+    return stages + _training_stages(recipe) + _post_training(recipe)
 
 
 def _finished_models(recipe: Recipe) -> dict[str, str]:
@@ -95,6 +99,36 @@ def _training_stages(recipe: Recipe) -> list[Stage]:
             sections = (*sections, "distill")
         stages.append(Stage(name, partial(pretrain.run, stage=name), tuple(parents), sections))
     return stages
+
+
+POST_TRAINING = {"sft": sft.run}
+"""What a post-training stage does, by the name of the stage and of its section."""
+
+
+def _post_training(recipe: Recipe) -> list[Stage]:
+    """Stages after pre-training. Each reads the model it starts from, and files of its section."""
+    stages = []
+    for name in recipe.post_training_stages():
+        if name in POST_TRAINING:
+            parents = tuple(filter(None, [recipe.start_of(name)]))
+            files = {"data": _contents(getattr(recipe, name).data.values())}
+            stages.append(
+                Stage(name, POST_TRAINING[name], parents, ("optimizer", "training", name), files)
+            )
+    return stages
+
+
+def _contents(sources: Iterable[Conversations]) -> dict[str, str]:
+    """SHA-256 of each file of examples, by its path; "" where there is none yet."""
+    found = {}
+    for source in sources:
+        path = Path(source.path).expanduser()
+        if path.is_file():
+            with path.open("rb") as file:
+                found[source.path] = hashlib.file_digest(file, "sha256").hexdigest()
+        else:
+            found[source.path] = ""
+    return found
 
 
 @dataclass(frozen=True)

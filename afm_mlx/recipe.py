@@ -39,10 +39,11 @@ from afm_mlx.settings.sections import (
 AnySection = TypeVar("AnySection", bound=Section)
 
 PRETRAINING_STAGES = ("core", "continued", "context")
+POST_TRAINING_STAGES = ("sft", "reward", "prefer", "rl", "itec")
+"""Each starts from the model of [sft] where there is one, and else from the one before it."""
 
 # Sections that are read and checked, and whose stages do not exist yet.
 NOT_BUILT_YET = (
-    "sft",
     "reward",
     "prefer",
     "itec",
@@ -62,13 +63,13 @@ class Recipe(Section):
     """One line for `afm models`."""
     base: str = ""
     """Model that [core] starts from, in place of random weights: folder, GGUF file, hub id, recipe
-    name, or smollm2. Its tokenizer is taken, too."""
+    name, or smollm2. Its tokenizer is taken, too. Without [core], post-training starts from it."""
     shape: Shape
     """The network."""
     tokenizer: Tokenizer = Tokenizer()
     """The tokenizer."""
-    data: dict[str, Source]
-    """Sources of documents, by name."""
+    data: dict[str, Source] = Field(default={})
+    """Sources of documents, by name. Post-training of a finished model needs none."""
     clean: Clean | None = None
     """Steps that clean the documents."""
     optimizer: Optimizer = Optimizer()
@@ -78,7 +79,8 @@ class Recipe(Section):
     watch: Watch = Watch()
     """Logs, validations, snapshots."""
     core: Pretraining | None = None
-    """Stage 1: most tokens, mostly web. It may be absent where a finished teacher is pruned."""
+    """Stage 1: most tokens, mostly web. It may be absent where a finished teacher is pruned, or a
+    finished `base` post-trained."""
     continued: Pretraining | None = None
     """Stage 2: longer rows, more code and mathematics."""
     context: Pretraining | None = None
@@ -119,6 +121,10 @@ class Recipe(Section):
         """Names of the pre-training stages that this recipe has, in order."""
         return [name for name in PRETRAINING_STAGES if getattr(self, name) is not None]
 
+    def post_training_stages(self) -> list[str]:
+        """Names of the post-training stages that this recipe has, in order."""
+        return [name for name in POST_TRAINING_STAGES if getattr(self, name) is not None]
+
     def trains_teacher(self) -> bool:
         """Whether the teacher is trained here, as a stage."""
         return self.teacher is not None and not self.teacher.model
@@ -129,10 +135,14 @@ class Recipe(Section):
             return None
         if stage == "prune":
             return "teacher"
+        first = "prune" if self.prune else "base" if self.base else None
         stages = self.pretraining_stages()
-        if number := stages.index(stage):
-            return stages[number - 1]
-        return "prune" if self.prune else "base" if self.base else None
+        if stage in POST_TRAINING_STAGES:
+            if self.sft is not None and stage != "sft":
+                return "sft"
+            return stages[-1] if stages else first
+        number = stages.index(stage)
+        return stages[number - 1] if number else first
 
     def shape_of(self, stage: str) -> Shape:
         """Shape of the model that a training stage leaves: its width, RoPE base and context."""
@@ -165,7 +175,7 @@ class Recipe(Section):
         return dict(self.core.mixture) if self.core else dict.fromkeys(self.data, 1.0)
 
     def longest_row(self) -> int:
-        """Tokens in the longest row of any stage: what held-out text is measured in."""
+        """Tokens in the longest row of texts of any stage: what held-out text is measured in."""
         rows = [self.pretraining(stage).row_tokens for stage in self.pretraining_stages()]
         return max(rows + ([self.prune.row_tokens] if self.prune else []))
 
@@ -225,9 +235,33 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _sft_fits(self) -> Self:
+        if self.sft is None:
+            return self
+        if self.sft.row_tokens > self.shape.max_tokens:
+            raise ValueError(
+                f"sft.row_tokens ({self.sft.row_tokens:,}) is above "
+                f"shape.max_tokens ({self.shape.max_tokens:,})"
+            )
+        micro_rows = self.training.rows_at_once(self.sft.rows_per_step)
+        if self.sft.rows_per_step % micro_rows:
+            raise ValueError(
+                f"sft.rows_per_step ({self.sft.rows_per_step}) must be a multiple of "
+                f"training.micro_rows ({micro_rows})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_texts(self) -> Self:
+        if not self.data and (self.core or self.prune):
+            raise ValueError("the recipe has no [data.NAME], and it trains on texts")
+        return self
+
+    @model_validator(mode="after")
     def _has_a_core(self) -> Self:
         if self.core is None:
-            if not (self.prune and self.teacher and self.teacher.model):
+            pruned = self.prune and self.teacher and self.teacher.model
+            if not pruned and not (self.base and self.post_training_stages()):
                 raise ValueError("the recipe has no [core]")
             for stage in ("continued", "context", "distill"):
                 if getattr(self, stage) is not None:

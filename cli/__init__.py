@@ -14,6 +14,7 @@ import typer
 from afm_mlx.errors import AfmError
 
 from . import data, tokenizer, zoo
+from .align import sft
 from .chat import chat
 from .doctor import doctor
 from .generate import generate
@@ -23,7 +24,8 @@ from .run import pretrain, run
 from .shrink import distill, prune
 from .terminal import show_error, tell
 
-START, USE, BUILD, SHRINK = "Start here", "Use a model", "Build a model", "Make a model smaller"
+START, USE, BUILD = "Start here", "Use a model", "Build a model"
+ALIGN, SHRINK = "Teach a model to answer", "Make a model smaller"
 """Headings of `afm --help`, in the order of their first commands below."""
 
 DISK_ERRORS = {
@@ -86,6 +88,7 @@ app.command("run", rich_help_panel=BUILD)(run)
 app.add_typer(data.app, name="data", rich_help_panel=BUILD)
 app.add_typer(tokenizer.app, name="tokenizer", rich_help_panel=BUILD)
 app.command("pretrain", rich_help_panel=BUILD)(pretrain)
+app.command("sft", rich_help_panel=ALIGN)(sft)
 app.command("prune", rich_help_panel=SHRINK)(prune)
 app.command("distill", rich_help_panel=SHRINK)(distill)
 

@@ -54,7 +54,7 @@ def prune(
         kind=_kind(kind),
         assignments=set_,
     )
-    metrics = _run(recipe, "prune", out, log_json, json_)
+    metrics = run_own_model(recipe, "prune", out, log_json, json_)
     if json_:
         return
     typer.echo(f"model       {out}")
@@ -91,7 +91,7 @@ def distill(
         kind=_kind(kind),
         assignments=set_,
     )
-    metrics = _run(recipe, "core", out, log_json, json_)
+    metrics = run_own_model(recipe, "core", out, log_json, json_)
     if json_:
         return
     typer.echo(f"model       {out}")
@@ -109,7 +109,9 @@ def _kind(kind: str | None) -> Any:
     return SourceKind(kind) if kind else None
 
 
-def _run(recipe: Any, stage: str, out: Path, log_json: Path | None, json_: bool) -> dict[str, Any]:
+def run_own_model(
+    recipe: Any, stage: str, out: Path, log_json: Path | None, json_: bool
+) -> dict[str, Any]:
     """Run the recipe; its metrics, which are printed with --json."""
     import json
     from contextlib import closing

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import mlx.core as mx
@@ -29,6 +29,10 @@ from afm_mlx.compat import import_mlx_lm
 from afm_mlx.decoder.attention import Mask, causal_attention
 from afm_mlx.decoder.exponential import silu
 from afm_mlx.settings.sections import Llama3Rope, Shape
+
+Branch = Callable[[int, mx.array], mx.array]
+"""What becomes of what a block adds to the stream: from the addition's number, counted from 0 and
+two in each block, and its values [B, L, D]. The same arguments give the same result."""
 
 
 def llama3_wavelengths(head_dim: int, base: float, scaling: Llama3Rope) -> mx.array:
@@ -135,10 +139,14 @@ class Block(nn.Module):
         self.input_layernorm = nn.RMSNorm(shape.hidden_size, shape.norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(shape.hidden_size, shape.norm_eps)
 
-    def __call__(self, x: mx.array, mask: Mask = None, cache: Any = None) -> mx.array:
+    def __call__(
+        self, x: mx.array, mask: Mask = None, cache: Any = None, branch: Branch | None = None
+    ) -> mx.array:
         """[B, L, D] to [B, L, D]."""
-        x = x + self.self_attn(self.input_layernorm(x), mask, cache)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        attended = self.self_attn(self.input_layernorm(x), mask, cache)
+        x = x + (attended if branch is None else branch(0, attended))
+        fed = self.mlp(self.post_attention_layernorm(x))
+        return x + (fed if branch is None else branch(1, fed))
 
 
 class Trunk(nn.Module):
@@ -182,7 +190,14 @@ class Decoder(nn.Module):
             x = layer(x, mask, layer_cache)
         return self._logits(self.model.norm(x))
 
-    def hidden(self, tokens: mx.array, *, mask: Mask = None, checkpoint: bool = False) -> mx.array:
+    def hidden(
+        self,
+        tokens: mx.array,
+        *,
+        mask: Mask = None,
+        checkpoint: bool = False,
+        branch: Branch | None = None,
+    ) -> mx.array:
         """States [B, L, D] after the last norm, for training; `output_weight` makes logits of them.
 
         Args:
@@ -191,8 +206,10 @@ class Decoder(nn.Module):
                 broadcast to [B, 1, L, L] (query, key), True where it may; none above the diagonal.
             checkpoint: keep only the input of each block and compute the block again in the
                 backward pass.
+            branch: changes what the blocks add to the stream, such as dropout.
         """
-        return self._blocks(self.model.embed_tokens(tokens), mask=mask, checkpoint=checkpoint)
+        x = self.model.embed_tokens(tokens)
+        return self._blocks(x, mask=mask, checkpoint=checkpoint, branch=branch)
 
     @property
     def output_weight(self) -> mx.array:
@@ -204,9 +221,17 @@ class Decoder(nn.Module):
         """The blocks, for mlx-lm, which makes one cache for each."""
         return self.model.layers
 
-    def _blocks(self, x: mx.array, *, mask: Mask, checkpoint: bool = False) -> mx.array:
-        for layer in self.layers:
-            x = _recomputed(layer, x, mask) if checkpoint else layer(x, mask)
+    def _blocks(
+        self,
+        x: mx.array,
+        *,
+        mask: Mask,
+        checkpoint: bool = False,
+        branch: Branch | None = None,
+    ) -> mx.array:
+        for number, layer in enumerate(self.layers):
+            own = None if branch is None else _shifted(branch, 2 * number)
+            x = _recomputed(layer, x, mask, own) if checkpoint else layer(x, mask, branch=own)
         return self.model.norm(x)
 
     def _logits(self, states: mx.array) -> mx.array:
@@ -215,7 +240,12 @@ class Decoder(nn.Module):
         return self.lm_head(states)
 
 
-def _recomputed(layer: Block, x: mx.array, mask: Mask) -> mx.array:
+def _shifted(branch: Branch, first: int) -> Branch:
+    """`branch` for one block, whose additions are numbered from 0."""
+    return lambda number, added: branch(first + number, added)
+
+
+def _recomputed(layer: Block, x: mx.array, mask: Mask, branch: Branch | None) -> mx.array:
     """`layer(x, mask)`, keeping none of its inner values for the backward pass.
 
     `mx.checkpoint` recomputes them too, but leaves every block's weight gradients for the end, and
@@ -229,7 +259,8 @@ def _recomputed(layer: Block, x: mx.array, mask: Mask) -> mx.array:
     def call(*arrays: mx.array) -> mx.array:
         *weights, x = arrays
         layer.update(tree_unflatten(list(zip(names, weights, strict=True))))
-        return layer(x, mask)  # the mask is closed over: all array arguments are differentiated
+        # The mask is closed over, and what `branch` holds: all array arguments are differentiated.
+        return layer(x, mask, branch=branch)
 
     block = mx.custom_function(call)
 

@@ -102,7 +102,7 @@ def plan_recipe(recipe: Recipe, hardware: Hardware) -> Plan:
         checkpoint_bytes=WEIGHT_BYTES * total,
         snapshot_bytes=WEIGHT_BYTES * total + states,
         cache_bytes_per_token=cache_bytes_per_token(recipe.shape),
-        max_tokens=recipe.shape_of(stages[-1]).max_tokens,
+        max_tokens=(recipe.shape_of(stages[-1]) if stages else recipe.shape).max_tokens,
         not_built_yet=tuple(recipe.not_built_yet()),
     )
 

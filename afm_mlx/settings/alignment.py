@@ -11,28 +11,47 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from afm_mlx.settings.sections import Count, Fraction, NotNegative, Positive, Section
+from afm_mlx.settings.sections import Count, NotNegative, Positive, Section
 
 Probability = Annotated[float, Field(gt=0.5, lt=1)]
 
 
-class Sft(Section):
-    """Supervised fine-tuning on demonstrations."""
+class Conversations(Section):
+    """One file of conversations, `[sft.data.NAME]`."""
 
+    path: str
+    """JSONL of conversations: ours, mlx-lm's, or that of Apple's adapter toolkit."""
+    weight: Positive = 1.0
+    """How often an epoch goes through the file: 1 is once; 0.5 is through one half of it, and in
+    the next epoch through the other."""
+
+
+class Sft(Section):
+    """Supervised fine-tuning on demonstrations: what the assistant says in conversations."""
+
+    data: dict[str, Conversations] = Field(min_length=1)
+    """Files of conversations, by name."""
     lr: Positive
     """Learning rate, constant. Source: LS, OB; 2e-5 on the device, 5e-6 on the server."""
-    examples_per_step: Count
-    """Examples of one optimizer step."""
+    row_tokens: Annotated[int, Field(ge=8)]
+    """Tokens in a row, at least 8. Conversations are packed into rows; longer ones are dropped and
+    counted."""
+    rows_per_step: Count
+    """Rows of one optimizer step."""
     epochs: Count
-    """Passes over the examples."""
-    dropout_fraction: Fraction = 0.1
-    """Share of residual branch values set to zero, 0 to 1. Source: LS, OB; the place is ours."""
+    """Passes over the conversations."""
+    dropout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of residual branch values set to zero, 0 to below 1. Source: LS, OB; the place is
+    ours."""
+    weight_decay: NotNegative = 0.0
+    """Decoupled decay per step; not times the learning rate with `afm`. Ours."""
     document_mask: bool = True
-    """Packed examples do not see each other. Ours."""
-    mixture_step_fraction: Fraction = 0.25
-    """Share by which the mixture search moves one weight, 0 to 1. Ours; R24 searches likewise."""
-    mixture_seeds: Count = 3
-    """Runs per candidate of the mixture search. Ours."""
+    """Packed conversations do not see each other. Ours."""
+    held_out_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    """Share of conversations, 0 to below 1, never trained on; the model is measured on them before
+    and after. Ours."""
+    skip_bad: bool = False
+    """Leave out, name and count lines that are no conversation, instead of stopping at one."""
 
 
 class PreferenceLevels(Section):

@@ -1,4 +1,4 @@
-"""Settings of `afm prune` and `afm distill` on a model of one's own, which has no recipe.
+"""Settings of `afm prune`, `afm distill` and `afm sft` on a model of one's own, without a recipe.
 
 Everything here is ours: sizes for an evening on a laptop, learning rates found on SmolLM2-135M (see
 benchmarks/RESULTS.md). `--set` changes any of them.
@@ -10,6 +10,9 @@ from typing import Any
 
 TEXTS = "texts"
 """Name of the one data source."""
+
+CHATS = "chats"
+"""Name of the one file of conversations."""
 
 HELD_OUT_FRACTION = 0.02
 """Share of the documents, 0 to 1, that the result is measured on."""
@@ -32,6 +35,17 @@ PRUNE: dict[str, Any] = {
     "scoring_tokens": 50_000,
 }
 """[prune]"""
+
+SFT: dict[str, Any] = {
+    "lr": 2e-5,
+    "rows_per_step": 4,
+    "epochs": 2,
+    "held_out_fraction": 0.05,
+}
+"""[sft]; the learning rate is the report's for the device model (LS, OB)."""
+
+CHAT_ROW_TOKENS = 1_024
+"""Tokens in a row of conversations, or the model's context where that is shorter."""
 
 DISTILL: dict[str, Any] = {"target": "logits", "candidates": 64}
 """[distill]"""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
-from afm_mlx.decoder.decoder import Decoder
+from afm_mlx.decoder.decoder import Branch, Decoder
 from afm_mlx.training.cross_entropy import linear_cross_entropy
 
 
@@ -47,6 +47,7 @@ def next_token_loss(
     chunk_bytes: int,
     shares: mx.array | None = None,
     checkpoint: bool = False,
+    branch: Branch | None = None,
     train_weight: bool = True,
     gradient: bool = True,
 ) -> tuple[mx.array, dict[str, mx.array]]:
@@ -63,6 +64,7 @@ def next_token_loss(
         chunk_bytes: budget for logits, see `linear_cross_entropy`.
         shares: [B, T, K], the probability that each of K targets is to have.
         checkpoint: recompute the blocks in the backward pass.
+        branch: as `Decoder.hidden` takes it, for dropout.
         train_weight: whether the output layer is trained; False saves its gradient.
         gradient: False for an evaluation.
 
@@ -70,7 +72,7 @@ def next_token_loss(
         The loss, and {"nll": sum of cross entropies of the text's own tokens, "tokens": sum of
         weights}, all float32 scalars. Only the loss has a gradient.
     """
-    hidden = model.hidden(inputs, mask=mask, checkpoint=checkpoint)
+    hidden = model.hidden(inputs, mask=mask, checkpoint=checkpoint, branch=branch)
     loss, nll = linear_cross_entropy(
         hidden.reshape(-1, hidden.shape[-1]),
         model.output_weight,

@@ -9,7 +9,8 @@ from typing import Any
 import mlx.core as mx
 
 from afm_mlx.corpus.mixture import HeldOutRows
-from afm_mlx.corpus.packing import shift_right
+from afm_mlx.corpus.packing import document_mask, shift_right
+from afm_mlx.training.examples import Examples, fill, pack
 from afm_mlx.training.objectives import next_token_loss
 
 MICRO_ROWS = 8  # held-out rows in memory at once, when the recipe does not say; ours
@@ -88,3 +89,42 @@ def held_out_loss(
         "bits_per_byte": nats / math.log(2) / text_bytes,
         "bits_per_byte_by_source": by_source,
     }
+
+
+def held_out_answers(
+    model: Any,
+    examples: Examples,
+    *,
+    row_tokens: int,
+    most_tokens: int,
+    micro_rows: int,
+    chunk_bytes: int,
+) -> dict[str, Any]:
+    """Loss on held-out conversations: `held_out_nats` per token that the assistant says.
+
+    Args:
+        model: the decoder.
+        examples: none longer than a row; empty ones give no numbers.
+        row_tokens: tokens of a row.
+        most_tokens: about as many tokens are read; the first examples come first.
+        micro_rows: rows in memory at once.
+        chunk_bytes: budget for logits, see `linear_cross_entropy`.
+    """
+    rows = pack(examples.lengths, row_tokens)[: max(1, most_tokens // row_tokens)]
+    nats = tokens = 0.0
+    for start in range(0, len(rows), micro_rows):
+        plan = [[("", number) for number in row] for row in rows[start : start + micro_rows]]
+        filled = fill({"": examples}, plan, num_rows=micro_rows, row_tokens=row_tokens)
+        _, sums = next_token_loss(
+            model,
+            mx.array(filled.inputs),
+            mx.array(filled.targets),
+            mx.array(filled.weights),
+            mask=document_mask(mx.array(filled.documents)),
+            z_loss=0.0,
+            chunk_bytes=chunk_bytes,
+            gradient=False,
+        )
+        nats += float(sums["nll"])
+        tokens += float(sums["tokens"])
+    return {"held_out_nats": nats / tokens} if tokens else {}
