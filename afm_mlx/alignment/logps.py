@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
+from numpy.typing import NDArray
 
 from afm_mlx.compat import on_gpu
 from afm_mlx.corpus.packing import document_mask
@@ -32,7 +33,7 @@ PAD_MULTIPLE = 64
 class Answer(NamedTuple):
     """A prompt with an answer, as token ids."""
 
-    ids: Sequence[int]
+    ids: Sequence[int] | NDArray[np.int32]
     """The prompt, then the answer with the end of its turn."""
     start: int
     """Tokens of the prompt, at least 1: the answer is `ids[start:]`."""
@@ -195,7 +196,7 @@ def linear_logps(
             if parts:  # one chunk after the other, or all logits are held at once
                 part = mx.depends(part, list(parts[-1]))
             parts.append(_chunk_logps(part, table, targets[rows]))
-        return [mx.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+        return [mx.concatenate(list(arrays)) for arrays in zip(*parts, strict=True)]
 
     def backward(
         primals: list[mx.array], cotangents: list[mx.array], outputs: list[mx.array]

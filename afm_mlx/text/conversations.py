@@ -118,7 +118,7 @@ def _conversation(line: bytes, where: str) -> Conversation:
         raise DataError(f"not a conversation, it has {names}", hint=FORMATS)
     if not isinstance(said, list) or not said:
         raise DataError("'messages' is not a list of messages", hint=FORMATS)
-    messages = tuple(_message(each, number) for number, each in enumerate(said, start=1))
+    messages = tuple(read_message(each, number) for number, each in enumerate(said, start=1))
     if not any(message["role"] == "assistant" for message in messages):
         raise DataError("no turn of an assistant, there is nothing to learn")
     tools = table.get("tools") or (said[0].get("tools") if isinstance(said[0], dict) else None)
@@ -139,8 +139,12 @@ def _said(value: Any, role: str) -> list[Any]:
     return value if isinstance(value, list) else [{"role": role, "content": value}]
 
 
-def _message(value: Any, number: int) -> dict[str, Any]:
-    """One message in our form."""
+def read_message(value: Any, number: int = 1) -> dict[str, Any]:
+    """One message in our form; `number` is its place, for errors.
+
+    Raises:
+        DataError: it is none.
+    """
     if not isinstance(value, dict) or not isinstance(value.get("role"), str):
         raise DataError(f"message {number} has no role", hint=FORMATS)
     role = "system" if value["role"] == "developer" else value["role"]

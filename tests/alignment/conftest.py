@@ -1,10 +1,12 @@
-"""A tiny decoder for losses on answers."""
+"""A tiny decoder, a tokenizer, and both as a model on disk."""
 
 import mlx.core as mx
 import pytest
 
+from afm_mlx.decoder.checkpoint import save_checkpoint
 from afm_mlx.decoder.decoder import Decoder, initialize
 from afm_mlx.settings.sections import Shape
+from afm_mlx.text.tokenizer import Tokenizer, train_tokenizer
 
 SHAPE = Shape(
     num_layers=2,
@@ -26,3 +28,28 @@ def decoder(request):
     initialize(model, 0)
     mx.eval(model.parameters())
     return model
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alignment") / "tokenizer"
+    train_tokenizer(
+        iter(["The cat sat on the mat. What is on the hill? A house.\n"] * 20),
+        folder,
+        vocab_size=320,
+        reserved_pieces=16,
+        character_coverage=1.0,
+        max_sentence_bytes=4_096,
+        training_bytes=100_000,
+    )
+    return Tokenizer.open(folder)
+
+
+@pytest.fixture(scope="session")
+def chat_model(tmp_path_factory, tokenizer):
+    """Folder of a random model that speaks the tokenizer's chat template."""
+    folder = tmp_path_factory.mktemp("alignment") / "model"
+    model = Decoder(SHAPE.model_copy(update={"vocab_size": 320}))
+    initialize(model, 2)
+    save_checkpoint(folder, model, tokenizer.folder, facts={"stage": "sft"})
+    return folder
