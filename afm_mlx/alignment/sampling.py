@@ -32,7 +32,7 @@ PREFILL_TOKENS = 2_048
 
 
 @dataclass(frozen=True)
-class Answer:
+class Sampled:
     """What a model answered to a prompt."""
 
     ids: tuple[int, ...]
@@ -54,7 +54,7 @@ def sample_answers(
     seed: int,
     step: int,
     batch_answers: int = BATCH_ANSWERS,
-) -> list[list[Answer]]:
+) -> list[list[Sampled]]:
     """`samples` answers to each prompt, in the order of the prompts.
 
     Args:
@@ -68,7 +68,7 @@ def sample_answers(
         step: which round of sampling this is.
         batch_answers: written at once; memory is that many caches.
     """
-    found: list[list[Answer | None]] = [[None] * samples for _ in prompts]
+    found: list[list[Sampled | None]] = [[None] * samples for _ in prompts]
     with _generator(model, tokenizer, batch_answers) as generator:
         places: dict[int, tuple[int, int]] = {}  # of the answers in the making, by their number
         written: dict[int, list[int]] = {}
@@ -158,10 +158,10 @@ def _sampler(
     return draw
 
 
-def _answer(tokenizer: Tokenizer, ids: list[int]) -> Answer:
+def _answer(tokenizer: Tokenizer, ids: list[int]) -> Sampled:
     finished = ids[-1] in tokenizer.eos_ids
     # A model may have rows to spare, which no piece belongs to.
     spelled = [
         number for number in (ids[:-1] if finished else ids) if number < tokenizer.vocab_size
     ]
-    return Answer(tuple(ids), tokenizer.decode(spelled), finished)
+    return Sampled(tuple(ids), tokenizer.decode(spelled), finished)
