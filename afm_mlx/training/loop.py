@@ -95,13 +95,15 @@ def train(
     watch: Watch,
     progress: Progress,
     evaluate: Callable[[Any], dict[str, Any]] | None = None,
+    counted: str = "tokens",
 ) -> Outcome:
     """Train `model` in place; resume from the newest snapshot in `work`, if there is one.
 
     Args:
         model: an `nn.Module`. Its unfrozen weights, float32, are trained.
         loss: `loss(model, *batch)` gives a sum over tokens to descend on, and sums to log, of
-            which "tokens" is the number of tokens that count and "nll" their loss in nats.
+            which "tokens" is the number of tokens that count and "nll" their loss in nats. What
+            is counted may be something else, such as pairs: then a sum is over these.
         batches: micro-batches of a step, numbered from 1. A function of the step, and where they
             depend on it of the weights that the step starts from: `model` holds them, in the
             compute format, whenever it is called.
@@ -113,6 +115,7 @@ def train(
         watch: when to log, validate and snapshot; how much memory to use at most.
         progress: where the journey is told.
         evaluate: called with the model at validations; its numbers go to the log.
+        counted: what "tokens" counts, in the plural; only for the log.
 
     Raises:
         FitError: memory came near the device's limit; the run is saved.
@@ -169,7 +172,7 @@ def train(
             record: dict[str, Any] = {}
             if step % watch.log_every_steps == 0 or step == course.steps:
                 record = _record(step, sums, stats, schedule * course.lr)
-                record["tokens_per_second"] = round(lap_tokens / max(now - lap, 1e-9))
+                record[f"{counted}_per_second"] = round(lap_tokens / max(now - lap, 1e-9))
                 record["peak_gb"] = round(outcome.peak_bytes / 1e9, 3)
                 if step == course.steps and not math.isfinite(record["loss"]):
                     raise RunError(
@@ -178,7 +181,7 @@ def train(
                     )
                 outcome.losses.append((step, record["loss"]))
                 lap, lap_tokens = now, 0.0
-                progress.status(_line(record, state, course), last=step == course.steps)
+                progress.status(_line(record, state, course, counted), last=step == course.steps)
             if evaluate and (step % watch.evaluate_every_steps == 0 or step == course.steps):
                 model.update(_cast(compute, exact, state.params))
                 outcome.evaluation = evaluate(model)
@@ -260,12 +263,13 @@ def _record(step: int, sums: Sums, stats: Sums, lr: float) -> dict[str, Any]:
     }
 
 
-def _line(record: dict[str, Any], state: State, course: Course) -> str:
+def _line(record: dict[str, Any], state: State, course: Course, counted: str) -> str:
     """The live line."""
+    unit = "tok" if counted == "tokens" else counted
     left = state.seconds / state.step * (course.steps - state.step)
     return (
         f"  {bar(state.step, course.steps)} step {state.step:,}/{course.steps:,}"
-        f"  loss {record['loss']:.4f}  {record['tokens_per_second']:,} tok/s"
+        f"  loss {record['loss']:.4f}  {record[f'{counted}_per_second']:,} {unit}/s"
         f"  peak {record['peak_gb']:.2f} GB  {duration(left)} left"
     )
 
