@@ -19,7 +19,7 @@ from afm_mlx.progress import Progress, duration
 from afm_mlx.recipe import Recipe, nearest
 from afm_mlx.settings.alignment import Conversations
 from afm_mlx.settings.compression import LabelTime
-from afm_mlx.stages import clean, data, labels, link, pretrain, prune, sft, tokenizer
+from afm_mlx.stages import clean, data, labels, link, pretrain, prune, reject, rl, sft, tokenizer
 from afm_mlx.zoo import identity
 
 MEMORY_SETTINGS = ("micro_rows", "activation_checkpointing", "loss_bytes")
@@ -55,7 +55,7 @@ def stages_of(recipe: Recipe, runs: Path) -> list[Stage]:
     ]
     given = next((stage.name for stage in stages), None)  # whose tokenizer is taken
     if not recipe.data:  # then nothing is trained on texts
-        return stages + _post_training(recipe)
+        return stages + _post_training(recipe, runs)
     cleaned = () if recipe.clean is None else ("clean",)
     if cleaned:
         stages.append(Stage("clean", clean.run, (), ("data", "clean"), facts))
@@ -65,7 +65,7 @@ def stages_of(recipe: Recipe, runs: Path) -> list[Stage]:
         words = ("data", "tokenizer", "shape.vocab_size")
         stages.append(Stage("tokenizer", tokenizer.run, cleaned, words, facts))
     stages.append(Stage("data", data.run, ("tokenizer", *cleaned), ("data",), facts))
-    return stages + _training_stages(recipe) + _post_training(recipe)
+    return stages + _training_stages(recipe) + _post_training(recipe, runs)
 
 
 def _finished_models(recipe: Recipe) -> dict[str, str]:
@@ -101,19 +101,23 @@ def _training_stages(recipe: Recipe) -> list[Stage]:
     return stages
 
 
-POST_TRAINING = {"sft": sft.run}
+POST_TRAINING = {"sft": sft.run, "reject": reject.run, "rl": rl.run}
 """What a post-training stage does, by the name of the stage and of its section."""
 
 
-def _post_training(recipe: Recipe) -> list[Stage]:
+def _post_training(recipe: Recipe, runs: Path) -> list[Stage]:
     """Stages after pre-training. Each reads the model it starts from, and files of its section."""
     stages = []
     for name in recipe.post_training_stages():
         if name in POST_TRAINING:
-            parents = tuple(filter(None, [recipe.start_of(name)]))
-            files = {"data": _contents(getattr(recipe, name).data.values())}
+            judge = "reward" if recipe.judged_by_reward_stage(name) else None
+            parents = tuple(filter(None, [recipe.start_of(name), judge]))
+            section = getattr(recipe, name)
+            facts: dict[str, Any] = {"data": _contents(section.data.values())}
+            if getattr(section, "reward_model", ""):
+                facts["reward_model"] = identity(section.reward_model, runs=runs)
             stages.append(
-                Stage(name, POST_TRAINING[name], parents, ("optimizer", "training", name), files)
+                Stage(name, POST_TRAINING[name], parents, ("optimizer", "training", name), facts)
             )
     return stages
 

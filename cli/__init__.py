@@ -15,6 +15,7 @@ from afm_mlx.errors import AfmError
 
 from . import data, tokenizer, zoo
 from .align import sft
+from .align_rl import reject, rl
 from .chat import chat
 from .doctor import doctor
 from .generate import generate
@@ -89,6 +90,8 @@ app.add_typer(data.app, name="data", rich_help_panel=BUILD)
 app.add_typer(tokenizer.app, name="tokenizer", rich_help_panel=BUILD)
 app.command("pretrain", rich_help_panel=BUILD)(pretrain)
 app.command("sft", rich_help_panel=ALIGN)(sft)
+app.command("reject", rich_help_panel=ALIGN)(reject)
+app.command("rl", rich_help_panel=ALIGN)(rl)
 app.command("prune", rich_help_panel=SHRINK)(prune)
 app.command("distill", rich_help_panel=SHRINK)(distill)
 
