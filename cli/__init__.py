@@ -13,7 +13,7 @@ import typer
 
 from afm_mlx.errors import AfmError
 
-from . import data, tokenizer, zoo
+from . import data, synth, tokenizer, zoo
 from .chat import chat
 from .doctor import doctor
 from .generate import generate
@@ -85,6 +85,7 @@ app.command("plan", rich_help_panel=BUILD)(plan)
 app.command("run", rich_help_panel=BUILD)(run)
 app.add_typer(data.app, name="data", rich_help_panel=BUILD)
 app.add_typer(tokenizer.app, name="tokenizer", rich_help_panel=BUILD)
+app.add_typer(synth.app, name="synth", rich_help_panel=BUILD)
 app.command("pretrain", rich_help_panel=BUILD)(pretrain)
 app.command("prune", rich_help_panel=SHRINK)(prune)
 app.command("distill", rich_help_panel=SHRINK)(distill)
