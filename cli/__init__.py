@@ -13,7 +13,7 @@ import typer
 
 from afm_mlx.errors import AfmError
 
-from . import data, tokenizer, zoo
+from . import data, synth, tokenizer, zoo
 from .align import sft
 from .align_rl import reject, rl
 from .chat import chat
@@ -88,6 +88,7 @@ app.command("plan", rich_help_panel=BUILD)(plan)
 app.command("run", rich_help_panel=BUILD)(run)
 app.add_typer(data.app, name="data", rich_help_panel=BUILD)
 app.add_typer(tokenizer.app, name="tokenizer", rich_help_panel=BUILD)
+app.add_typer(synth.app, name="synth", rich_help_panel=BUILD)
 app.command("pretrain", rich_help_panel=BUILD)(pretrain)
 app.command("sft", rich_help_panel=ALIGN)(sft)
 app.command("reject", rich_help_panel=ALIGN)(reject)
