@@ -9,9 +9,29 @@ from typing import Any, Protocol
 from afm_mlx.alignment.logps import Answer
 from afm_mlx.alignment.prompts import Prompt
 from afm_mlx.alignment.sampling import Sampled
+from afm_mlx.errors import DataError
 
 Check = Callable[[Mapping[str, Any], str], float]
 """How much of an answer is right, 0 to 1, by a conversation's `check`."""
+
+
+def try_checks(check: Check, prompts: Sequence[Prompt]) -> None:
+    """Try the check of each prompt once, on an answer of one word.
+
+    Checks that run code are left out, it may take long.
+
+    Raises:
+        DataError: one cannot be read; its line is named.
+    """
+    for prompt in prompts:
+        wanted = prompt.conversation.check
+        if wanted is None or wanted.get("kind") == "tests":
+            continue
+        try:
+            check(wanted, "word")
+        except DataError as error:
+            where = prompt.conversation.where
+            raise DataError(f"{where}: {error}", hint=error.hint) from None
 
 
 class Scorer(Protocol):

@@ -10,7 +10,7 @@ from afm_mlx import compat
 from afm_mlx.alignment.prompts import Prompt, read_prompts
 from afm_mlx.alignment.rejection import as_conversation, best_answer
 from afm_mlx.alignment.reward import Scorer, open_reward_model
-from afm_mlx.alignment.rewards import Rewards
+from afm_mlx.alignment.rewards import Rewards, try_checks
 from afm_mlx.alignment.sampling import sample_answers
 from afm_mlx.artifact import Inputs, write_text
 from afm_mlx.decoder.checkpoint import open_checkpoint
@@ -29,7 +29,8 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     """Leave the best answers of the model that comes before, as conversations, in `out`.
 
     Raises:
-        DataError: a line is no conversation, or no prompt is short enough.
+        DataError: a line is no conversation, or has a check that cannot be read; or no prompt is
+            short enough.
     """
     section = recipe.reject
     start = recipe.start_of("reject")
@@ -46,6 +47,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
         skip_bad=section.skip_bad,
         say=progress.say,
     )
+    try_checks(score, prompts)
     scorer = None
     if section.model_weight:
         own = Path(section.reward_model).expanduser() if section.reward_model else None

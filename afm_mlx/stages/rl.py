@@ -11,7 +11,7 @@ import numpy as np
 from afm_mlx import compat
 from afm_mlx.alignment.prompts import Prompt, PromptOrder, read_prompts, shuffled
 from afm_mlx.alignment.reward import Scorer, open_reward_model
-from afm_mlx.alignment.rewards import Rewards
+from afm_mlx.alignment.rewards import Rewards, try_checks
 from afm_mlx.alignment.rollouts import Objective, Rounds, round_loss, score_round
 from afm_mlx.alignment.sampling import Sampled, sample_answers
 from afm_mlx.artifact import SNAPSHOTS, Inputs
@@ -37,7 +37,8 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     """Train the model that comes before on its own answers; leave a checkpoint in `out`.
 
     Raises:
-        DataError: a line is no conversation, no prompt has a check or is short enough.
+        DataError: a line is no conversation, or has a check that cannot be read; no prompt has a
+            check or is short enough.
         FitError, RunError: see `training.loop.train`.
     """
     section, settings = recipe.rl, recipe.training
@@ -173,6 +174,7 @@ def _prompts(
         skip_bad=section.skip_bad,
         say=progress.say,
     )
+    try_checks(score, found)
     if section.check_weight and not any(prompt.conversation.check for prompt in found):
         raise DataError(
             "no prompt has a 'check', and rl.check_weight is above 0",

@@ -3,8 +3,9 @@
 import pytest
 
 from afm_mlx.alignment.prompts import Prompt
-from afm_mlx.alignment.rewards import Rewards
+from afm_mlx.alignment.rewards import Rewards, try_checks
 from afm_mlx.alignment.sampling import Sampled
+from afm_mlx.errors import DataError
 from afm_mlx.synthetic.checks import score
 from afm_mlx.text.conversations import Conversation
 
@@ -74,3 +75,14 @@ def test_reward_is_the_weighted_sum_less_penalties():
 
 def test_a_prompt_without_a_check_gets_nothing_from_it():
     assert rewards()(prompt(None), [Sampled((1,), "42", True)]) == [0]
+
+
+def test_a_check_that_cannot_be_read_is_named_by_line_before_anything_is_sampled():
+    good = {"kind": "number", "answer": "42"}
+    bad = {"kind": "constraints", "list": [{"kind": "no_commas"}]}
+    prompts = [
+        Prompt((1,), Conversation(ASKED, check=check, where=f"prompts.jsonl, line {line}"))
+        for line, check in enumerate([good, None, bad], start=1)
+    ]
+    with pytest.raises(DataError, match=r"prompts.jsonl, line 3: no constraint is called 'None'"):
+        try_checks(score, prompts)
