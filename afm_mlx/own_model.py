@@ -1,4 +1,4 @@
-"""Stages on a model of one's own: what `afm prune`, `afm distill` and `afm sft` do.
+"""Stages on a model of one's own: what `afm prune`, `afm distill`, `afm sft` and others do.
 
 A recipe is made of the model, a file of data and a few settings, and the pipeline runs it in a
 folder beside the result. So it resumes as every recipe does, and there is no second way to train.
@@ -109,6 +109,57 @@ def sft_recipe(
             "base": str(model),
             "shape": shape.model_dump(mode="json"),
             "sft": defaults.SFT | {"row_tokens": row_tokens, "skip_bad": skip_bad, "data": data},
+        },
+        assignments,
+    )
+
+
+def reward_recipe(
+    model: Path, comparisons: Path, *, skip_bad: bool = False, assignments: Sequence[str] = ()
+) -> Recipe:
+    """Recipe that makes a reward model of the model in folder `model`, from comparisons.
+
+    Raises:
+        ModelError: the folder holds no model of ours.
+        RecipeError: an assignment is wrong.
+    """
+    section = defaults.REWARD | {"skip_bad": skip_bad}
+    return _comparisons_recipe("reward", section, model, comparisons, assignments)
+
+
+def prefer_recipe(
+    model: Path,
+    comparisons: Path,
+    *,
+    method: str,
+    skip_bad: bool = False,
+    assignments: Sequence[str] = (),
+) -> Recipe:
+    """Recipe that trains the model in folder `model` on comparisons, by `method`.
+
+    Raises:
+        ModelError: the folder holds no model of ours.
+        RecipeError: an assignment is wrong.
+    """
+    section = defaults.PREFER | {"method": method, "skip_bad": skip_bad}
+    return _comparisons_recipe("prefer", section, model, comparisons, assignments)
+
+
+def _comparisons_recipe(
+    stage: str,
+    section: Mapping[str, Any],
+    model: Path,
+    comparisons: Path,
+    assignments: Sequence[str],
+) -> Recipe:
+    shape = read_shape(model)
+    data = {defaults.COMPARISONS: {"path": str(comparisons.expanduser().resolve())}}
+    max_tokens = min(defaults.PAIR_TOKENS, shape.max_tokens)
+    return _recipe(
+        {
+            "base": str(model),
+            "shape": shape.model_dump(mode="json"),
+            stage: dict(section) | {"max_tokens": max_tokens, "data": data},
         },
         assignments,
     )

@@ -17,9 +17,22 @@ from afm_mlx.artifact import Inputs
 from afm_mlx.errors import AfmError, RunError
 from afm_mlx.progress import Progress, duration
 from afm_mlx.recipe import Recipe, nearest
-from afm_mlx.settings.alignment import Conversations
+from afm_mlx.settings.alignment import Comparisons, Conversations
 from afm_mlx.settings.compression import LabelTime
-from afm_mlx.stages import clean, data, labels, link, pretrain, prune, reject, rl, sft, tokenizer
+from afm_mlx.stages import (
+    clean,
+    data,
+    labels,
+    link,
+    prefer,
+    pretrain,
+    prune,
+    reject,
+    reward,
+    rl,
+    sft,
+    tokenizer,
+)
 from afm_mlx.zoo import identity
 
 MEMORY_SETTINGS = ("micro_rows", "activation_checkpointing", "loss_bytes")
@@ -101,7 +114,13 @@ def _training_stages(recipe: Recipe) -> list[Stage]:
     return stages
 
 
-POST_TRAINING = {"sft": sft.run, "reject": reject.run, "rl": rl.run}
+POST_TRAINING = {
+    "sft": sft.run,
+    "reward": reward.run,
+    "prefer": prefer.run,
+    "reject": reject.run,
+    "rl": rl.run,
+}
 """What a post-training stage does, by the name of the stage and of its section."""
 
 
@@ -122,7 +141,7 @@ def _post_training(recipe: Recipe, runs: Path) -> list[Stage]:
     return stages
 
 
-def _contents(sources: Iterable[Conversations]) -> dict[str, str]:
+def _contents(sources: Iterable[Conversations | Comparisons]) -> dict[str, str]:
     """SHA-256 of each file of examples, by its path; "" where there is none yet."""
     found = {}
     for source in sources:

@@ -44,8 +44,6 @@ POST_TRAINING_STAGES = ("sft", "reward", "prefer", "reject", "rl", "itec")
 
 # Sections that are read and checked, and whose stages do not exist yet.
 NOT_BUILT_YET = (
-    "reward",
-    "prefer",
     "itec",
     "quantize",
     "recover",
@@ -255,6 +253,17 @@ class Recipe(Section):
                 f"sft.rows_per_step ({self.sft.rows_per_step}) must be a multiple of "
                 f"training.micro_rows ({micro_rows})"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_fit(self) -> Self:
+        for name in ("reward", "prefer"):
+            section = getattr(self, name)
+            if section is not None and section.max_tokens > self.shape.max_tokens:
+                raise ValueError(
+                    f"{name}.max_tokens ({section.max_tokens:,}) is above "
+                    f"shape.max_tokens ({self.shape.max_tokens:,})"
+                )
         return self
 
     @model_validator(mode="after")

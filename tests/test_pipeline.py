@@ -135,6 +135,22 @@ def test_result_that_is_made_again_keeps_the_old_one_aside(recipe, tmp_path):
     assert all(mx.array_equal(before[name], old[name]) for name in before)
 
 
+def test_fine_tuning_follows_pre_training(recipe, tmp_path):
+    chats = tmp_path / "chats.jsonl"
+    said = [{"role": "user", "content": "the sea"}, {"role": "assistant", "content": "is old"}]
+    chats.write_text("".join(json.dumps(said).replace("sea", f"sea {n}") + "\n" for n in range(9)))
+    with recipe.open("a") as file:
+        file.write(
+            "[sft]\nlr = 1e-3\nrow_tokens = 64\nrows_per_step = 2\nepochs = 1\n"
+            f"[sft.data.chats]\npath = '{chats}'\n"
+        )
+    *_, context, sft = run(recipe, tmp_path)
+    assert sft["parents"] == {"context": context["fingerprint"]}
+    assert sft["metrics"]["conversations"] == 9
+    assert todo(recipe, tmp_path, "sft.epochs=2") == ["sft"]
+    assert todo(recipe, tmp_path, "core.lr=0.02")[-1] == "sft"
+
+
 def test_interrupted_data_stage_keeps_the_sources_that_are_done(recipe, tmp_path):
     run(recipe, tmp_path, last="tokenizer")
     (tmp_path / "code").rename(tmp_path / "gone")

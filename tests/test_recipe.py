@@ -122,6 +122,71 @@ def test_a_stage_leaves_its_rope_base_and_context(recipe_file):
     assert (recipe.shape_of("context").rope_base, recipe.shape_of("context").max_tokens) == (99, 64)
 
 
+SFT = """
+[sft]
+lr = 1e-3
+row_tokens = 32
+rows_per_step = 2
+epochs = 1
+[sft.data.chats]
+path = "chats.jsonl"
+"""
+PREFER = (
+    "[prefer]\nlr = 1e-3\npairs_per_step = 2\nmax_tokens = 32\n"
+    '[prefer.data.pairs]\npath = "pairs.jsonl"\n'
+)
+
+
+def test_post_training_starts_from_the_newest_model_before_it(recipe_file):
+    later = "\n[context]" + SMALL.split("[core]")[1]
+    for text, last in ((SMALL, "core"), (SMALL + later, "context")):
+        assert load_recipe(recipe_file(text=text + SFT)).start_of("sft") == last
+        assert load_recipe(recipe_file(text=text + PREFER)).start_of("prefer") == last
+    recipe = load_recipe(recipe_file(text=SMALL + SFT + PREFER))
+    assert recipe.start_of("prefer") == "sft"
+    assert recipe.post_training_stages() == ["sft", "prefer"]
+
+
+@pytest.mark.parametrize("stage", ["prefer", "reward"])
+def test_pairs_fit_the_context(recipe_file, stage):
+    text = SMALL + PREFER.replace("prefer", stage)
+    message, _ = refusal(recipe_file(text=text), [f"{stage}.max_tokens=65"])
+    assert f"{stage}.max_tokens (65) is above shape.max_tokens (64)" in message
+
+
+def test_a_finished_base_is_post_trained_without_texts_or_core(recipe_file):
+    shape = SMALL.split("[data.web]")[0]
+    recipe = load_recipe(recipe_file(text='base = "smollm2"\n' + shape + SFT))
+    assert (recipe.data, recipe.core) == ({}, None)
+    assert recipe.start_of("sft") == "base"
+    for text in (shape + SFT, 'base = "smollm2"\n' + shape):
+        assert refusal(recipe_file(text=text))[0].endswith("the recipe has no [core]")
+    message, _ = refusal(recipe_file(text=shape + "[core]" + SMALL.split("[core]")[1]))
+    assert "there is no [data.web]" in message or "no [data.NAME]" in message
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("sft.row_tokens=128", "sft.row_tokens (128) is above shape.max_tokens (64)"),
+        ("training.micro_rows=4", None),
+        (
+            "sft.rows_per_step=6",
+            "sft.rows_per_step (6) must be a multiple of training.micro_rows (4)",
+        ),
+    ],
+)
+def test_rows_of_conversations_fit_the_model_and_the_micro_batches(
+    recipe_file, assignment, message
+):
+    path = recipe_file(text=SMALL + SFT)
+    assignments = ["training.micro_rows=4", assignment]
+    if message is None:
+        assert load_recipe(path, assignments).training.micro_rows == 4
+    else:
+        assert refusal(path, assignments)[0].endswith(message)
+
+
 # Unknown and missing settings.
 
 
@@ -185,11 +250,10 @@ def test_contradiction_made_on_the_command_line_blames_it(recipe_file):
     assert message.startswith("--set: core.mixture names 'webb'")
 
 
-def test_an_empty_recipe_is_refused_in_two_lines(recipe_file):
+def test_an_empty_recipe_is_refused_in_one_line(recipe_file):
     lines = refusal(recipe_file(text=""))[0].splitlines()
     assert lines == [
         "small.toml: 'shape' is missing",
-        "small.toml: 'data' is missing (and 1 more)",
     ]
 
 

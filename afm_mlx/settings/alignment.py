@@ -11,7 +11,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from afm_mlx.settings.sections import Count, NotNegative, Positive, Section
+from afm_mlx.settings.sections import Count, Fraction, NotNegative, Positive, Section
 
 Probability = Annotated[float, Field(gt=0.5, lt=1)]
 
@@ -82,15 +82,49 @@ class PreferenceLevels(Section):
         return self
 
 
-class Reward(Section):
-    """The reward model: one scalar, and four graded qualities beside it."""
+class Comparisons(Section):
+    """One file of comparisons, `[reward.data.NAME]` or `[prefer.data.NAME]`."""
 
+    path: str
+    """JSONL of comparisons: a prompt, the preferred answer, the other one."""
+    weight: Positive = 1.0
+    """How often an epoch goes through the file: 1 is once, 2 twice, 0.5 through half of it."""
+
+
+class PairTraining(Section):
+    """What training on pairs of answers has in common."""
+
+    data: dict[str, Comparisons] = Field(min_length=1)
+    """Files of comparisons, by name."""
     lr: Positive
     """Peak learning rate."""
     pairs_per_step: Count
     """Preference pairs of one optimizer step."""
-    epochs: Count
-    """Passes over the pairs."""
+    max_tokens: Count
+    """Longest prompt plus answer, in tokens; pairs with a longer one are dropped and counted."""
+    epochs: Count = 1
+    """Passes over the pairs. Ours."""
+    warmup_fraction: Fraction = 0.1
+    """Share of the steps, 0 to 1, in which the learning rate rises to its peak. Ours."""
+    final_lr_fraction: Fraction = 0.1
+    """Learning rate at the end of the cosine, as a share of the peak, 0 to 1. Ours."""
+    weight_decay: NotNegative = 0.0
+    """Decoupled decay per step; not times the learning rate with `afm`. Ours."""
+    skip_norm: Positive = 1e6
+    """Takes the place of `optimizer.skip_norm`: the gradient of a pair is that of whole answers, up
+    to thousands of tokens, and IPO's begins ten times larger still. Ours."""
+    held_out_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of prompts, 0 to below 1, never trained on; the model is measured on their pairs before
+    and after. Ours."""
+    skip_bad: bool = False
+    """Leave out, name and count lines that are no comparison, instead of stopping at one."""
+
+
+class Reward(PairTraining):
+    """The reward model: one scalar, and four graded qualities beside it."""
+
+    head_lr_factor: Positive = 10.0
+    """Learning rate of the heads, which start anew, as a multiple of `lr`. Ours."""
     grade_weight: NotNegative = 0.1
     """Weight of each grade's cross entropy beside the ranking loss. Ours; R24 gives no value."""
     grades: tuple[str, ...] = (
@@ -115,17 +149,11 @@ class PreferenceMethod(StrEnum):
     IPO = "ipo"
 
 
-class Prefer(Section):
+class Prefer(PairTraining):
     """Preference training on pairs of answers."""
 
     method: PreferenceMethod = PreferenceMethod.DPO
     """Loss to use."""
-    lr: Positive
-    """Peak learning rate."""
-    pairs_per_step: Count
-    """Preference pairs of one optimizer step."""
-    max_tokens: Count
-    """Longest prompt plus answer, in tokens; longer pairs are dropped and counted."""
     beta: Positive = 0.1
     """DPO's pull towards the reference; unitless. Ours, as in arXiv:2305.18290."""
     tau: Positive = 0.1

@@ -71,10 +71,9 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
 
     def batches(step: int) -> list[Batch]:
         rows = packed.rows(step)
-        keys = mx.random.split(step_key(settings.seed, step), micro_steps)
-        arrays = (rows.inputs, rows.targets, rows.weights, rows.documents)
-        parts = [mx.split(mx.array(array), micro_steps) for array in arrays]
-        return list(zip(*parts, keys, strict=True))
+        keys = mx.random.split(step_key(settings.seed, step), section.rows_per_step)
+        arrays = (rows.inputs, rows.targets, rows.weights, rows.documents, keys)
+        return list(zip(*(mx.split(mx.array(each), micro_steps) for each in arrays), strict=True))
 
     def loss(
         model: Decoder,
@@ -82,7 +81,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
         targets: mx.array,
         weights: mx.array,
         documents: mx.array,
-        key: mx.array,
+        keys: mx.array,
     ) -> tuple[mx.array, dict[str, mx.array]]:
         return next_token_loss(
             model,
@@ -93,7 +92,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
             z_loss=settings.z_loss,
             chunk_bytes=settings.loss_bytes,
             checkpoint=settings.activation_checkpointing,
-            branch=residual_dropout(section.dropout_fraction, key, num_layers=shape.num_layers),
+            branch=residual_dropout(section.dropout_fraction, keys, num_layers=shape.num_layers),
         )
 
     def evaluate(model: Decoder) -> dict[str, Any]:
@@ -146,6 +145,8 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
         "too_long": shown.num_too_long,
         "held_out_examples": len(shown.held_out),
         "examples": {name: len(examples) for name, examples in shown.train.items()},
+        "seen": packed.seen,
+        "learned": sum(examples.learned for examples in shown.train.values()),
         "tokens": packed.tokens,
         "filled": round(packed.filled, 4),
         "steps": packed.steps,
@@ -166,7 +167,8 @@ def _tell(shown: Demonstrations, packed: PackedExamples, out: Path, progress: Pr
         write_text(out / "skipped.txt", "".join(f"{line}\n" for line in shown.skipped))
         for line in shown.skipped[:SHOWN]:
             progress.say(f"  left out: {line}")
-        progress.say(f"  {len(shown.skipped):,} lines left out; all are in skipped.txt")
+        lines = "line" if len(shown.skipped) == 1 else "lines"
+        progress.say(f"  {len(shown.skipped):,} {lines} left out, see skipped.txt")
     if shown.num_too_long:
         progress.say(f"  {shown.num_too_long:,} dropped, longer than {packed.row_tokens:,} tokens")
     progress.say(f"  rows are {packed.filled:.1%} full")
