@@ -14,7 +14,7 @@ from typing import Any
 
 from afm_mlx import artifact
 from afm_mlx.artifact import Inputs
-from afm_mlx.errors import AfmError, RunError
+from afm_mlx.errors import AfmError, DataError, RunError
 from afm_mlx.progress import Progress, duration
 from afm_mlx.recipe import Recipe, nearest
 from afm_mlx.settings.alignment import Comparisons, Conversations
@@ -213,7 +213,8 @@ def run(
         AfmError: a stage could not do its work; what is published stays, and what was interrupted
             goes on from its last snapshot when run again.
     """
-    plan_steps(recipe, runs, first=first, last=last)  # refuses names before anything is written
+    # Refuses names, and files that are not there, before anything is written.
+    _check_files(plan_steps(recipe, runs, first=first, last=last))
     manifests: list[dict[str, Any]] = []
     with artifact.locked(runs / recipe.name):
         steps = plan_steps(recipe, runs, first=first, last=last)
@@ -273,6 +274,17 @@ def _run_stage(recipe: Recipe, step: Step, folders: Mapping[str, Path], progress
     artifact.publish(work, step.folder, manifest)
     progress.record({"stage": step.stage.name, "finished": True, "seconds": round(seconds, 1)})
     progress.say(f"{step.stage.name}: done in {duration(seconds)}")
+
+
+def _check_files(steps: Iterable[Step]) -> None:
+    """Raise DataError where a stage is to read a file of examples that is not there."""
+    for step in steps:
+        for path in step.stage.facts.get("data", {}) if step.todo else ():
+            if not Path(path).expanduser().exists():
+                raise DataError(
+                    f"cannot read {path}: no such file",
+                    hint=f"[{step.stage.name}.data.NAME] in the recipe says where it is",
+                )
 
 
 def _todo(folder: Path, wanted: str, *, asked: bool) -> str:

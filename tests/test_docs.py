@@ -15,6 +15,7 @@ from afm_mlx.pipeline import stages_of
 from afm_mlx.planning.hardware import find_hardware
 from afm_mlx.planning.plan import plan_recipe
 from afm_mlx.recipe import load_named_recipe, load_recipe, recipe_files
+from afm_mlx.settings.alignment import Conversations, Sft
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -159,8 +160,10 @@ def test_every_setting_is_in_the_page_of_recipes():
     page = (ROOT / "docs" / "recipes.md").read_text()
     recipe = load_named_recipe("afm-tiny")
     sections = [recipe.shape, recipe.tokenizer, recipe.data["docs"], recipe.optimizer]
-    for section in [*sections, recipe.training, recipe.watch, recipe.core]:
-        for key in type(section).model_fields:
+    sections += [recipe.training, recipe.watch, recipe.core, Sft, Conversations]
+    for section in sections:
+        kind = section if isinstance(section, type) else type(section)
+        for key in kind.model_fields:
             assert f"| `{key}` |" in page, key
 
 
