@@ -140,7 +140,8 @@ def test_nothing_outside_its_folder_can_be_written(run, target):
         f"import os\nos.link({str(target)!r}, 'hard')\nopen('hard', 'w').write('x')",
         f"import shutil\nshutil.rmtree({str(target.parent)!r})",
         "open('../outside.txt', 'w')",
-        f"import sqlite3\nsqlite3.connect({str(target.parent / 'x.db')!r}).execute('create table t(a)')",
+        f"import sqlite3\nc = sqlite3.connect({str(target.parent / 'x.db')!r})\n"
+        "c.execute('create table t(a)')",
     ):
         assert run(code).ended == "error", code
 
@@ -158,7 +159,7 @@ def test_an_endless_loop_ends(run):
     began = time.perf_counter()
     short = Sandbox(wall_seconds=0.8)
     assert run("import time\ntime.sleep(60)", short).ended == "time"
-    catches = "while True:\n    try:\n        while True:\n            pass\n    except BaseException:\n        pass"
+    catches = "while True:\n try:\n  while True:\n   pass\n except BaseException:\n  pass"
     assert run(catches, short).ended == "time"
     assert time.perf_counter() - began < 10 * short.wall_seconds
 
