@@ -350,3 +350,15 @@ def test_no_template_is_left_unfilled(name, make):
         for message in made.messages:
             assert not re.search(r"\{\w+\}", message["content"]), message
             assert "  " not in message["content"].replace("\n  ", "")
+
+
+def test_every_setting_is_in_the_page():
+    from pathlib import Path
+
+    from afm_mlx.settings.synthetic import Sandbox
+
+    page = (Path(__file__).parents[2] / "docs" / "synthetic.md").read_text()
+    for section in [Sandbox, *(section for section, _ in KINDS.values())]:
+        for key, field in section.model_fields.items():
+            assert f"| `{key}` |" in page, key
+            assert field.description, key
