@@ -2,7 +2,7 @@
 
 `sandbox.py` hands this file's text to a fresh Python, with what to do on stdin as JSON:
 
-    folder      where the code may write; `program.py` and the like are not needed on disk
+    folder      where the code may write
     limits      cpu_seconds, memory_bytes, file_bytes
     filter      seccomp program in hexadecimal, or empty
     readable    folders and files that may be read, for Landlock; null: do not use it

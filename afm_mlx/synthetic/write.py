@@ -229,6 +229,15 @@ def _candidates(
         yield number, family, kind.make(draw, family, families)
 
 
+@dataclass(frozen=True)
+class _Signed:
+    """How a prompt is compared with others."""
+
+    signature: NDArray[np.uint32]
+    keys: list[int]
+    """One for each band; two prompts that share one are compared."""
+
+
 class _Seen:
     """Prompts so far: their hashes, and their signatures by bands."""
 
@@ -239,7 +248,7 @@ class _Seen:
         self._signatures: list[NDArray[np.uint32]] = []
         self._bands: dict[int, list[int]] = {}
 
-    def sign(self, made: Sequence[Candidate | str]) -> list[NDArray[np.uint32] | None]:
+    def sign(self, made: Sequence[Candidate | str]) -> list[_Signed | None]:
         """Signature of each prompt; None where near-duplicates are not looked for."""
         texts = [
             normalized(_said(one.prompt)) if isinstance(one, Candidate) else "" for one in made
@@ -253,28 +262,33 @@ class _Seen:
             words=settings.shingle_words,
             longest_word=settings.longest_word,
         )
-        return [row if some else None for row, some in zip(found, counts, strict=True)]
+        bands = settings.bands
+        keys = (band_keys(found, bands).T * np.uint64(bands)).tolist()
+        return [
+            _Signed(row.copy(), [key + band for band, key in enumerate(mine)]) if some else None
+            for row, mine, some in zip(found, keys, counts, strict=True)
+        ]
 
-    def reason(self, made: Candidate, signed: NDArray[np.uint32] | None) -> str:
+    def reason(self, made: Candidate, signed: _Signed | None) -> str:
         """Why a prompt is too much like one before it; or nothing."""
         if _hash(made.prompt, made.tools) in self._hashes:
             return "equal prompt"
         if signed is None:
             return ""
-        near = {number for key in self._keys(signed) for number in self._bands.get(key, ())}
+        near = {number for key in signed.keys for number in self._bands.get(key, ())}
         for number in near:
-            if float(np.mean(self._signatures[number] == signed)) >= self._similarity:
+            if float(np.mean(self._signatures[number] == signed.signature)) >= self._similarity:
                 return "near-duplicate"
         return ""
 
-    def add(self, made: Candidate, signed: NDArray[np.uint32] | None) -> None:
+    def add(self, made: Candidate, signed: _Signed | None) -> None:
         """Remember a prompt."""
         self._hashes.add(_hash(made.prompt, made.tools))
         if signed is None:
             return
-        for key in self._keys(signed):
+        for key in signed.keys:
             self._bands.setdefault(key, []).append(len(self._signatures))
-        self._signatures.append(signed.copy())
+        self._signatures.append(signed.signature)
 
     def add_record(self, record: dict[str, Any]) -> None:
         """Remember the prompt of a record that was written."""
@@ -282,17 +296,12 @@ class _Seen:
         if _hash(made.prompt, made.tools) not in self._hashes:  # a model's second answer
             self.add(made, self.sign([made])[0])
 
-    def _keys(self, signed: NDArray[np.uint32]) -> list[int]:
-        bands = self._settings.bands
-        keys = band_keys(signed[None], bands)[:, 0].tolist()
-        return [key * bands + band for band, key in enumerate(keys)]
-
 
 def _signed(
     candidates: Iterator[tuple[int, str, Candidate | str]],
     seen: _Seen,
     index: NgramIndex | None,
-) -> Iterator[tuple[int, str, Candidate | str, NDArray[np.uint32] | None, bool]]:
+) -> Iterator[tuple[int, str, Candidate | str, _Signed | None, bool]]:
     """The next candidates, signed together, and whether each holds a part of a benchmark."""
     group = [next(candidates) for _ in range(_TOGETHER)]
     made = [one for _, _, one in group]

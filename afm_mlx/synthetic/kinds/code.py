@@ -9,7 +9,10 @@ itself runs there, too, when the record is written.
 from __future__ import annotations
 
 import ast
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from afm_mlx.settings.synthetic import SynthCode
@@ -60,7 +63,9 @@ def code_kind(settings: SynthCode) -> Kind:
             and (program := _program(head, task.solution.replace(old, new), values)) not in programs
         ]
         check: dict[str, Any] = {"kind": "tests", "code": tests}
-        caught = [text for text in wrong if not passes(check, text, limits=settings.sandbox)]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            right = pool.map(partial(passes, check, limits=settings.sandbox), wrong)
+            caught = [text for text, passed in zip(wrong, right, strict=True) if not passed]
         if len(caught) < settings.least_wrong_caught * len(wrong):
             return "tests miss a wrong variant"
         says = draw.pick(task.says).format(**values)
