@@ -10,6 +10,7 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from afm_mlx import artifact, pipeline
@@ -24,6 +25,9 @@ from afm_mlx.settings import own_model as defaults
 from afm_mlx.settings.compression import PruneMethod
 from afm_mlx.settings.sections import Source, SourceKind
 from afm_mlx.text.tokenizer import Tokenizer
+
+RESULTS = {"reject": "answers"}
+"""Folder that is the result of a stage, where it is not `model`."""
 
 NAME = "own"
 """Name of the recipe, and of the folder in the work folder."""
@@ -165,6 +169,32 @@ def _comparisons_recipe(
     )
 
 
+def rl_recipe(
+    model: Path, prompts: Path, *, skip_bad: bool = False, assignments: Sequence[str] = ()
+) -> Recipe:
+    """Recipe that trains the model in folder `model` on its own answers to a file of prompts.
+
+    Raises:
+        ModelError: the folder holds no model of ours.
+        RecipeError: an assignment is wrong.
+    """
+    section = defaults.RL | {"skip_bad": skip_bad, "data": _prompts(prompts)}
+    return _post_training_recipe(model, {"rl": section}, assignments, watch=defaults.RL_WATCH)
+
+
+def reject_recipe(
+    model: Path, prompts: Path, *, skip_bad: bool = False, assignments: Sequence[str] = ()
+) -> Recipe:
+    """Recipe that keeps the best answers of the model in folder `model` to a file of prompts.
+
+    Raises:
+        ModelError: the folder holds no model of ours.
+        RecipeError: an assignment is wrong.
+    """
+    section = defaults.REJECT | {"skip_bad": skip_bad, "data": _prompts(prompts)}
+    return _post_training_recipe(model, {"reject": section}, assignments)
+
+
 def check_out(out: Path) -> None:
     """Raise ModelError where the result's folder is taken."""
     if out.exists():
@@ -186,11 +216,29 @@ def run(recipe: Recipe, stage: str, out: Path, progress: Progress) -> dict[str, 
     work = out.with_name(f"{out.name}.work")
     *_, manifest = pipeline.run(recipe, work, progress, last=stage)
     folder = work / recipe.name / stage
+    result = folder / RESULTS.get(stage, "model")
     # The manifest first: killed in between, the stage counts as not done, and is done again.
-    (folder / artifact.MANIFEST).rename(folder / "model" / artifact.MANIFEST)
-    (folder / "model").rename(out)
+    (folder / artifact.MANIFEST).rename(result / artifact.MANIFEST)
+    result.rename(out)
     shutil.rmtree(work)
     return manifest
+
+
+def _prompts(file: Path) -> dict[str, Any]:
+    return {defaults.PROMPTS: {"path": str(file.expanduser().resolve())}}
+
+
+def _post_training_recipe(
+    model: Path,
+    sections: Mapping[str, Any],
+    assignments: Sequence[str],
+    *,
+    watch: Mapping[str, Any] = MappingProxyType({}),
+) -> Recipe:
+    """A recipe that starts from the model in a folder, and reads no texts."""
+    shape = read_shape(model).model_dump(mode="json")
+    shared = {"watch": defaults.SHARED["watch"] | dict(watch)}
+    return _recipe({"base": str(model), "shape": shape} | shared | dict(sections), assignments)
 
 
 def _data(texts: Path, kind: SourceKind | None) -> dict[str, Any]:

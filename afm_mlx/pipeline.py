@@ -14,7 +14,7 @@ from typing import Any
 
 from afm_mlx import artifact
 from afm_mlx.artifact import Inputs
-from afm_mlx.errors import AfmError, RunError
+from afm_mlx.errors import AfmError, DataError, RunError
 from afm_mlx.progress import Progress, duration
 from afm_mlx.recipe import Recipe, nearest
 from afm_mlx.settings.alignment import Comparisons, Conversations
@@ -27,7 +27,9 @@ from afm_mlx.stages import (
     prefer,
     pretrain,
     prune,
+    reject,
     reward,
+    rl,
     sft,
     tokenizer,
 )
@@ -66,7 +68,7 @@ def stages_of(recipe: Recipe, runs: Path) -> list[Stage]:
     ]
     given = next((stage.name for stage in stages), None)  # whose tokenizer is taken
     if not recipe.data:  # then nothing is trained on texts
-        return stages + _post_training(recipe)
+        return stages + _post_training(recipe, runs)
     cleaned = () if recipe.clean is None else ("clean",)
     if cleaned:
         stages.append(Stage("clean", clean.run, (), ("data", "clean"), facts))
@@ -76,7 +78,7 @@ def stages_of(recipe: Recipe, runs: Path) -> list[Stage]:
         words = ("data", "tokenizer", "shape.vocab_size")
         stages.append(Stage("tokenizer", tokenizer.run, cleaned, words, facts))
     stages.append(Stage("data", data.run, ("tokenizer", *cleaned), ("data",), facts))
-    return stages + _training_stages(recipe) + _post_training(recipe)
+    return stages + _training_stages(recipe) + _post_training(recipe, runs)
 
 
 def _finished_models(recipe: Recipe) -> dict[str, str]:
@@ -130,19 +132,29 @@ def _decides_labels(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-POST_TRAINING = {"sft": sft.run, "reward": reward.run, "prefer": prefer.run}
+POST_TRAINING = {
+    "sft": sft.run,
+    "reward": reward.run,
+    "prefer": prefer.run,
+    "reject": reject.run,
+    "rl": rl.run,
+}
 """What a post-training stage does, by the name of the stage and of its section."""
 
 
-def _post_training(recipe: Recipe) -> list[Stage]:
+def _post_training(recipe: Recipe, runs: Path) -> list[Stage]:
     """Stages after pre-training. Each reads the model it starts from, and files of its section."""
     stages = []
     for name in recipe.post_training_stages():
         if name in POST_TRAINING:
-            parents = tuple(filter(None, [recipe.start_of(name)]))
-            files = {"data": _contents(getattr(recipe, name).data.values())}
+            judge = "reward" if recipe.judged_by_reward_stage(name) else None
+            parents = tuple(filter(None, [recipe.start_of(name), judge]))
+            section = getattr(recipe, name)
+            facts: dict[str, Any] = {"data": _contents(section.data.values())}
+            if getattr(section, "reward_model", ""):
+                facts["reward_model"] = identity(section.reward_model, runs=runs)
             stages.append(
-                Stage(name, POST_TRAINING[name], parents, ("optimizer", "training", name), files)
+                Stage(name, POST_TRAINING[name], parents, ("optimizer", "training", name), facts)
             )
     return stages
 
@@ -219,7 +231,8 @@ def run(
         AfmError: a stage could not do its work; what is published stays, and what was interrupted
             goes on from its last snapshot when run again.
     """
-    plan_steps(recipe, runs, first=first, last=last)  # refuses names before anything is written
+    # Refuses names, and files that are not there, before anything is written.
+    _check_files(plan_steps(recipe, runs, first=first, last=last))
     manifests: list[dict[str, Any]] = []
     with artifact.locked(runs / recipe.name):
         steps = plan_steps(recipe, runs, first=first, last=last)
@@ -279,6 +292,17 @@ def _run_stage(recipe: Recipe, step: Step, folders: Mapping[str, Path], progress
     artifact.publish(work, step.folder, manifest)
     progress.record({"stage": step.stage.name, "finished": True, "seconds": round(seconds, 1)})
     progress.say(f"{step.stage.name}: done in {duration(seconds)}")
+
+
+def _check_files(steps: Iterable[Step]) -> None:
+    """Raise DataError where a stage is to read a file of examples that is not there."""
+    for step in steps:
+        for path in step.stage.facts.get("data", {}) if step.todo else ():
+            if not Path(path).expanduser().exists():
+                raise DataError(
+                    f"cannot read {path}: no such file",
+                    hint=f"[{step.stage.name}.data.NAME] in the recipe says where it is",
+                )
 
 
 def _todo(folder: Path, wanted: str, *, asked: bool) -> str:

@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 from pydantic import Field, ValidationError, model_validator
 
 from afm_mlx.errors import RecipeError
-from afm_mlx.settings.alignment import Itec, Prefer, Reward, Rl, Sft
+from afm_mlx.settings.alignment import Itec, Prefer, Reject, Reward, Rl, Sft
 from afm_mlx.settings.clean import Clean
 from afm_mlx.settings.compression import Adapter, Distill, Prune, Quantize, Recover, Teacher
 from afm_mlx.settings.mistakes import Origin, invalid_settings, not_toml
@@ -39,13 +39,12 @@ from afm_mlx.settings.sections import (
 AnySection = TypeVar("AnySection", bound=Section)
 
 PRETRAINING_STAGES = ("core", "continued", "context")
-POST_TRAINING_STAGES = ("sft", "reward", "prefer", "rl", "itec")
+POST_TRAINING_STAGES = ("sft", "reward", "prefer", "reject", "rl", "itec")
 """Each starts from the model of [sft] where there is one, and else from the one before it."""
 
 # Sections that are read and checked, and whose stages do not exist yet.
 NOT_BUILT_YET = (
     "itec",
-    "rl",
     "quantize",
     "recover",
     "adapters",
@@ -97,6 +96,8 @@ class Recipe(Section):
     """Preference training."""
     itec: Itec | None = None
     """Rounds with a committee of models."""
+    reject: Reject | None = None
+    """Rejection sampling: the best of several answers, as conversations for [sft]."""
     rl: Rl | None = None
     """Online reinforcement learning."""
     quantize: Quantize | None = None
@@ -127,6 +128,11 @@ class Recipe(Section):
     def post_training_stages(self) -> list[str]:
         """Names of the post-training stages that this recipe has, in order."""
         return [name for name in POST_TRAINING_STAGES if getattr(self, name) is not None]
+
+    def judged_by_reward_stage(self, stage: str) -> bool:
+        """Whether a stage asks the model of [reward] what answers are worth."""
+        section: Reject | Rl | None = getattr(self, stage) if stage in ("reject", "rl") else None
+        return section is not None and section.model_weight > 0 and not section.reward_model
 
     def trains_teacher(self) -> bool:
         """Whether the teacher is trained here, as a stage."""
@@ -264,6 +270,32 @@ class Recipe(Section):
                 raise ValueError(
                     f"{name}.max_tokens ({section.max_tokens:,}) is above "
                     f"shape.max_tokens ({self.shape.max_tokens:,})"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _answers_fit(self) -> Self:
+        for name in ("reject", "rl"):
+            section: Reject | Rl | None = getattr(self, name)
+            if section is None:
+                continue
+            if section.max_tokens >= self.shape.max_tokens:
+                raise ValueError(
+                    f"{name}.max_tokens ({section.max_tokens:,}) leaves no room for a prompt in "
+                    f"shape.max_tokens ({self.shape.max_tokens:,})"
+                )
+            if self.judged_by_reward_stage(name) and self.reward is None:
+                raise ValueError(
+                    f"{name}.model_weight ({section.model_weight:g}) needs a [reward], or "
+                    f"{name}.reward_model"
+                )
+        if self.rl is not None:
+            answers = self.rl.prompts_per_step * self.rl.responses_per_prompt
+            micro_rows = self.training.rows_at_once(answers)
+            if answers % micro_rows:
+                raise ValueError(
+                    f"rl.prompts_per_step times rl.responses_per_prompt ({answers:,}) must be a "
+                    f"multiple of training.micro_rows ({micro_rows})"
                 )
         return self
 

@@ -13,9 +13,10 @@ import typer
 
 from afm_mlx.errors import AfmError
 
-from . import data, tokenizer, zoo
+from . import data, synth, tokenizer, zoo
 from .align import sft
 from .align_prefer import prefer, reward
+from .align_rl import reject, rl
 from .chat import chat
 from .doctor import doctor
 from .generate import generate
@@ -88,10 +89,13 @@ app.command("plan", rich_help_panel=BUILD)(plan)
 app.command("run", rich_help_panel=BUILD)(run)
 app.add_typer(data.app, name="data", rich_help_panel=BUILD)
 app.add_typer(tokenizer.app, name="tokenizer", rich_help_panel=BUILD)
+app.add_typer(synth.app, name="synth", rich_help_panel=BUILD)
 app.command("pretrain", rich_help_panel=BUILD)(pretrain)
 app.command("sft", rich_help_panel=ALIGN)(sft)
 app.command("reward", rich_help_panel=ALIGN)(reward)
 app.command("prefer", rich_help_panel=ALIGN)(prefer)
+app.command("reject", rich_help_panel=ALIGN)(reject)
+app.command("rl", rich_help_panel=ALIGN)(rl)
 app.command("prune", rich_help_panel=SHRINK)(prune)
 app.command("distill", rich_help_panel=SHRINK)(distill)
 

@@ -15,6 +15,7 @@ from afm_mlx.pipeline import stages_of
 from afm_mlx.planning.hardware import find_hardware
 from afm_mlx.planning.plan import plan_recipe
 from afm_mlx.recipe import load_named_recipe, load_recipe, recipe_files
+from afm_mlx.settings.alignment import Conversations, Sft
 from afm_mlx.settings.compression import Distill, Prune, Teacher
 
 ROOT = Path(__file__).parents[1]
@@ -161,7 +162,7 @@ def test_every_setting_is_in_the_page_of_recipes():
     recipe = load_named_recipe("afm-tiny")
     sections = [recipe.shape, recipe.tokenizer, recipe.data["docs"], recipe.optimizer]
     used = [type(each) for each in [*sections, recipe.training, recipe.watch, recipe.core]]
-    for section in [*used, Teacher, Prune, Distill]:
+    for section in [*used, Teacher, Prune, Distill, Sft, Conversations]:
         for key in section.model_fields:
             assert f"| `{key}` |" in page, key
 

@@ -144,6 +144,11 @@ def test_fine_tuning_follows_pre_training(recipe, tmp_path):
             "[sft]\nlr = 1e-3\nrow_tokens = 64\nrows_per_step = 2\nepochs = 1\n"
             f"[sft.data.chats]\npath = '{chats}'\n"
         )
+    chats.rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"cannot read .*chats.jsonl: no such file"):
+        run(recipe, tmp_path)  # at once, and not after hours of pre-training
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "elsewhere").rename(chats)
     *_, context, sft = run(recipe, tmp_path)
     assert sft["parents"] == {"context": context["fingerprint"]}
     assert sft["metrics"]["conversations"] == 9

@@ -183,8 +183,17 @@ class RatioMode(StrEnum):
 class Rl(Section):
     """Online reinforcement learning by MDLOO: mirror descent with a leave-one-out baseline."""
 
+    data: dict[str, Conversations] = Field(min_length=1)
+    """Files of conversations, by name: what the user says last is asked, and what follows is
+    ignored. Weights do not count: a round takes from all prompts alike."""
     lr: Positive
-    """Peak learning rate."""
+    """Learning rate, constant after the warm-up."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Optimizer steps of linear warm-up. Ours."""
+    rounds: Count
+    """Rounds: answers are sampled, and the model takes `updates_per_batch` steps on them."""
+    max_tokens: Count
+    """Longest answer, in tokens; longer ones are cut."""
     prompts_per_step: Count
     """Prompts sampled before each round of updates."""
     responses_per_prompt: Annotated[int, Field(ge=2)]
@@ -203,3 +212,58 @@ class Rl(Section):
     """Largest absolute logarithm of a response's ratio, in nats. Ours."""
     stored_logits: Count = 64
     """Largest logits of each token kept for the divergence in token mode. Ours."""
+    check_weight: NotNegative = 1.0
+    """Weight of a prompt's check in the reward, which says 0 to 1. Ours."""
+    model_weight: NotNegative = 0.0
+    """Weight of the reward model in the reward; 0 needs none. Ours."""
+    reward_model: str = ""
+    """Folder of the reward model. Absent: that of [reward]."""
+    length_penalty: NotNegative = 0.0
+    """Taken from the reward of an answer of `max_tokens`, from shorter ones in proportion. Ours."""
+    truncation_penalty: NotNegative = 0.0
+    """Taken from the reward of an answer that was cut; needs `mask_truncated = false`. Ours."""
+    mask_truncated: bool = True
+    """Answers that were cut train nothing, and are in nobody's baseline. Ours."""
+    held_out_prompts: Annotated[int, Field(ge=0)] = 64
+    """Prompts, at most a tenth of all, that are never trained on; the model is measured on them.
+    Ours."""
+    skip_bad: bool = False
+    """Leave out, name and count lines that are no conversation, instead of stopping at one."""
+
+    @model_validator(mode="after")
+    def _rewards_fit(self) -> Self:
+        if not self.check_weight and not self.model_weight:
+            raise ValueError("check_weight and model_weight are both 0: nothing is rewarded")
+        if self.truncation_penalty and self.mask_truncated:
+            raise ValueError(
+                f"truncation_penalty ({self.truncation_penalty:g}) needs mask_truncated = false: "
+                "answers that are masked train nothing"
+            )
+        return self
+
+
+class Reject(Section):
+    """Rejection sampling: several answers to each prompt, of which the best is kept."""
+
+    data: dict[str, Conversations] = Field(min_length=1)
+    """Files of conversations, by name: what the user says last is asked, and what follows is
+    ignored. Weights do not count."""
+    answers_per_prompt: Count = 4
+    """Answers to choose from. Ours."""
+    max_tokens: Count
+    """Longest answer, in tokens; one that is cut is never kept."""
+    temperature: Positive = 0.8
+    """Sampling temperature. Ours."""
+    least_score: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Least share of its check that an answer must pass to be kept. Ours."""
+    model_weight: NotNegative = 0.0
+    """Weight of the reward model beside the check; 0 needs none. Ours."""
+    reward_model: str = ""
+    """Folder of the reward model. Absent: that of [reward]."""
+    length_penalty: NotNegative = 0.0
+    """As in `[rl]`: decides between answers that pass. Ours."""
+    prompts_at_once: Count = 64
+    """Prompts of one part of the work; an interrupted run repeats at most one. Decides the draws,
+    too. Ours."""
+    skip_bad: bool = False
+    """Leave out, name and count lines that are no conversation, instead of stopping at one."""

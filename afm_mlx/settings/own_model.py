@@ -67,6 +67,28 @@ PREFER: dict[str, Any] = {"lr": 1e-6, "pairs_per_step": 16, "epochs": 1}
 PAIR_TOKENS = 1_024
 """Longest prompt with an answer, in tokens, or the model's context where that is shorter."""
 
+PROMPTS = "prompts"
+"""Name of the one file of prompts."""
+
+RL: dict[str, Any] = {
+    "lr": 2e-6,
+    "rounds": 10,
+    "prompts_per_step": 8,
+    "responses_per_prompt": 8,
+    "updates_per_batch": 2,
+    "reference_pull": 0.02,
+    "step_pull": 0.05,
+    "max_tokens": 128,
+    "held_out_prompts": 32,
+}
+"""[rl]"""
+
+RL_WATCH: dict[str, Any] = {"evaluate_every_steps": 10, "log_every_steps": 1}
+"""[watch] of `afm rl`, beside that of all."""
+
+REJECT: dict[str, Any] = {"max_tokens": 256}
+"""[reject]"""
+
 CHAT_ROW_TOKENS = 1_024
 """Tokens in a row of conversations, or the model's context where that is shorter."""
 

@@ -62,7 +62,11 @@ class Conversation:
 
 
 def read_conversations(
-    path: Path, *, skip_bad: bool = False, skipped: list[str] | None = None
+    path: Path,
+    *,
+    skip_bad: bool = False,
+    skipped: list[str] | None = None,
+    answered: bool = True,
 ) -> Iterator[Conversation]:
     """Conversations of a JSONL file, in order. Empty lines are no lines.
 
@@ -70,6 +74,7 @@ def read_conversations(
         path: the file.
         skip_bad: leave out lines that are no conversation, instead of stopping at the first.
         skipped: what was wrong with each line that is left out is added here, with its place.
+        answered: whether a line must have a turn of an assistant; a prompt need not.
 
     Raises:
         DataError: the file cannot be read, or without `skip_bad` a line is no conversation: it is
@@ -82,7 +87,7 @@ def read_conversations(
                     continue
                 where = f"{path.name}, line {number:,}"
                 try:
-                    yield _conversation(line, where)
+                    yield _conversation(line, where, answered=answered)
                 except DataError as error:
                     message = f"{where}: {error}"
                     if not skip_bad:
@@ -98,7 +103,7 @@ def read_conversations(
         raise DataError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
 
 
-def _conversation(line: bytes, where: str) -> Conversation:
+def _conversation(line: bytes, where: str, *, answered: bool) -> Conversation:
     """The conversation that a line is. Raises DataError without the place."""
     try:
         found = json.loads(line.decode("utf-8-sig"))
@@ -119,7 +124,7 @@ def _conversation(line: bytes, where: str) -> Conversation:
     if not isinstance(said, list) or not said:
         raise DataError("'messages' is not a list of messages", hint=FORMATS)
     messages = tuple(read_message(each, number) for number, each in enumerate(said, start=1))
-    if not any(message["role"] == "assistant" for message in messages):
+    if answered and not any(message["role"] == "assistant" for message in messages):
         raise DataError("no turn of an assistant, there is nothing to learn")
     tools = table.get("tools") or (said[0].get("tools") if isinstance(said[0], dict) else None)
     check = table.get("check")

@@ -105,7 +105,9 @@ def train(
         loss: `loss(model, *batch)` gives a sum over tokens to descend on, and sums to log, of
             which "tokens" is the number of tokens that count and "nll" their loss in nats. What
             is counted may be something else, such as pairs: then a sum is over these.
-        batches: micro-batches of a step, numbered from 1. A function of the step alone.
+        batches: micro-batches of a step, numbered from 1. A function of the step, and where they
+            depend on it of the weights that the step starts from: `model` holds them, in the
+            compute format, whenever it is called.
         rule: the update rule.
         course: steps, learning rate, decay.
         compute: number format of the forward and backward pass.
@@ -146,6 +148,7 @@ def train(
     mx.reset_peak_memory()
 
     with _interrupts() as interrupted, compat.memory_settings():
+        model.update(_cast(compute, exact, state.params))
         batch = batches(state.step + 1) if state.step < course.steps else ()
         while state.step < course.steps:
             step = state.step + 1
@@ -162,6 +165,7 @@ def train(
             del grads
             mx.async_eval(state.params, state.rule, stats, sums)
             if step < course.steps:
+                model.update(_cast(compute, exact, state.params))
                 batch = batches(step + 1)  # while the device is busy
             mx.eval(state.params, state.rule, stats, sums)
             outcome.peak_bytes = max(outcome.peak_bytes, mx.get_peak_memory())

@@ -53,3 +53,16 @@ def chat_model(tmp_path_factory, tokenizer):
     initialize(model, 2)
     save_checkpoint(folder, model, tokenizer.folder, facts={"stage": "sft"})
     return folder
+
+
+@pytest.fixture(scope="session")
+def chat_decoder(tokenizer):
+    """A random model of the tokenizer, that ends its answers about every tenth token."""
+    model = Decoder(SHAPE.model_copy(update={"vocab_size": 328, "tied": False}))
+    initialize(model, 3)
+    weight = mx.array(model.lm_head.weight)
+    weight[tokenizer.eos_ids[1]] *= 3
+    model.lm_head.weight = weight
+    mx.eval(model.parameters())
+    model.eval()
+    return model

@@ -16,7 +16,7 @@ from afm_mlx.decoder.decoder import Decoder, initialize
 from afm_mlx.progress import Progress
 from afm_mlx.recipe import load_recipe
 from afm_mlx.settings.sections import Shape
-from afm_mlx.text.tokenizer import train_tokenizer
+from afm_mlx.text.tokenizer import Tokenizer, train_tokenizer
 
 RECIPE = """
 name = "small"
@@ -182,3 +182,17 @@ def chats(tmp_path) -> Path:
     path = tmp_path / "chats.jsonl"
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+@pytest.fixture(scope="session")
+def chatty(base, tmp_path_factory) -> Path:
+    """Folder of a random model that ends its turns soon."""
+    tokenizer = Tokenizer.open(base)
+    model = Decoder(SHAPE.model_copy(update={"tied": False}))
+    initialize(model, seed=2)
+    weight = mx.array(model.lm_head.weight)
+    weight[tokenizer.eos_ids[1]] *= 3
+    model.lm_head.weight = weight
+    folder = tmp_path_factory.mktemp("chatty") / "model"
+    save_checkpoint(folder, model, base, facts={"stage": "sft"})
+    return folder

@@ -95,6 +95,35 @@ def test_run_cut_in_two_equals_a_run_in_one_piece_bit_for_bit(tmp_path):
     assert [r["step"] for r in log(tmp_path / "cut")] == [5, 10, 15, 20]
 
 
+def test_batches_see_the_weights_that_their_step_starts_from_also_after_a_resume(tmp_path):
+    def training(work, *, stop_at=None):
+        net, seen = model(), {}
+
+        def noting(step):
+            if step == stop_at:
+                os.kill(os.getpid(), signal.SIGINT)
+            seen[step] = {name: mx.array(weight) for name, weight in weights(net).items()}
+            return batches(step)
+
+        if stop_at:
+            with pytest.raises(KeyboardInterrupt):
+                run(work, net, batches=noting)
+        else:
+            run(work, net, batches=noting)
+        return net, seen
+
+    first = weights(model())
+    _, whole = training(tmp_path / "whole")
+    training(tmp_path / "cut", stop_at=13)
+    _, resumed = training(tmp_path / "cut")
+    assert list(resumed) == list(range(13, 21))
+    for name, weight in first.items():
+        assert mx.array_equal(whole[1][name], weight)
+        assert not mx.array_equal(whole[2][name], weight)
+        for step, found in resumed.items():
+            assert mx.array_equal(found[name], whole[step][name]), step
+
+
 def test_uneven_micro_batches_give_the_gradient_of_the_full_batch(tmp_path):
     def cut(step):
         ((x, y, counts),) = batches(step)

@@ -1,0 +1,105 @@
+"""Prompts for models to answer: conversations up to what the user said last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from afm_mlx.errors import DataError
+from afm_mlx.text.chat import render_chat
+from afm_mlx.text.conversations import Conversation, read_conversations
+from afm_mlx.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a model is to answer."""
+
+    ids: tuple[int, ...]
+    """Tokens, the head of the assistant's turn included."""
+    conversation: Conversation
+    """What they spell: it ends with the user's last message, and may have a `check`."""
+
+
+def read_prompts(
+    files: Sequence[Path],
+    tokenizer: Tokenizer,
+    *,
+    max_tokens: int,
+    skip_bad: bool,
+    say: Callable[[str], None],
+) -> list[Prompt]:
+    """The prompts of all conversations of some files, in order; says what was left out.
+
+    Raises:
+        DataError: a line is no conversation, unless bad ones are skipped; or no prompt is left.
+    """
+    prompts: list[Prompt] = []
+    for file in files:
+        skipped: list[str] = []
+        conversations = read_conversations(file, skip_bad=skip_bad, skipped=skipped, answered=False)
+        found, too_long = render_prompts(conversations, tokenizer, max_tokens=max_tokens)
+        prompts += found
+        if skipped:
+            say(f"  {file.name}: {len(skipped):,} bad lines left out, the first: {skipped[0]}")
+        if too_long:
+            say(f"  {file.name}: {too_long:,} prompts left out, above {max_tokens:,} tokens")
+    if not prompts:
+        raise DataError(
+            f"no prompt of at most {max_tokens:,} tokens in {', '.join(map(str, files))}",
+            hint="a prompt and the longest answer must fit the model's context",
+        )
+    return prompts
+
+
+def render_prompts(
+    conversations: Iterable[Conversation], tokenizer: Tokenizer, *, max_tokens: int
+) -> tuple[list[Prompt], int]:
+    """The prompts of conversations, and how many were left out because they were too long.
+
+    What follows the user's last message is ignored: the model is to say it by itself.
+
+    Args:
+        conversations: with a message of the user each.
+        tokenizer: the model's, with a chat template.
+        max_tokens: longest prompt; longer ones are left out.
+
+    Raises:
+        DataError: one has no message of the user, or the chat template refuses it.
+    """
+    prompts, too_long = [], 0
+    for conversation in conversations:
+        messages = conversation.messages
+        end = max((at for at, each in enumerate(messages, 1) if each["role"] == "user"), default=0)
+        if not end:
+            raise DataError(f"{conversation.where}: the user says nothing, there is no prompt")
+        asked = replace(conversation, messages=messages[:end])
+        ids = render_chat(tokenizer, asked.openai(), tools=list(asked.tools) or None)
+        if len(ids) > max_tokens:
+            too_long += 1
+        else:
+            prompts.append(Prompt(tuple(ids), asked))
+    return prompts, too_long
+
+
+class PromptOrder:
+    """Which prompts a round takes: all in a shuffled order, then all in another one."""
+
+    def __init__(self, count: int, *, per_round: int, seed: int) -> None:
+        """Of `count` prompts; `seed` decides the orders."""
+        self.count, self.per_round, self.seed = count, per_round, seed
+
+    def of_round(self, number: int) -> list[int]:
+        """Numbers of the prompts of a round, which is counted from 1."""
+        first = (number - 1) * self.per_round
+        places = (divmod(place, self.count) for place in range(first, first + self.per_round))
+        return [shuffled(self.count, self.seed, epoch)[rest] for epoch, rest in places]
+
+
+def shuffled(count: int, seed: int, epoch: int) -> list[int]:
+    """The numbers 0 to `count` - 1 in an order that the seed and the epoch decide."""
+    order: list[int] = np.random.default_rng([seed, epoch]).permutation(count).tolist()
+    return order

@@ -1,0 +1,315 @@
+"""Rounds of sampled answers: scored once, trained on for a few steps, kept for a run that goes on.
+
+A round is a function of the seed, its number, and the weights at its start. An interrupted run may
+go on in the middle of a round, when those weights are gone: so a round is a file, written whole
+before its first step, and kept as long as a snapshot may need it.
+
+Shapes. n prompts, K answers to each, A answers of one micro-batch, N their tokens (padded),
+S stored tokens of each place, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from afm_mlx.alignment import mdloo
+from afm_mlx.alignment.logps import (
+    Answer,
+    PackedAnswers,
+    answer_logps,
+    answer_sums,
+    linear_logps,
+    pack_answers,
+    packed_hidden,
+)
+from afm_mlx.alignment.prompts import Prompt
+from afm_mlx.alignment.sampling import Sampled
+from afm_mlx.decoder.decoder import Decoder
+from afm_mlx.decoder.weights import write_file
+from afm_mlx.errors import RunError
+
+PACKED = len(PackedAnswers._fields)
+
+
+class Scored(NamedTuple):
+    """What is known of the answers of a micro-batch, besides their tokens."""
+
+    old: mx.array
+    """[N] log-probability of each token when it was sampled, in nats; 0 for padding."""
+    advantages: mx.array
+    """[A]; 0 for answers that do not count."""
+    counted: mx.array
+    """[A], 0 for cut answers where these are left out, else 1."""
+    rewards: mx.array
+    """[A], before the pull to the reference."""
+    to_reference: mx.array
+    """[A], log of the ratio to the reference when it was sampled, in nats."""
+    truncated: mx.array
+    """[A], 1 for answers that were cut."""
+    stored: mx.array
+    """[N, S] int32, the tokens likeliest at each place; [N, 0] in sequence mode."""
+    stored_old: mx.array
+    """[N, S], their log-probabilities then."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Settings of the round's formulas, as in `settings.alignment.Rl`."""
+
+    by_token: bool
+    beta: float
+    gamma: float
+    limit: float
+    stored: int
+    """S, in token mode."""
+    mask_truncated: bool
+    chunk_bytes: int
+    checkpoint: bool
+
+
+def score_round(
+    policy: Decoder,
+    reference: Decoder,
+    prompts: Sequence[Prompt],
+    answers: Sequence[Sequence[Sampled]],
+    rewards: Sequence[Sequence[float]],
+    objective: Objective,
+    *,
+    micro_answers: int,
+) -> list[tuple[mx.array, ...]]:
+    """Micro-batches for `round_loss`: answers with their advantages.
+
+    Args:
+        policy: the model that gave the answers.
+        reference: the model that training started from.
+        prompts: n.
+        answers: [n][K], those of a prompt one after the other.
+        rewards: [n][K].
+        objective: settings.
+        micro_answers: answers of one micro-batch.
+    """
+    flat = [
+        (Answer([*prompt.ids, *answer.ids], len(prompt.ids)), answer.finished)
+        for prompt, group in zip(prompts, answers, strict=True)
+        for answer in group
+    ]
+    parts = [flat[start : start + micro_answers] for start in range(0, len(flat), micro_answers)]
+    read = [_read(policy, reference, [each for each, _ in part], objective) for part in parts]
+    scores = mx.array([list(group) for group in rewards], mx.float32)
+    truncated = mx.array([not finished for _, finished in flat]).astype(mx.float32)
+    counted = 1 - truncated if objective.mask_truncated else mx.ones(truncated.shape)
+    to_reference = mx.concatenate([each.to_reference for each in read])
+    zero = mx.zeros(to_reference.shape)
+    pulled = mdloo.regularized_rewards(
+        scores, to_reference.reshape(scores.shape), zero.reshape(scores.shape), beta=objective.beta
+    )
+    advantages = mdloo.leave_one_out(pulled, counted.reshape(scores.shape))
+    batches: list[tuple[mx.array, ...]] = []
+    start = 0
+    for each in read:
+        part = slice(start, start + each.to_reference.size)
+        start = part.stop
+        scored = Scored(
+            old=each.old,
+            advantages=advantages.reshape(-1)[part],
+            counted=counted[part],
+            rewards=scores.reshape(-1)[part],
+            to_reference=each.to_reference,
+            truncated=truncated[part],
+            stored=each.stored,
+            stored_old=each.stored_old,
+        )
+        batches.append((*each.packed, *scored))
+    mx.eval(batches)
+    return batches
+
+
+def round_loss(
+    model: Decoder, batch: Sequence[mx.array], objective: Objective
+) -> tuple[mx.array, dict[str, mx.array]]:
+    """Summed loss of a micro-batch's answers, and the sums to report.
+
+    Returns:
+        The loss, to be divided by the number of answers, and sums over them: "tokens", their
+        number; "reward"; "advantage", absolute; "kl_reference", log ratio of the policy that
+        sampled to the reference; "kl_step", divergence from that policy since; "answer_tokens";
+        "truncated".
+    """
+    packed, scored = PackedAnswers(*batch[:PACKED]), Scored(*batch[PACKED:])
+    new, stored_new = _logps(model, packed, scored.stored, objective)
+    difference = packed.weights * (new - scored.old)
+    if objective.by_token:
+        divergences = packed.weights * mdloo.stored_divergence(stored_new, scored.stored_old)
+        gains = packed.weights * mdloo.token_gain(
+            difference,
+            scored.advantages[packed.owners],
+            divergences,
+            gamma=objective.gamma,
+            limit=objective.limit,
+        )
+        gain = answer_sums(gains, packed) / packed.lengths
+        divergence = answer_sums(divergences, packed)
+    else:
+        gain, divergence = mdloo.sequence_gain(
+            answer_sums(difference, packed),
+            scored.advantages,
+            gamma=objective.gamma,
+            limit=objective.limit,
+        )
+    sums = {
+        "tokens": mx.array(packed.lengths.size, mx.float32),
+        "reward": scored.rewards.sum(),
+        "advantage": mx.abs(scored.advantages).sum(),
+        "kl_reference": scored.to_reference.sum(),
+        "kl_step": (scored.counted * divergence).sum(),
+        "answer_tokens": packed.lengths.sum(),
+        "truncated": scored.truncated.sum(),
+    }
+    return -(scored.counted * gain).sum(), sums
+
+
+class Rounds:
+    """The rounds of a run, each in a file."""
+
+    def __init__(
+        self,
+        snapshots: Path,
+        make: Callable[[int], list[tuple[mx.array, ...]]],
+        *,
+        updates: int,
+    ) -> None:
+        """Rounds of `updates` steps each; `make` samples the round of a number from the policy.
+
+        They are kept among the run's snapshots, and go with them when the run is done.
+        """
+        self.folder, self.snapshots = snapshots / "rounds", snapshots
+        self.make, self.updates = make, updates
+        self._number, self._batches = 0, list[tuple[mx.array, ...]]()
+
+    def of_step(self, step: int) -> list[tuple[mx.array, ...]]:
+        """Micro-batches of an optimizer step, counted from 1.
+
+        Raises:
+            RunError: the step is in the middle of a round whose file is missing or damaged.
+        """
+        number, place = divmod(step - 1, self.updates)
+        number += 1
+        if number != self._number:
+            file = self.folder / f"round-{number:06d}.safetensors"
+            if not file.exists():
+                if place:
+                    raise RunError(
+                        f"{file} is missing, and step {step:,} needs it",
+                        hint=f"delete {self.snapshots} to begin anew",
+                    )
+                batches = self.make(number)
+                self._drop_old(number)
+                self.folder.mkdir(parents=True, exist_ok=True)
+                _write_batches(file, batches)
+            # Also what was just made: a run that goes on reads the same.
+            self._number, self._batches = number, _read_batches(file)
+        return self._batches
+
+    def _drop_old(self, number: int) -> None:
+        """Delete rounds that neither a snapshot nor the next step needs."""
+        steps = [
+            int(path.name.removeprefix("step-")) for path in self.snapshots.glob("step-*[0-9]")
+        ]
+        oldest = min((step // self.updates + 1 for step in steps), default=number)
+        for file in self.folder.glob("round-*.safetensors"):
+            if int(file.stem.removeprefix("round-")) < oldest:
+                file.unlink()
+
+
+class _Read(NamedTuple):
+    """A micro-batch of answers as the policy and the reference find them."""
+
+    packed: PackedAnswers
+    old: mx.array
+    to_reference: mx.array
+    stored: mx.array
+    stored_old: mx.array
+
+
+def _read(
+    policy: Decoder, reference: Decoder, answers: Sequence[Answer], objective: Objective
+) -> _Read:
+    packed = pack_answers(answers)
+    none = mx.zeros((packed.places.size, 0), mx.int32)
+    stored = _likeliest(policy, packed, objective.stored) if objective.by_token else none
+    # The very computation of the loss, so that the ratio of a round's first step is 1.
+    old, stored_old = _logps(policy, packed, stored, objective)
+    of_reference = answer_logps(reference, packed, chunk_bytes=objective.chunk_bytes)
+    to_reference = answer_sums(old, packed) - of_reference.answers
+    found = _Read(packed, old, to_reference, stored, stored_old)
+    mx.eval(found)
+    return found
+
+
+def _logps(
+    model: Decoder, packed: PackedAnswers, stored: mx.array, objective: Objective
+) -> tuple[mx.array, mx.array]:
+    """Log-probabilities [N] of the answers' tokens, and [N, S] of the stored ones."""
+    hidden = packed_hidden(model, packed, checkpoint=objective.checkpoint)[packed.places]
+    if not objective.by_token:
+        logps = linear_logps(
+            hidden, model.output_weight, packed.targets, chunk_bytes=objective.chunk_bytes
+        )
+        return packed.weights * logps, mx.zeros(stored.shape)
+    # Logits of all N tokens at once: micro-batches bound them.
+    logits = _logits(model, hidden)
+    normalizer = mx.logsumexp(logits, axis=-1, keepdims=True)
+    wanted = mx.concatenate([packed.targets[:, None], stored], axis=-1)
+    logps = mx.take_along_axis(logits, wanted, axis=-1) - normalizer
+    return packed.weights * logps[:, 0], logps[:, 1:]
+
+
+def _likeliest(model: Decoder, packed: PackedAnswers, count: int) -> mx.array:
+    """[N, S] the tokens with the largest logits at each place, in any order."""
+    logits = _logits(model, packed_hidden(model, packed)[packed.places])
+    count = min(count, logits.shape[-1])
+    return mx.argpartition(-logits, count - 1, axis=-1)[:, :count].astype(mx.int32)
+
+
+def _logits(model: Decoder, hidden: mx.array) -> mx.array:
+    return hidden.astype(mx.float32) @ model.output_weight.astype(mx.float32).T
+
+
+def _write_batches(file: Path, batches: Sequence[tuple[mx.array, ...]]) -> None:
+    """Write micro-batches: after a crash the file is whole or not there."""
+    # An empty array has no bytes to write; the stored tokens of sequence mode are such.
+    arrays = {
+        f"{number:05d}.{place:02d}": array
+        for number, batch in enumerate(batches)
+        for place, array in enumerate(batch)
+        if array.size
+    }
+    part = file.with_suffix(".part.safetensors")
+    write_file(part, arrays)
+    part.replace(file)
+
+
+def _read_batches(file: Path) -> list[tuple[mx.array, ...]]:
+    try:
+        arrays: Any = mx.load(str(file))
+        count = 1 + max(int(name.partition(".")[0]) for name in arrays)
+        return [_batch(arrays, number) for number in range(count)]
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise RunError(f"{file} is damaged: {error}", hint="delete it and the snapshots") from error
+
+
+def _batch(arrays: dict[str, mx.array], number: int) -> tuple[mx.array, ...]:
+    places = arrays[f"{number:05d}.{PackedAnswers._fields.index('places'):02d}"]
+    empty = {"stored": mx.int32, "stored_old": mx.float32}
+    fields = [*PackedAnswers._fields, *Scored._fields]
+    return tuple(
+        arrays[name]
+        if (name := f"{number:05d}.{place:02d}") in arrays
+        else mx.zeros((places.size, 0), empty[field])
+        for place, field in enumerate(fields)
+    )

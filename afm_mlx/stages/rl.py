@@ -1,0 +1,186 @@
+"""Online reinforcement learning: a model answers, answers are scored, better ones get likelier."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from afm_mlx import compat
+from afm_mlx.alignment.prompts import Prompt, PromptOrder, read_prompts, shuffled
+from afm_mlx.alignment.reward import Scorer, open_reward_model
+from afm_mlx.alignment.rewards import Rewards, try_checks
+from afm_mlx.alignment.rollouts import Objective, Rounds, round_loss, score_round
+from afm_mlx.alignment.sampling import Sampled, sample_answers
+from afm_mlx.artifact import SNAPSHOTS, Inputs
+from afm_mlx.decoder.checkpoint import open_checkpoint, save_checkpoint
+from afm_mlx.decoder.decoder import Decoder, count_parameters
+from afm_mlx.errors import DataError
+from afm_mlx.progress import Progress
+from afm_mlx.recipe import Recipe
+from afm_mlx.settings.alignment import RatioMode, Rl
+from afm_mlx.synthetic.checks import score
+from afm_mlx.text.tokenizer import Tokenizer
+from afm_mlx.training.loop import Batch, Course, train
+from afm_mlx.training.optimizer import UpdateRule
+
+HELD_OUT_EPOCH = 2**31
+"""Number of the shuffled order that decides which prompts are held out: no epoch has it."""
+
+SHOWN = 3
+"""Held-out prompts whose answers are logged at each validation. Ours."""
+
+
+def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[str, Any]:
+    """Train the model that comes before on its own answers; leave a checkpoint in `out`.
+
+    Raises:
+        DataError: a line is no conversation, or has a check that cannot be read; no prompt has a
+            check or is short enough.
+        FitError, RunError: see `training.loop.train`.
+    """
+    section, settings = recipe.rl, recipe.training
+    start = recipe.start_of("rl")
+    assert section is not None
+    assert start is not None
+    folder = inputs[start] / "model"
+    tokenizer = Tokenizer.open(folder)
+    policy = open_checkpoint(folder, dtype=mx.float32)
+    policy.eval()
+    reference = open_checkpoint(folder, dtype=compat.compute_dtype(settings.compute))
+    prompts, held_out = _prompts(section, tokenizer, policy, settings.seed, progress)
+    order = PromptOrder(len(prompts), per_round=section.prompts_per_step, seed=settings.seed)
+    rewards = Rewards(
+        score,
+        scorer=_scorer(section, inputs),
+        check_weight=section.check_weight,
+        model_weight=section.model_weight,
+        length_penalty=section.length_penalty,
+        truncation_penalty=section.truncation_penalty,
+        max_tokens=section.max_tokens,
+    )
+    objective = Objective(
+        by_token=section.ratio is RatioMode.TOKEN,
+        beta=section.reference_pull,
+        gamma=section.step_pull,
+        limit=section.log_ratio_limit,
+        stored=section.stored_logits,
+        mask_truncated=section.mask_truncated,
+        chunk_bytes=settings.loss_bytes,
+        checkpoint=settings.activation_checkpointing,
+    )
+    num_answers = section.prompts_per_step * section.responses_per_prompt
+
+    def answer(asked: list[Prompt], step: int, samples: int) -> list[list[Sampled]]:
+        return sample_answers(
+            policy,
+            tokenizer,
+            [prompt.ids for prompt in asked],
+            samples=samples,
+            max_tokens=section.max_tokens,
+            temperature=section.temperature,
+            seed=settings.seed,
+            step=step,
+        )
+
+    def one_round(number: int) -> list[Batch]:
+        asked = [prompts[place] for place in order.of_round(number)]
+        answers = answer(asked, number, section.responses_per_prompt)
+        return score_round(
+            policy,
+            reference,
+            asked,
+            answers,
+            [rewards(*each) for each in zip(asked, answers, strict=True)],
+            objective,
+            micro_answers=settings.rows_at_once(num_answers),
+        )
+
+    def evaluate(model: Decoder) -> dict[str, Any]:
+        """Of the policy as it samples, on prompts that are not trained on."""
+        if not held_out:
+            return {}
+        answers = answer(held_out, 0, 1)  # rounds are counted from 1
+        pairs = list(zip(held_out, answers, strict=True))
+        return {
+            "held_out_reward": float(np.mean([rewards(*pair) for pair in pairs])),
+            "held_out_right": float(np.mean([rewards.checked(*pair) for pair in pairs])),
+            "held_out_finished": float(np.mean([each[0].finished for each in answers])),
+            "samples": {
+                prompt.conversation.messages[-1]["content"]: given[0].text
+                for prompt, given in pairs[:SHOWN]
+            },
+        }
+
+    steps = section.rounds * section.updates_per_batch
+    before = evaluate(policy)
+    progress.say(
+        f"  {sum(count_parameters(policy.shape).values()):,} parameters, {len(prompts):,} prompts, "
+        f"{len(held_out):,} held out; {section.rounds:,} rounds of {num_answers:,} answers"
+        + (f"; right before: {before['held_out_right']:.1%}" if before else "")
+    )
+    rounds = Rounds(out / SNAPSHOTS, one_round, updates=section.updates_per_batch)
+    outcome = train(
+        policy,
+        lambda model, *batch: round_loss(model, batch, objective),
+        rounds.of_step,
+        UpdateRule(recipe.optimizer, hidden_size=policy.shape.hidden_size),
+        Course(
+            steps=steps,
+            lr=section.lr,
+            warmup_steps=section.warmup_steps,
+            final_lr_fraction=1.0,
+            weight_decay=0.0,
+            most_skipped_steps=settings.most_skipped_steps,
+        ),
+        compute=compat.compute_dtype(settings.compute),
+        work=out,
+        watch=recipe.watch,
+        progress=progress,
+        evaluate=evaluate,
+        counted="answers",
+    )
+    final = outcome.evaluation or evaluate(policy)
+    facts = {"recipe": recipe.name, "stage": "rl", "tokenizer": tokenizer.fingerprint}
+    save_checkpoint(out / "model", policy, folder, facts=facts)
+    return {
+        **{"start_" + name: before[name] for name in before if name != "samples"},
+        **final,
+        "loss": outcome.losses[-1][1] if outcome.losses else None,
+        "answers": section.rounds * num_answers,
+        "earlier_seconds": outcome.earlier_seconds,
+        "peak_gb": round(outcome.peak_bytes / 1e9, 3),
+    }
+
+
+def _scorer(section: Rl, inputs: Inputs) -> Scorer | None:
+    """The reward model, if it has a say."""
+    if not section.model_weight:
+        return None
+    own = Path(section.reward_model).expanduser() if section.reward_model else None
+    return open_reward_model(own or inputs["reward"] / "model")
+
+
+def _prompts(
+    section: Rl, tokenizer: Tokenizer, model: Decoder, seed: int, progress: Progress
+) -> tuple[list[Prompt], list[Prompt]]:
+    """Prompts to train on, and held-out ones."""
+    found = read_prompts(
+        [Path(source.path).expanduser() for source in section.data.values()],
+        tokenizer,
+        max_tokens=model.shape.max_tokens - section.max_tokens,
+        skip_bad=section.skip_bad,
+        say=progress.say,
+    )
+    try_checks(score, found)
+    if section.check_weight and not any(prompt.conversation.check for prompt in found):
+        raise DataError(
+            "no prompt has a 'check', and rl.check_weight is above 0",
+            hint='a line needs "check": {"kind": "number", "answer": "42"} or another kind',
+        )
+    # Epoch 0 orders what is trained on; another one decides what is held out.
+    order = shuffled(len(found), seed, HELD_OUT_EPOCH)
+    count = min(section.held_out_prompts, len(found) // 10)
+    return [found[at] for at in sorted(order[count:])], [found[at] for at in order[:count]]

@@ -1,0 +1,199 @@
+"""Sampling: many answers at once beside one at a time, by the same model, with the same lengths.
+
+Both ways draw with keys of (seed, prompt, sample). Ways take turns in rounds, so that a busy
+machine slows them alike, and each round has new prompts and one ratio. Answers are cut at a fixed
+length and end tokens do not end them: then both ways write the same number of tokens. A second
+comparison lets answers end, and looks at what is written: mean length, share that ended, mean
+log-probability of a token under one plain pass, which must agree if both draw from the same model.
+
+    python benchmarks/rollout.py                       # tiny and smollm2: some minutes
+    python benchmarks/rollout.py --model tiny
+    python benchmarks/rollout.py --model smollm2 --prompts 4 --samples 8 --tokens 48 --rounds 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from afm_mlx import compat  # before MLX: it loads the BLAS  # isort: skip
+import mlx.core as mx
+
+from afm_mlx.alignment.logps import Answer, answer_logps, pack_answers
+from afm_mlx.alignment.sampling import Sampled, sample_answers
+from afm_mlx.decoder.checkpoint import open_checkpoint, save_checkpoint
+from afm_mlx.decoder.decoder import Decoder, initialize
+from afm_mlx.inference.engine import Engine
+from afm_mlx.settings.sections import Shape
+from afm_mlx.text.tokenizer import train_tokenizer
+from afm_mlx.zoo import resolve_model
+
+TINY = Shape(
+    num_layers=4,
+    hidden_size=256,
+    num_heads=8,
+    num_kv_heads=2,
+    head_dim=32,
+    intermediate_size=768,
+    vocab_size=4_096,
+    rope_base=10_000,
+    norm_eps=1e-5,
+    max_tokens=1_024,
+)
+CHUNK_BYTES = 64 * 2**20
+
+
+class Endless:
+    """A tokenizer without tokens that end an answer."""
+
+    def __init__(self, tokenizer):
+        self._tokenizer, self.eos_ids = tokenizer, ()
+
+    def __getattr__(self, name):
+        return getattr(self._tokenizer, name)
+
+
+def tiny_engine(folder: Path) -> Engine:
+    """A random model of four million parameters."""
+    train_tokenizer(
+        iter(["The cat sat on the mat. What is on the hill? A house.\n"] * 20),
+        folder / "tokenizer",
+        vocab_size=320,
+        reserved_pieces=16,
+        character_coverage=1.0,
+        max_sentence_bytes=4_096,
+        training_bytes=100_000,
+    )
+    model = Decoder(TINY)
+    initialize(model, 0)
+    save_checkpoint(folder / "model", model, folder / "tokenizer", facts={"stage": "sft"})
+    return Engine(model, folder / "model")
+
+
+def prompts(engine: Engine, count: int, number: int) -> list[list[int]]:
+    """Questions of a round."""
+    draw = random.Random(number)
+    asked = [f"What is {draw.randrange(1_000)} + {draw.randrange(1_000)}?" for _ in range(count)]
+    return [engine.prompt_ids(text) for text in asked]
+
+
+def together(engine: Engine, asked: Sequence[list[int]], samples: int, tokens: int, seed: int):
+    """All answers at once."""
+    return sample_answers(
+        engine.model,
+        engine.tokenizer,
+        asked,
+        samples=samples,
+        max_tokens=tokens,
+        temperature=1.0,
+        seed=seed,
+        step=1,
+    )
+
+
+def one_at_a_time(engine: Engine, asked: Sequence[list[int]], samples: int, tokens: int, seed: int):
+    """Each answer alone, by the engine, which reads the prompt again for each."""
+    found = []
+    for place, ids in enumerate(asked):
+        engine.prompt_ids = lambda prompt, raw=False, ids=ids: ids
+        group = []
+        for sample in range(samples):
+            key = seed * 1_000_003 + place * 1_009 + sample
+            chunks = list(engine.stream("", max_tokens=tokens, temperature=1.0, seed=key))
+            ids_said = tuple(chunk.token for chunk in chunks)
+            text = "".join(chunk.text for chunk in chunks)
+            group.append(Sampled(ids_said, text, chunks[-1].finished == "stop"))
+        found.append(group)
+    del engine.prompt_ids
+    return found
+
+
+def written(answers: Sequence[Sequence[Sampled]]) -> int:
+    """Tokens of all answers."""
+    return sum(len(answer.ids) for group in answers for answer in group)
+
+
+def speed(engine: Engine, arguments: argparse.Namespace) -> None:
+    """Print tokens per second of both ways, and their ratios."""
+    ways = {"together": together, "one at a time": one_at_a_time}
+    speeds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(arguments.rounds + 1):
+        asked = prompts(engine, arguments.prompts, number)
+        usual, engine.tokenizer = engine.tokenizer, Endless(engine.tokenizer)
+        for name in sorted(ways, reverse=number % 2 == 1):
+            began = time.perf_counter()
+            answers = ways[name](engine, asked, arguments.samples, arguments.tokens, number)
+            seconds = time.perf_counter() - began
+            if number:  # the first round warms up
+                speeds[name].append(written(answers) / seconds)
+        engine.tokenizer = usual
+    pairs = zip(speeds["together"], speeds["one at a time"], strict=True)
+    ratios = sorted(one / other for one, other in pairs)
+    for name, found in speeds.items():
+        print(f"  {name:14} {statistics.median(found):8.1f} tokens/s, median of {len(found)}")
+    print(
+        f"  ratio          {statistics.median(ratios):8.2f}, "
+        f"from {ratios[0]:.2f} to {ratios[-1]:.2f}"
+    )
+
+
+def sameness(engine: Engine, arguments: argparse.Namespace) -> None:
+    """Print what both ways write when answers may end."""
+    asked = prompts(engine, arguments.prompts, 0)
+    print(f"  {'':14} {'mean tokens':>12} {'ended':>7} {'nats per token':>20}")
+    for name, way in (("together", together), ("one at a time", one_at_a_time)):
+        groups = way(engine, asked, arguments.samples, arguments.tokens, 7)
+        flat = [
+            (Answer([*ids, *answer.ids], len(ids)), answer.finished)
+            for ids, group in zip(asked, groups, strict=True)
+            for answer in group
+        ]
+        nats = []
+        for start in range(0, len(flat), 8):
+            packed = pack_answers([answer for answer, _ in flat[start : start + 8]])
+            logps = answer_logps(engine.model, packed, chunk_bytes=CHUNK_BYTES).answers
+            nats += (-logps / packed.lengths).tolist()
+        error = statistics.stdev(nats) / len(nats) ** 0.5
+        print(
+            f"  {name:14} {written(groups) / len(flat):12.1f} "
+            f"{sum(ended for _, ended in flat) / len(flat):7.1%} "
+            f"{statistics.mean(nats):12.3f} +- {error:.3f}"
+        )
+
+
+def main() -> None:
+    """Measure what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=["tiny", "smollm2", "both"], default="both")
+    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    print(f"{platform.platform()}, {os.cpu_count()} cores, BLAS {Path(compat.load_blas()).name}")
+    print(
+        f"{arguments.prompts} prompts, {arguments.samples} answers each, "
+        f"{arguments.tokens} tokens, {arguments.rounds} rounds"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("tiny", "smollm2") if arguments.model == "both" else (arguments.model,):
+            if name == "tiny":
+                engine = tiny_engine(Path(folder))
+            else:
+                path = resolve_model("smollm2", runs=Path("runs")).path
+                engine = Engine(open_checkpoint(path, dtype=mx.float32), path)
+            engine.model.eval()
+            print(name)
+            speed(engine, arguments)
+            sameness(engine, arguments)
+
+
+if __name__ == "__main__":
+    main()
