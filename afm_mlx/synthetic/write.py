@@ -14,8 +14,9 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count as numbers_from
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,16 @@ class _State:
     key: dict[str, Any]
     number: int = 0  # of the next candidate
     size: int = 0  # bytes
-    counts: Counter[str] = None  # type: ignore[assignment]
-    families: Counter[str] = None  # type: ignore[assignment]
+    counts: Counter[str] = field(default_factory=Counter)
+    families: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self.counts = Counter(self.counts or {})
-        self.families = Counter(self.families or {})
+        self.counts = Counter(self.counts)
+        self.families = Counter(self.families)
+
+    def after(self, number: int, told: Counter[str]) -> _State:
+        """The state after a candidate, with what was counted on the way."""
+        return _State(self.key, number + 1, self.size, self.counts + told, self.families)
 
 
 def write_records(
@@ -134,14 +139,14 @@ def write_records(
     with writing(part), part.open("r+b") as file:
         if state.number and progress:
             progress.say(f"going on after {state.counts['kept']:,} records")
-        for line in file:
-            seen.add_record(json.loads(line))
+        seen.add_records(json.loads(line) for line in file)
         index = _index(against)
         candidates = _candidates(kind, families, seed, state.number)
         try:
             while state.counts["kept"] < count:
                 for number, family, made, signed, found in _signed(candidates, seen, index):
                     records: list[Message] = []
+                    told: Counter[str] = Counter()
                     if isinstance(made, str):
                         reason = made
                     elif reason := seen.reason(made, signed):
@@ -149,26 +154,24 @@ def write_records(
                     elif found:
                         reason = "in a benchmark"
                     else:
-                        records, reason = _answered(
-                            made, settings, sampling, seed, number, state.counts
-                        )
-                    state.number = number + 1
+                        records, reason = _answered(made, settings, sampling, seed, number, told)
+                    new = state.after(number, told)
                     if reason:
-                        state.counts[f"dropped: {reason}"] += 1
+                        new.counts[f"dropped: {reason}"] += 1
                         in_a_row += 1
-                        if in_a_row >= settings.give_up_after:
-                            raise _exhausted(kind, state, count, in_a_row)
-                        continue
-                    in_a_row = 0
-                    assert isinstance(made, Candidate)
-                    seen.add(made, signed)
-                    name = f"{kind.name}/{family}/{seed}-{number}"
-                    for answer in records:
-                        file.write(_line(made, answer, name))
-                        name += "+"
-                    state.size = file.tell()
-                    state.counts["kept"] += 1
-                    state.families[family] += 1
+                    else:
+                        assert isinstance(made, Candidate)
+                        in_a_row = 0
+                        seen.add(made, signed)
+                        for place, answer in enumerate(records):
+                            name = f"{kind.name}/{family}/{seed}-{number}" + "+" * place
+                            file.write(_line(made, answer, name))
+                        new.size = file.tell()
+                        new.counts["kept"] += 1
+                        new.families[family] += 1
+                    state = new  # all at once: an interrupt finds it whole
+                    if in_a_row >= settings.give_up_after:
+                        raise _exhausted(kind, state, count, in_a_row)
                     if time.monotonic() - saved > SECONDS_BETWEEN_STATES:
                         _save(state_file, file, state)
                         saved = time.monotonic()
@@ -290,11 +293,15 @@ class _Seen:
             self._bands.setdefault(key, []).append(len(self._signatures))
         self._signatures.append(signed.signature)
 
-    def add_record(self, record: dict[str, Any]) -> None:
-        """Remember the prompt of a record that was written."""
-        made = Candidate(record["messages"], record["check"], record.get("tools", ()))
-        if _hash(made.prompt, made.tools) not in self._hashes:  # a model's second answer
-            self.add(made, self.sign([made])[0])
+    def add_records(self, records: Iterator[dict[str, Any]]) -> None:
+        """Remember the prompts of records that were written."""
+        while group := [
+            Candidate(record["messages"], record["check"], record.get("tools", ()))
+            for record in islice(records, _TOGETHER)
+        ]:
+            for made, signed in zip(group, self.sign(group), strict=True):
+                if _hash(made.prompt, made.tools) not in self._hashes:  # a model's second answer
+                    self.add(made, signed)
 
 
 def _signed(

@@ -249,7 +249,7 @@ FAMILIES = (
     ),
     Family(
         "trip",
-        {"a": (40, 110, 5), "b": (2, 6), "c": (30, 90, 5), "d": (1, 4)},
+        {"a": (70, 110, 5), "b": (2, 6), "c": (30, 65, 5), "d": (2, 5)},
         (
             (
                 "A {thing} travels for {b} hours at {a} kilometers an hour.",
@@ -384,7 +384,7 @@ FAMILIES = (
         "the amount of {thing} in grams that {who} needs",
         "grams",
         PLAIN,
-        {"thing": ("rice", "flour", "lentils", "pasta", "sugar", "oats")},
+        {"thing": ("rice", "flour", "couscous", "pasta", "sugar", "barley")},
     ),
     Family(
         "pages",
