@@ -112,6 +112,8 @@ class Plan:
     """Keys and values of one token, float16."""
     max_tokens: int
     """Longest context of the finished model."""
+    not_planned: tuple[str, ...]
+    """Stages of the recipe whose cost is not known here."""
     not_built_yet: tuple[str, ...]
     """Sections of the recipe that are not planned, because their stages do not exist yet."""
 
@@ -144,6 +146,9 @@ def plan_recipe(recipe: Recipe, hardware: Hardware) -> Plan:
         wide_snapshot_bytes=planner.wide_snapshot_bytes(),
         cache_bytes_per_token=cache_bytes_per_token(recipe.shape),
         max_tokens=recipe.shape_of(last).max_tokens,
+        not_planned=tuple(
+            name for name in recipe.post_training_stages() if name not in recipe.not_built_yet()
+        ),
         not_built_yet=tuple(recipe.not_built_yet()),
     )
 
@@ -492,6 +497,8 @@ def format_plan(plan: Plan) -> str:
             f"{plan.cache_bytes_per_token:,} bytes of float16 x {plan.max_tokens:,} tokens",
         ),
     ]
+    if plan.not_planned:
+        lines += ["", f"not planned: {', '.join(plan.not_planned)}"]
     if plan.not_built_yet:
         lines += ["", f"not planned, not built yet: {', '.join(plan.not_built_yet)}"]
     return "\n".join(lines)

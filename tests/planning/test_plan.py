@@ -1,6 +1,7 @@
 """Plans: each figure by hand, published figures, and what is said when a stage does not fit."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -48,11 +49,25 @@ candidates = 16
 """
 
 
+ALONE = re.sub(
+    r"(?ms)^\[(teacher|prune|distill)\]\n.*?(?=^\[)", "", recipe_files()["afm-tiny"].read_text()
+)
+"""The tiny recipe without a teacher."""
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """The tiny recipe without a teacher, with assignments."""
+    path = tmp_path / "afm-tiny.toml"
+    path.write_text(ALONE)
+    return lambda *assignments: load_named_recipe(str(path), assignments)
+
+
 @pytest.fixture
 def taught(tmp_path):
     """Plans of the tiny recipe with a teacher that is trained, pruned and distilled from."""
     path = tmp_path / "taught.toml"
-    path.write_text(recipe_files()["afm-tiny"].read_text() + TEACHER)
+    path.write_text(ALONE + TEACHER)
 
     def plan(*assignments, hardware=CPU):
         return plan_recipe(load_named_recipe(str(path), assignments), hardware)
@@ -139,14 +154,14 @@ def test_memory_of_weights_and_averages_is_exact():
     assert parts["compute copy"] == 2 * total
 
 
-def test_all_rows_at_once_need_one_gradient_and_float32_no_copy():
-    parts = memory(plan_recipe(load_named_recipe("afm-tiny"), CPU).stages[0])
+def test_all_rows_at_once_need_one_gradient_and_float32_no_copy(tiny):
+    parts = memory(plan_recipe(tiny(), CPU).stages[0])
     assert parts["gradients"] == parts["weights"] == 4 * 1_595_392
     assert "compute copy" not in parts
 
 
-def test_muon_keeps_one_average_of_the_matrices():
-    recipe = load_named_recipe("afm-tiny", ["optimizer.name=muon"])
+def test_muon_keeps_one_average_of_the_matrices(tiny):
+    recipe = tiny("optimizer.name=muon")
     counts = count_by_part(recipe.shape)
     matrices = counts["attention"] + counts["feed-forward"]
     plan = plan_recipe(recipe, CPU)
@@ -154,21 +169,21 @@ def test_muon_keeps_one_average_of_the_matrices():
     assert plan.snapshot_bytes == 4 * counts["total"] + memory(plan.stages[0])["optimizer"]
 
 
-def test_recomputing_needs_less_memory_and_more_operations():
-    kept = plan_recipe(load_named_recipe("afm-tiny"), CPU).stages[2]
-    again = load_named_recipe("afm-tiny", ["training.activation_checkpointing=true"])
+def test_recomputing_needs_less_memory_and_more_operations(tiny):
+    kept = plan_recipe(tiny(), CPU).stages[2]
+    again = tiny("training.activation_checkpointing=true")
     recomputed = plan_recipe(again, CPU).stages[2]
     assert memory(recomputed)["activations"] < memory(kept)["activations"] / 2
     assert sum(recomputed.flops.values()) > sum(kept.flops.values())
 
 
-def test_logits_stay_within_their_budget():
-    recipe = load_named_recipe("afm-tiny", ["training.loss_bytes=1_000_000"])
+def test_logits_stay_within_their_budget(tiny):
+    recipe = tiny("training.loss_bytes=1_000_000")
     assert memory(plan_recipe(recipe, CPU).stages[0])["loss"] == 1_000_000 + 4 * 4_096 * 128
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
-def test_planned_memory_is_near_the_peak_that_mlx_counts(stage):
+def test_planned_memory_is_near_the_peak_that_mlx_counts(stage, tiny):
     """One forward and backward pass of the tiny model; its update takes less."""
     import mlx.core as mx
     import mlx.nn as nn
@@ -178,7 +193,7 @@ def test_planned_memory_is_near_the_peak_that_mlx_counts(stage):
 
     if mx.default_device().type == mx.DeviceType.gpu:
         pytest.skip("the figures are those of the CPU back end")
-    recipe = load_named_recipe("afm-tiny", ["training.loss_bytes=30_000_000"])
+    recipe = tiny("training.loss_bytes=30_000_000")
     name = recipe.pretraining_stages()[stage]
     section, model = recipe.pretraining(name), Decoder(recipe.shape_of(name))
     initialize(model, 0)
@@ -205,8 +220,8 @@ def test_planned_memory_is_near_the_peak_that_mlx_counts(stage):
     assert planned == pytest.approx(counted, rel=0.25)
 
 
-def test_time_is_operations_over_the_assumed_rate():
-    stage = plan_recipe(load_named_recipe("afm-tiny"), CPU).stages[0]
+def test_time_is_operations_over_the_assumed_rate(tiny):
+    stage = plan_recipe(tiny(), CPU).stages[0]
     assert stage.seconds == pytest.approx(sum(stage.flops.values()) / (1e11 * 0.5))
 
 
@@ -290,14 +305,15 @@ def test_this_machine_is_measured():
     assert find_hardware("this").flops_source == "matrix products, measured now"
 
 
-def test_the_text_says_what_is_assumed():
+def test_the_text_says_what_is_assumed(tiny):
     text = format_plan(plan_recipe(load_named_recipe("afm-on-device"), MAC))
     assert "afm-on-device, 2,737,739,264 parameters" in text
     assert "18.4 TFLOP/s (published peak) x 0.35 (assumed, not measured)" in text
     assert "106,496 bytes of float16 x 32,768 tokens" in text
     assert "at which a run stops: does not fit" in text
-    assert "not planned, not built yet: sft, reward" in text
-    estimated = format_plan(plan_recipe(load_named_recipe("afm-tiny"), find_hardware("m5-pro-24")))
+    assert "not planned: sft, reward, prefer, rl" in text
+    assert "not planned, not built yet: itec, quantize" in text
+    estimated = format_plan(plan_recipe(tiny(), find_hardware("m5-pro-24")))
     assert "11.4 TFLOP/s (estimate, scaled by GPU cores)" in estimated
 
 
@@ -322,8 +338,8 @@ def test_all_stages_with_a_teacher_are_planned_in_order(taught):
     assert [stage.stage for stage in taught("distill.labels=before").stages] == before
 
 
-def test_a_teacher_trained_here_is_planned_as_the_wider_core(taught):
-    wide = load_named_recipe("afm-tiny", ["shape.intermediate_size=1_024"])
+def test_a_teacher_trained_here_is_planned_as_the_wider_core(taught, tiny):
+    wide = tiny("shape.intermediate_size=1_024")
     core = plan_recipe(wide, CPU).stages[0]
     plan = taught("teacher.tokens=40_960")
     teacher = stage_of(plan, "teacher")
@@ -365,9 +381,9 @@ def test_a_live_teacher_adds_weights_and_operations_to_the_distilled_stage_only(
 
 def test_labels_of_several_candidates_keep_probabilities(taught):
     several = stage_of(taught("distill.labels=before"), "labels")
-    assert several.label_bytes == (2 + 2) * 16 * 614_400
+    assert several.label_bytes == (2 + 2) * 16 * 409_600
     one = stage_of(taught("distill.labels=before", "distill.target=top"), "labels")
-    assert one.label_bytes == 2 * 614_400
+    assert one.label_bytes == 2 * 409_600
 
 
 def test_teacher_and_student_that_fit_together_are_said_to():
@@ -406,28 +422,26 @@ def test_mask_learning_that_cannot_fit_names_the_other_method():
     assert f"{gigabytes(again.peak_bytes)} GB" == needed
 
 
-def test_a_teacher_that_is_not_there_yet_is_not_planned():
+def test_a_teacher_that_is_not_there_yet_is_not_planned(tiny):
     assignments = ["teacher.model=org/large", 'distill.stages=["core"]']
-    plan = plan_recipe(load_named_recipe("afm-tiny", assignments), CPU)
+    plan = plan_recipe(tiny(*assignments), CPU)
     core = stage_of(plan, "core")
     assert core.notes == ("'org/large' is not planned: its shape is not known here",)
     assert "teacher" not in memory(core)
     assert "teacher     org/large, not planned: its shape is not known here" in format_plan(plan)
-    before = plan_recipe(
-        load_named_recipe("afm-tiny", [*assignments, "distill.labels=before"]), CPU
-    )
+    before = plan_recipe(tiny(*assignments, "distill.labels=before"), CPU)
     assert format_plan(before).isascii()
     assert stage_of(before, "labels").seconds == 0
 
 
-def test_a_teacher_in_a_folder_has_the_shape_of_its_config(tmp_path):
+def test_a_teacher_in_a_folder_has_the_shape_of_its_config(tmp_path, tiny):
     from afm_mlx.decoder.config import config_of_shape
 
     shape = load_named_recipe("afm-mac").shape
     config = config_of_shape(shape, dtype="float32", token_ids={}, facts={})
     (tmp_path / "config.json").write_text(json.dumps(config))
     assignments = [f"teacher.model={tmp_path}", 'distill.stages=["core"]']
-    plan = plan_recipe(load_named_recipe("afm-tiny", assignments), CPU)
+    plan = plan_recipe(tiny(*assignments), CPU)
     assert plan.teacher.parameters == count_by_part(shape)["total"]
 
 
@@ -452,14 +466,21 @@ def test_durations_and_sizes_are_read_easily():
     assert gigabytes(12_600e9) == "12,600"
 
 
-def test_plan_command_prints_text_or_json():
+def test_plan_command_prints_text_or_json(tmp_path):
     import typer
     from afm_cli.plan import plan
     from typer.testing import CliRunner
 
     app = typer.Typer()
     app.command()(plan)
-    on_a_mac = ["afm-tiny", "--hardware", "m1-8", "--set", "training.micro_rows=2"]
+    (tmp_path / "alone.toml").write_text(ALONE)
+    on_a_mac = [
+        str(tmp_path / "alone.toml"),
+        "--hardware",
+        "m1-8",
+        "--set",
+        "training.micro_rows=2",
+    ]
     text = CliRunner().invoke(app, on_a_mac).stdout
     assert "estimate: 2 x 256 tokens, 6 + 1 blocks" in text
     values = json.loads(CliRunner().invoke(app, [*on_a_mac, "--json"]).stdout)
