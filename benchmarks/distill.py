@@ -116,7 +116,7 @@ class Bench:
         tokenizer = Tokenizer.open(folder)
         rows = open_held_out(
             self.runs / recipe.name / "data",
-            [name for name, source in recipe.data.items() if source.held_out_fraction > 0],
+            recipe.data,
             tokenizer,
             row_tokens=recipe.core.row_tokens,
             span_tokens=recipe.longest_row(),

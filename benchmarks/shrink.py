@@ -59,6 +59,8 @@ class Bench:
         from afm_mlx.zoo import resolve_model
 
         self.args, self.folder, self.texts = args, folder, assignments(folder)
+        self.place = folder / "texts.txt"  # a path that is there, until an assignment replaces it
+        self.place.write_text("texts\n")
         self.teacher = resolve_model(args.model, runs=Path("runs")).path
         self.wide = read_shape(self.teacher).intermediate_size
         self.width = args.ffn or self.wide * 2 // 3
@@ -80,7 +82,7 @@ class Bench:
 
         recipe = own_model.prune_recipe(
             self.teacher,
-            Path("texts"),
+            self.place,
             width=self.width,
             method=PruneMethod(method),
             kind=own_model.SourceKind.TEXT,
@@ -101,7 +103,7 @@ class Bench:
         recipe = own_model.distill_recipe(
             student,
             self.teacher,
-            Path("texts"),
+            self.place,
             kind=own_model.SourceKind.TEXT,
             assignments=[
                 *self.texts,
@@ -145,7 +147,7 @@ class Bench:
         tokenizer = Tokenizer.open(model)
         rows = open_held_out(
             self.folder / self.recipe.name / "data",
-            self.sources,
+            self.recipe.data,
             tokenizer,
             row_tokens=self.recipe.prune.row_tokens,
             span_tokens=self.recipe.longest_row(),
