@@ -165,9 +165,9 @@ def digest(folder):
 
 
 def test_fine_tuning_killed_in_its_middle_ends_with_the_same_bits(tmp_path, base, chats):
-    cut = fine_tune(base, chats, tmp_path / "cut")
     whole = own_model.sft_recipe(base, chats, assignments=SHORT)
     own_model.run(whole, "sft", tmp_path / "whole", Progress(stream=io.StringIO()))
+    cut = fine_tune(base, chats, tmp_path / "cut")
     snapshots = tmp_path / "cut.work" / "own" / "sft.part" / "snapshots"
     while not any(snapshots.glob("step-*1[0-9]")):
         assert cut.poll() is None, cut.communicate()
