@@ -301,7 +301,7 @@ def _check_files(steps: Iterable[Step]) -> None:
             if not Path(path).expanduser().exists():
                 raise DataError(
                     f"cannot read {path}: no such file",
-                    hint=f"[{step.stage.name}.data.NAME] in the recipe says where it is",
+                    hint=f"check --data, or [{step.stage.name}.data.NAME] of the recipe",
                 )
 
 

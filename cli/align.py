@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .models_io import find_model
-from .options import RUNS, JsonFlag, LogJsonFlag, ModelArgument, RunsFlag, SetFlag
+from .options import RUNS, JsonFlag, LogJsonFlag, ModelArgument, RunsFlag, SetFlag, SkipBadFlag
 from .shrink import run_own_model
 
 
@@ -20,9 +20,7 @@ def sft(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder to create.")
     ] = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out and count lines that are wrong.")
-    ] = False,
+    skip_bad: SkipBadFlag = False,
     show_masks: Annotated[
         bool,
         typer.Option("--show-masks", help="Print the first conversation as the model sees it."),

@@ -8,7 +8,16 @@ from typing import Annotated, Literal
 import typer
 
 from .models_io import find_model
-from .options import RUNS, JsonFlag, LogJsonFlag, ModelArgument, RunsFlag, SetFlag
+from .options import (
+    RUNS,
+    JsonFlag,
+    LogJsonFlag,
+    ModelArgument,
+    OutFlag,
+    RunsFlag,
+    SetFlag,
+    SkipBadFlag,
+)
 from .shrink import run_own_model
 
 DataFlag = Annotated[
@@ -16,10 +25,6 @@ DataFlag = Annotated[
     typer.Option(
         "--data", metavar="FILE", help="Comparisons: JSONL of prompt, chosen and rejected."
     ),
-]
-OutFlag = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to create.")]
-SkipBadFlag = Annotated[
-    bool, typer.Option("--skip-bad", help="Leave out and count lines that are wrong.")
 ]
 
 

@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from .models_io import find_model
-from .options import RUNS, JsonFlag, LogJsonFlag, ModelArgument, RunsFlag, SetFlag
+from .options import (
+    RUNS,
+    JsonFlag,
+    LogJsonFlag,
+    ModelArgument,
+    OutFlag,
+    RunsFlag,
+    SetFlag,
+    SkipBadFlag,
+)
 from .shrink import run_own_model
 
 PromptsFlag = Annotated[
@@ -16,10 +25,6 @@ PromptsFlag = Annotated[
     typer.Option(
         "--data", metavar="FILE", help="Prompts: JSONL of conversations, with a check each."
     ),
-]
-OutFlag = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to create.")]
-SkipBadFlag = Annotated[
-    bool, typer.Option("--skip-bad", help="Leave out and count lines that are wrong.")
 ]
 
 

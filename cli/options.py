@@ -57,6 +57,11 @@ SystemFlag = Annotated[
     str, typer.Option("--system", metavar="TEXT", help="System prompt.", show_default=False)
 ]
 
+OutFlag = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to create.")]
+SkipBadFlag = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out and count lines that are wrong.")
+]
+
 RUNS = Path("runs")
 """Where `--runs` points unless given."""
 

@@ -9,12 +9,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from .models_io import find_model
-from .options import RUNS, JsonFlag, LogJsonFlag, ModelArgument, RunsFlag, SetFlag
+from .options import RUNS, JsonFlag, LogJsonFlag, ModelArgument, OutFlag, RunsFlag, SetFlag
 
 TextsFlag = Annotated[
     Path, typer.Option("--data", metavar="PATH", help="Texts to train on: a file or a folder.")
 ]
-OutFlag = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to create.")]
 KindFlag = Annotated[
     str | None,
     typer.Option(
