@@ -14,6 +14,7 @@ from .options import RUNS, JsonFlag, RunsFlag, SeedFlag, SetFlag
 app = typer.Typer(no_args_is_help=True, help="Make training conversations with checked answers.")
 
 COMMANDS = {
+    "basics": "One-step tasks with short answers, for very small models.",
     "math": "Word problems with worked answers.",
     "tools": "Requests that need one function, several, or none.",
     "code": "Small Python functions with tests, run in a sandbox.",

@@ -5,6 +5,7 @@ OB, LS and FB are notes on arXiv:2407.21075. `Ours`: nobody has published it.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
@@ -49,6 +50,28 @@ class Synthetic(Section):
     """Longest answer of `--model`, in tokens. Ours."""
     answers_kept: Count = 1
     """Different right answers of `--model` kept per prompt, at most. Ours."""
+
+
+class BasicTask(StrEnum):
+    """One-step tasks."""
+
+    SUM = "sum"
+    LARGER = "larger"
+    NEXT = "next"
+    COUNT = "count"
+    CAPITALS = "capitals"
+    REPEAT = "repeat"
+    WHICH = "which"
+    MEMBER = "member"
+    END = "end"
+    JSON = "json"
+
+
+class SynthBasics(Synthetic):
+    """One-step tasks with short answers."""
+
+    tasks: Annotated[tuple[BasicTask, ...], Field(min_length=1)] = tuple(BasicTask)
+    """Tasks to draw from: all, or some. Ours."""
 
 
 class SynthMath(Synthetic):

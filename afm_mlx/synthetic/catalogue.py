@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from afm_mlx.settings.synthetic import (
+    SynthBasics,
     SynthCode,
     Synthetic,
     SynthInstructions,
@@ -15,6 +16,7 @@ from afm_mlx.settings.synthetic import (
     SynthSummaries,
     SynthTools,
 )
+from afm_mlx.synthetic.kinds.basics import basics_kind
 from afm_mlx.synthetic.kinds.code import code_kind
 from afm_mlx.synthetic.kinds.instructions import instructions_kind
 from afm_mlx.synthetic.kinds.long_context import long_context_kind
@@ -25,6 +27,7 @@ from afm_mlx.synthetic.kinds.tools import tools_kind
 from afm_mlx.synthetic.records import Kind
 
 KINDS: dict[str, tuple[type[Synthetic], Callable[[Any], Kind]]] = {
+    "basics": (SynthBasics, basics_kind),
     "math": (SynthMath, math_kind),
     "tools": (SynthTools, tools_kind),
     "code": (SynthCode, code_kind),

@@ -362,3 +362,38 @@ def test_every_setting_is_in_the_page():
         for key, field in section.model_fields.items():
             assert f"| `{key}` |" in page, key
             assert field.description, key
+
+
+def solved_basics(task, text):
+    """The answer to a one-step task, from its words alone; None for tasks not solved here."""
+    found = NUMBER.findall(text)
+    words = re.search(r"[a-z]+(?:, [a-z]+)+", text)
+    listed = words[0].split(", ") if words else []
+    match task:
+        case "sum":
+            return str(int(found[0]) + int(found[1]))
+        case "larger":
+            return str(max(map(int, found)))
+        case "next":
+            return str(int(found[0]) + 1)
+        case "end":
+            return listed[0 if "first" in text else -1]
+    return None
+
+
+@pytest.mark.parametrize("task", ["sum", "larger", "next", "end"])
+def test_answers_of_one_step_tasks_follow_from_their_words(make, task):
+    made = make("basics", 200, tasks=(task,))
+    for _, candidate in made:
+        text = candidate.messages[0]["content"]
+        assert candidate.messages[1]["content"] == solved_basics(task, text), text
+
+
+def test_what_a_held_out_one_step_task_is_about_is_in_no_other_family(make):
+    """Two numbers to add are on one side, in whatever words and order."""
+    sides = {}
+    for family, candidate in make("basics", 3_000, tasks=("sum",)):
+        about = tuple(sorted(map(int, NUMBER.findall(candidate.messages[0]["content"]))))
+        sides.setdefault(about, set()).add(family)
+    assert len(sides) > 60
+    assert all(len(families) == 1 for families in sides.values())

@@ -46,7 +46,7 @@ def test_more_records_begin_with_the_fewer(write, tmp_path):
 
 
 def test_records_are_conversations_whose_answer_passes(write):
-    for name in ("math", "tools", "instructions", "safety"):
+    for name in ("basics", "math", "tools", "instructions", "safety"):
         records, counts = write(f"{name}.jsonl", name=name)
         assert counts["kept"] == len(records) == 40
         assert sum(counts["families"].values()) == 40
