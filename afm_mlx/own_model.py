@@ -29,6 +29,9 @@ from afm_mlx.text.tokenizer import Tokenizer
 RESULTS = {"reject": "answers"}
 """Folder that is the result of a stage, where it is not `model`."""
 
+BESIDE = {"itec": {"rounds.md": "rounds.md", "reward/model": "reward"}}
+"""What else of a stage is kept, and its name in the result."""
+
 NAME = "own"
 """Name of the recipe, and of the folder in the work folder."""
 
@@ -106,7 +109,7 @@ def sft_recipe(
         RecipeError: an assignment is wrong.
     """
     shape = read_shape(model)
-    data = {defaults.CHATS: {"path": str(conversations.expanduser().resolve())}}
+    data = _file(defaults.CHATS, conversations)
     row_tokens = min(defaults.CHAT_ROW_TOKENS, shape.max_tokens)
     return _recipe(
         {
@@ -157,7 +160,7 @@ def _comparisons_recipe(
     assignments: Sequence[str],
 ) -> Recipe:
     shape = read_shape(model)
-    data = {defaults.COMPARISONS: {"path": str(comparisons.expanduser().resolve())}}
+    data = _file(defaults.COMPARISONS, comparisons)
     max_tokens = min(defaults.PAIR_TOKENS, shape.max_tokens)
     return _recipe(
         {
@@ -178,7 +181,7 @@ def rl_recipe(
         ModelError: the folder holds no model of ours.
         RecipeError: an assignment is wrong.
     """
-    section = defaults.RL | {"skip_bad": skip_bad, "data": _prompts(prompts)}
+    section = defaults.RL | {"skip_bad": skip_bad, "data": _file(defaults.PROMPTS, prompts)}
     return _post_training_recipe(model, {"rl": section}, assignments, watch=defaults.RL_WATCH)
 
 
@@ -191,8 +194,42 @@ def reject_recipe(
         ModelError: the folder holds no model of ours.
         RecipeError: an assignment is wrong.
     """
-    section = defaults.REJECT | {"skip_bad": skip_bad, "data": _prompts(prompts)}
+    section = defaults.REJECT | {"skip_bad": skip_bad, "data": _file(defaults.PROMPTS, prompts)}
     return _post_training_recipe(model, {"reject": section}, assignments)
+
+
+def itec_recipe(
+    model: Path,
+    prompts: Path,
+    *,
+    comparisons: Path | None = None,
+    skip_bad: bool = False,
+    assignments: Sequence[str] = (),
+) -> Recipe:
+    """Recipe that holds rounds with a committee, from the model in folder `model`.
+
+    Args:
+        model: a model that answers.
+        prompts: conversations; what the user says last is asked.
+        comparisons: by people, for the reward model. Needed where prompts have no check.
+        skip_bad: leave out bad lines.
+        assignments: `name=value`.
+
+    Raises:
+        ModelError: the folder holds no model of ours.
+        RecipeError: an assignment is wrong.
+    """
+    context = read_shape(model).max_tokens
+    judged = {} if comparisons is None else _file(defaults.COMPARISONS, comparisons)
+    pairs = {"max_tokens": min(defaults.PAIR_TOKENS, context), "skip_bad": skip_bad}
+    sections = {
+        "sft": defaults.SFT | {"row_tokens": min(defaults.CHAT_ROW_TOKENS, context)},
+        "reward": defaults.REWARD | pairs | {"data": judged},
+        "prefer": defaults.PREFER | pairs,
+        "itec": defaults.ITEC | {"skip_bad": skip_bad, "data": _file(defaults.PROMPTS, prompts)},
+        "rl": defaults.RL,
+    }
+    return _post_training_recipe(model, sections, assignments, watch=defaults.RL_WATCH)
 
 
 def check_out(out: Path) -> None:
@@ -219,13 +256,16 @@ def run(recipe: Recipe, stage: str, out: Path, progress: Progress) -> dict[str, 
     result = folder / RESULTS.get(stage, "model")
     # The manifest first: killed in between, the stage counts as not done, and is done again.
     (folder / artifact.MANIFEST).rename(result / artifact.MANIFEST)
+    for name, place in BESIDE.get(stage, {}).items():
+        (folder / name).rename(result / place)
     result.rename(out)
     shutil.rmtree(work)
     return manifest
 
 
-def _prompts(file: Path) -> dict[str, Any]:
-    return {defaults.PROMPTS: {"path": str(file.expanduser().resolve())}}
+def _file(name: str, file: Path) -> dict[str, Any]:
+    """A section's one file of examples."""
+    return {name: {"path": str(file.expanduser().resolve())}}
 
 
 def _post_training_recipe(

@@ -17,11 +17,12 @@ from afm_mlx.artifact import Inputs
 from afm_mlx.errors import AfmError, DataError, RunError
 from afm_mlx.progress import Progress, duration
 from afm_mlx.recipe import Recipe, nearest
-from afm_mlx.settings.alignment import Comparisons, Conversations
+from afm_mlx.settings.alignment import Examples
 from afm_mlx.settings.compression import LabelTime
 from afm_mlx.stages import (
     clean,
     data,
+    itec,
     labels,
     link,
     prefer,
@@ -31,6 +32,7 @@ from afm_mlx.stages import (
     reward,
     rl,
     sft,
+    synthetic,
     tokenizer,
 )
 from afm_mlx.zoo import identity
@@ -40,14 +42,18 @@ MEMORY_SETTINGS = ("micro_rows", "activation_checkpointing", "loss_bytes")
 run that met the memory guard goes on with other values."""
 
 
+Runner = Callable[[Recipe, Inputs, Path, Progress], dict[str, Any]]
+"""Does a stage's work in a folder in the making, and returns metrics."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """One verb of the pipeline."""
 
     name: str
     """Its name, and its folder's."""
-    run: Callable[[Recipe, Inputs, Path, Progress], dict[str, Any]]
-    """Does the work in a folder in the making, and returns metrics."""
+    run: Runner
+    """What it does."""
     parents: tuple[str, ...]
     """Stages whose folders it reads."""
     sections: tuple[str, ...]
@@ -132,7 +138,7 @@ def _decides_labels(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-POST_TRAINING = {
+POST_TRAINING: dict[str, Runner] = {
     "sft": sft.run,
     "reward": reward.run,
     "prefer": prefer.run,
@@ -140,30 +146,50 @@ POST_TRAINING = {
     "rl": rl.run,
 }
 """What a post-training stage does, by the name of the stage and of its section."""
+POST_TRAINING["itec"] = partial(itec.run, trainers=dict(POST_TRAINING))
 
 
 def _post_training(recipe: Recipe, runs: Path) -> list[Stage]:
     """Stages after pre-training. Each reads the model it starts from, and files of its section."""
+    names = recipe.post_training_stages()
     stages = []
-    for name in recipe.post_training_stages():
-        if name in POST_TRAINING:
-            judge = "reward" if recipe.judged_by_reward_stage(name) else None
-            parents = tuple(filter(None, [recipe.start_of(name), judge]))
-            section = getattr(recipe, name)
-            facts: dict[str, Any] = {"data": _contents(section.data.values())}
+    if any(recipe.generated(name) for name in names):
+        documents = {"python": platform.python_version()} if _reads_documents(recipe) else {}
+        stages.append(Stage("synthetic", synthetic.run, (), ("synthetic",), documents))
+    for name in names:
+        parents = [recipe.start_of(name)]
+        if recipe.judged_by_reward_stage(name) and recipe.itec is None:
+            parents.append("reward")
+        if recipe.generated(name):
+            parents.append("synthetic")
+        if name == "itec":
+            parents += [recipe.start_of("sft"), *(["prefer"] if "prefer" in names else [])]
+        sections = recipe.sections_of(name)
+        found = [section for word in sections if (section := getattr(recipe, word))]
+        sources = [source for section in found for source in section.data.values()]
+        facts: dict[str, Any] = {"data": _contents(sources)}
+        for section in found:
             if getattr(section, "reward_model", ""):
                 facts["reward_model"] = identity(section.reward_model, runs=runs)
-            stages.append(
-                Stage(name, POST_TRAINING[name], parents, ("optimizer", "training", name), facts)
-            )
+        different = tuple(dict.fromkeys(filter(None, parents)))
+        words = ("optimizer", "training", *sections)
+        stages.append(Stage(name, POST_TRAINING[name], different, words, facts))
     return stages
 
 
-def _contents(sources: Iterable[Conversations | Comparisons]) -> dict[str, str]:
+def _reads_documents(recipe: Recipe) -> bool:
+    """Whether generated data are made of the running Python's own texts."""
+    settings = [each.section().model_dump() for each in recipe.synthetic.values()]
+    return any(str(each.get("documents", "")).startswith("python:") for each in settings)
+
+
+def _contents(sources: Iterable[Examples]) -> dict[str, str]:
     """SHA-256 of each file of examples, by its path; "" where there is none yet."""
     found = {}
     for source in sources:
         path = Path(source.path).expanduser()
+        if source.generated:
+            continue
         if path.is_file():
             with path.open("rb") as file:
                 found[source.path] = hashlib.file_digest(file, "sha256").hexdigest()

@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 from pydantic import Field, ValidationError, model_validator
 
 from afm_mlx.errors import RecipeError
-from afm_mlx.settings.alignment import Itec, Prefer, Reject, Reward, Rl, Sft
+from afm_mlx.settings.alignment import Itec, Member, Prefer, Reject, Reward, Rl, Sft
 from afm_mlx.settings.clean import Clean
 from afm_mlx.settings.compression import Adapter, Distill, Prune, Quantize, Recover, Teacher
 from afm_mlx.settings.mistakes import Origin, invalid_settings, not_toml
@@ -35,16 +35,25 @@ from afm_mlx.settings.sections import (
     Watch,
     rope_base,
 )
+from afm_mlx.settings.synthetic import Generated
 
 AnySection = TypeVar("AnySection", bound=Section)
 
 PRETRAINING_STAGES = ("core", "continued", "context")
-POST_TRAINING_STAGES = ("sft", "reward", "prefer", "reject", "rl", "itec")
-"""Each starts from the model of [sft] where there is one, and else from the one before it."""
+POST_TRAINING_STAGES = ("sft", "reward", "prefer", "reject", "itec", "rl")
+"""Each starts from the model of [sft] where there is one, and else from the one before it; rl
+starts from that of [itec] where there is one."""
+
+MEMBER_SECTIONS = {
+    Member.REJECT: "sft",
+    Member.DPO: "prefer",
+    Member.IPO: "prefer",
+    Member.RL: "rl",
+}
+"""Which section says how a member of the committee is trained."""
 
 # Sections that are read and checked, and whose stages do not exist yet.
 NOT_BUILT_YET = (
-    "itec",
     "quantize",
     "recover",
     "adapters",
@@ -88,16 +97,18 @@ class Recipe(Section):
     """Choosing the teacher's units that [core] starts with."""
     distill: Distill | None = None
     """Distillation during pre-training."""
+    synthetic: dict[str, Generated] = Field(default={})
+    """Conversations that the recipe makes itself, by name: `synthetic:NAME` in later sections."""
     sft: Sft | None = None
     """Supervised fine-tuning."""
     reward: Reward | None = None
     """The reward model."""
     prefer: Prefer | None = None
     """Preference training."""
-    itec: Itec | None = None
-    """Rounds with a committee of models."""
     reject: Reject | None = None
     """Rejection sampling: the best of several answers, as conversations for [sft]."""
+    itec: Itec | None = None
+    """Rounds with a committee of models."""
     rl: Rl | None = None
     """Online reinforcement learning."""
     quantize: Quantize | None = None
@@ -126,8 +137,22 @@ class Recipe(Section):
         return [*teacher, *prune, *self.pretraining_stages()]
 
     def post_training_stages(self) -> list[str]:
-        """Names of the post-training stages that this recipe has, in order."""
-        return [name for name in POST_TRAINING_STAGES if getattr(self, name) is not None]
+        """Names of the post-training stages that this recipe has, in order.
+
+        A section without data has no stage of its own: it says how [itec] trains.
+        """
+        sections = {name: getattr(self, name) for name in POST_TRAINING_STAGES}
+        return [name for name, section in sections.items() if section and section.data]
+
+    def generated(self, stage: str) -> list[str]:
+        """Names of the [synthetic.NAME] that a post-training stage reads."""
+        sections = [getattr(self, name) for name in self.sections_of(stage)]
+        sources = [source for section in sections if section for source in section.data.values()]
+        return [source.generated for source in sources if source.generated]
+
+    def sections_of(self, stage: str) -> tuple[str, ...]:
+        """Sections that say what a post-training stage does."""
+        return ("sft", "reward", "prefer", "itec", "rl") if stage == "itec" else (stage,)
 
     def judged_by_reward_stage(self, stage: str) -> bool:
         """Whether a stage asks the model of [reward] what answers are worth."""
@@ -147,7 +172,9 @@ class Recipe(Section):
         first = "prune" if self.prune else "base" if self.base else None
         stages = self.pretraining_stages()
         if stage in POST_TRAINING_STAGES:
-            if self.sft is not None and stage != "sft":
+            if stage == "rl" and self.itec is not None:
+                return "itec"
+            if self.sft is not None and self.sft.data and stage != "sft":
                 return "sft"
             return stages[-1] if stages else first
         number = stages.index(stage)
@@ -194,7 +221,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _names_are_plain(self) -> Self:
-        for table in ("data", "adapters"):
+        for table in ("data", "synthetic", "adapters"):
             for name in getattr(self, table):
                 if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
                     raise ValueError(
@@ -275,8 +302,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _answers_fit(self) -> Self:
-        for name in ("reject", "rl"):
-            section: Reject | Rl | None = getattr(self, name)
+        for name in ("reject", "itec", "rl"):
+            section: Reject | Itec | Rl | None = getattr(self, name)
             if section is None:
                 continue
             if section.max_tokens >= self.shape.max_tokens:
@@ -284,7 +311,7 @@ class Recipe(Section):
                     f"{name}.max_tokens ({section.max_tokens:,}) leaves no room for a prompt in "
                     f"shape.max_tokens ({self.shape.max_tokens:,})"
                 )
-            if self.judged_by_reward_stage(name) and self.reward is None:
+            if not isinstance(section, Itec) and self._lacks_reward(name):
                 raise ValueError(
                     f"{name}.model_weight ({section.model_weight:g}) needs a [reward], or "
                     f"{name}.reward_model"
@@ -297,6 +324,38 @@ class Recipe(Section):
                     f"rl.prompts_per_step times rl.responses_per_prompt ({answers:,}) must be a "
                     f"multiple of training.micro_rows ({micro_rows})"
                 )
+        return self
+
+    def _lacks_reward(self, stage: str) -> bool:
+        """Whether a stage asks for a reward model that no stage before it makes."""
+        made = self.reward is not None and (bool(self.reward.data) or self.itec is not None)
+        return self.judged_by_reward_stage(stage) and not made
+
+    @model_validator(mode="after")
+    def _examples_are_there(self) -> Self:
+        for name in POST_TRAINING_STAGES:
+            section = getattr(self, name)
+            if section is None:
+                continue
+            if not section.data and self.itec is None:
+                raise ValueError(f"{name} needs a [{name}.data.NAME], or an [itec]")
+            for source in section.data.values():
+                if (wanted := source.generated) and wanted not in self.synthetic:
+                    near = nearest(wanted, self.synthetic)
+                    raise ValueError(
+                        f"{name}.data names '{source.path}', and there is no [synthetic.{wanted}]"
+                        + (f"; did you mean '{near}'?" if near else "")
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _itec_fits(self) -> Self:
+        if self.itec is None:
+            return self
+        needed = {"sft", "reward"} | {MEMBER_SECTIONS[member] for member in self.itec.members}
+        for name in sorted(needed):
+            if getattr(self, name) is None:
+                raise ValueError(f"itec needs a [{name}]: it says how a member is trained")
         return self
 
     @model_validator(mode="after")

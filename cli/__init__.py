@@ -16,7 +16,7 @@ from afm_mlx.errors import AfmError
 from . import data, synth, tokenizer, zoo
 from .align import sft
 from .align_prefer import prefer, reward
-from .align_rl import reject, rl
+from .align_rl import itec, reject, rl
 from .chat import chat
 from .doctor import doctor
 from .generate import generate
@@ -95,6 +95,7 @@ app.command("sft", rich_help_panel=ALIGN)(sft)
 app.command("reward", rich_help_panel=ALIGN)(reward)
 app.command("prefer", rich_help_panel=ALIGN)(prefer)
 app.command("reject", rich_help_panel=ALIGN)(reject)
+app.command("itec", rich_help_panel=ALIGN)(itec)
 app.command("rl", rich_help_panel=ALIGN)(rl)
 app.command("prune", rich_help_panel=SHRINK)(prune)
 app.command("distill", rich_help_panel=SHRINK)(distill)

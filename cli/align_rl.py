@@ -1,4 +1,4 @@
-"""afm rl, afm reject: train a model on its own answers, and keep its best ones."""
+"""afm rl, afm reject, afm itec: models learn from their own answers, alone or as a committee."""
 
 from __future__ import annotations
 
@@ -79,3 +79,40 @@ def reject(
     typer.echo(f"answers     {metrics['answers']:,}, {metrics['right']:.1%} right")
     typer.echo(f"file        {out / 'conversations.jsonl'}")
     typer.echo(f"next        afm sft {model} --data {out / 'conversations.jsonl'} --out DIR")
+
+
+def itec(
+    model: ModelArgument,
+    data: PromptsFlag,
+    out: OutFlag,
+    comparisons: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Comparisons by people, for the reward model."),
+    ] = None,
+    skip_bad: SkipBadFlag = False,
+    set_: SetFlag = [],
+    runs: RunsFlag = RUNS,
+    log_json: LogJsonFlag = None,
+    json_: JsonFlag = False,
+) -> None:
+    """Hold rounds: a committee answers, the best answers teach the next models."""
+    from afm_mlx import own_model
+
+    own_model.check_out(out)
+    recipe = own_model.itec_recipe(
+        find_model(model, runs),
+        data,
+        comparisons=comparisons,
+        skip_bad=skip_bad,
+        assignments=set_,
+    )
+    metrics = run_own_model(recipe, "itec", out, log_json, json_)
+    if json_:
+        return
+    typer.echo(f"model       {out}")
+    typer.echo(
+        f"held out    best member {metrics['best_member']:.1%}, "
+        f"committee {metrics['committee']:.1%}, in {len(metrics['rounds'])} rounds"
+    )
+    typer.echo(f"rounds      {out / 'rounds.md'}")
+    typer.echo(f"next        afm chat {out}")

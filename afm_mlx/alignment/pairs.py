@@ -134,8 +134,8 @@ def open_pairs(
         skip_bad: leave out and count lines that are no comparison, instead of stopping.
 
     Raises:
-        DataError: as `read_preferences`; the template refuses a prompt; or a source has nothing to
-            train on.
+        DataError: as `read_preferences`; the template refuses a prompt; a source is empty; or
+            nothing is left to train on.
     """
     skipped: list[str] = []
     found: dict[str, list[tuple[int, Pair]]] = {}
@@ -159,7 +159,7 @@ def open_pairs(
         name: [pair for value, pair in pairs if value >= border] for name, pairs in found.items()
     }
     for name, kept in train.items():
-        if not kept:
+        if not kept and not (found[name] and any(train.values())):
             raise DataError(
                 f"{files[name]} has no comparison to train on: {too_long:,} are longer than "
                 f"{max_tokens:,} tokens, {len(skipped):,} lines are bad, "
@@ -188,7 +188,9 @@ class PairOrder:
         self.pairs_per_step, self.seed = pairs_per_step, seed
         self._names, self._counts = list(counts), list(counts.values())
         self._firsts = list(itertools.accumulate(self._counts, initial=0))
-        self._drawn = [max(1, round(weights[name] * counts[name])) for name in counts]
+        self._drawn = [
+            max(1, round(weights[name] * count)) if count else 0 for name, count in counts.items()
+        ]
         self._ends = list(itertools.accumulate(self._drawn))
 
     @property

@@ -14,6 +14,7 @@ declarations as in a conversation.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -149,19 +150,28 @@ def preferences_of_scores(
         if gap <= 0 or len(found) == most_pairs:
             break
         if answers[best] != answers[worst]:
-            level = next(
-                level for level, least in zip(LEVELS, LEVEL_GAPS, strict=True) if gap >= least
-            )
             found.append(
                 Preference(
                     tuple(map(dict, prompt)),
                     dict(answers[best]),
                     dict(answers[worst]),
-                    level,
+                    level_of_gap(gap),
                     tools=tuple(map(dict, tools)),
                 )
             )
     return found
+
+
+def level_of_gap(gap: float) -> str:
+    """Strength of a preference from the difference of two scores, above 0, to 1."""
+    return next(level for level, least in zip(LEVELS, LEVEL_GAPS, strict=True) if gap >= least)
+
+
+def level_of_reward_gap(gap: float) -> str:
+    """The level whose probability is nearest to the one that a difference of rewards stands for."""
+    probability = 1 / (1 + math.exp(-min(abs(gap), 50.0)))
+    levels = PreferenceLevels()
+    return min(LEVELS, key=lambda level: abs(getattr(levels, level) - probability))
 
 
 def note_or_raise(

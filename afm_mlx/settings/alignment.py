@@ -6,21 +6,44 @@ Source keys: R24 is arXiv:2407.21075; LS and OB are notes on it. `Ours`: nobody 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from afm_mlx.settings.sections import Count, Fraction, NotNegative, Positive, Section
 
+GENERATED = "synthetic:"
+"""Begins the path of examples that the recipe's own [synthetic.NAME] makes."""
+
 Probability = Annotated[float, Field(gt=0.5, lt=1)]
 
 
-class Conversations(Section):
-    """One file of conversations, `[sft.data.NAME]`."""
+class Examples(Section):
+    """A file of examples."""
 
     path: str
-    """JSONL of conversations: ours, mlx-lm's, or that of Apple's adapter toolkit."""
+
+    def file(self, inputs: Mapping[str, Path]) -> Path:
+        """Where the examples are; `inputs` has the folders of the stages before, by name."""
+        if name := self.generated:
+            return inputs["synthetic"] / f"{name}.jsonl"
+        return Path(self.path).expanduser()
+
+    @property
+    def generated(self) -> str:
+        """Name of the [synthetic.NAME] that is meant; empty for a file."""
+        return self.path.removeprefix(GENERATED) if self.path.startswith(GENERATED) else ""
+
+
+class Conversations(Examples):
+    """One file of conversations, such as `[sft.data.NAME]`."""
+
+    path: str
+    """JSONL of conversations: ours, mlx-lm's, or that of Apple's adapter toolkit; or
+    `synthetic:NAME`, what [synthetic.NAME] makes."""
     weight: Positive = 1.0
     """How often an epoch goes through the file: 1 is once; 0.5 is through one half of it, and in
     the next epoch through the other."""
@@ -29,8 +52,8 @@ class Conversations(Section):
 class Sft(Section):
     """Supervised fine-tuning on demonstrations: what the assistant says in conversations."""
 
-    data: dict[str, Conversations] = Field(min_length=1)
-    """Files of conversations, by name."""
+    data: dict[str, Conversations] = Field(default={})
+    """Files of conversations, by name. Without any, the section only says how [itec] trains."""
     lr: Positive
     """Learning rate, constant. Source: LS, OB; 2e-5 on the device, 5e-6 on the server."""
     row_tokens: Annotated[int, Field(ge=8)]
@@ -82,7 +105,7 @@ class PreferenceLevels(Section):
         return self
 
 
-class Comparisons(Section):
+class Comparisons(Examples):
     """One file of comparisons, `[reward.data.NAME]` or `[prefer.data.NAME]`."""
 
     path: str
@@ -94,8 +117,8 @@ class Comparisons(Section):
 class PairTraining(Section):
     """What training on pairs of answers has in common."""
 
-    data: dict[str, Comparisons] = Field(min_length=1)
-    """Files of comparisons, by name."""
+    data: dict[str, Comparisons] = Field(default={})
+    """Files of comparisons, by name. Without any, the section only says how [itec] trains."""
     lr: Positive
     """Peak learning rate."""
     pairs_per_step: Count
@@ -160,19 +183,6 @@ class Prefer(PairTraining):
     """IPO's regularization; unitless. Ours, as in arXiv:2310.12036."""
 
 
-class Itec(Section):
-    """Committee rounds: many models answer, the reward model picks, the next model learns."""
-
-    answers_per_member: Count
-    """Answers that each member of the committee gives to a prompt."""
-    temperature: Positive
-    """Sampling temperature of the answers."""
-    device_answers: Count
-    """Picked answers that the device model is trained on. Source: R24, more than a million."""
-    newest_weight: Positive = 2.0
-    """Weight of the newest preference data when the reward model is trained again. Ours."""
-
-
 class RatioMode(StrEnum):
     """Where the ratio of new to old policy is taken."""
 
@@ -183,9 +193,10 @@ class RatioMode(StrEnum):
 class Rl(Section):
     """Online reinforcement learning by MDLOO: mirror descent with a leave-one-out baseline."""
 
-    data: dict[str, Conversations] = Field(min_length=1)
+    data: dict[str, Conversations] = Field(default={})
     """Files of conversations, by name: what the user says last is asked, and what follows is
-    ignored. Weights do not count: a round takes from all prompts alike."""
+    ignored. Weights do not count: a round takes from all prompts alike. Without any, the section
+    only says how [itec] trains."""
     lr: Positive
     """Learning rate, constant after the warm-up."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
@@ -265,5 +276,54 @@ class Reject(Section):
     prompts_at_once: Count = 64
     """Prompts of one part of the work; an interrupted run repeats at most one. Decides the draws,
     too. Ours."""
+    skip_bad: bool = False
+    """Leave out, name and count lines that are no conversation, instead of stopping at one."""
+
+
+class Member(StrEnum):
+    """Ways to train a member of the committee."""
+
+    REJECT = "reject"
+    DPO = "dpo"
+    IPO = "ipo"
+    RL = "rl"
+
+
+class Itec(Section):
+    """Committee rounds: many models answer, the reward model picks, the next models learn.
+
+    Members are trained as [sft], [prefer] and [rl] say, and the reward model as [reward] does.
+    """
+
+    data: dict[str, Conversations] = Field(min_length=1)
+    """Files of conversations, by name: what the user says last is asked, and what follows is
+    ignored. Weights do not count."""
+    rounds: Count
+    """Rounds, at most."""
+    prompts_per_round: Count
+    """Prompts that the committee answers in a round."""
+    max_tokens: Count
+    """Longest answer, in tokens; one that is cut is never picked."""
+    answers_per_member: Count = 4
+    """Answers that each member gives to a prompt. Ours."""
+    temperature: Positive = 0.8
+    """Sampling temperature of the answers. Ours."""
+    members: Annotated[tuple[Member, ...], Field(min_length=1)] = tuple(Member)
+    """Models that each round trains. Source: R24; fine-tuned on picked answers (reject), by DPO,
+    by IPO, by reinforcement learning."""
+    committee_size: Annotated[int, Field(ge=2)] = 5
+    """Models in the committee, at most: the best of all rounds. Ours."""
+    pairs_per_prompt: Count = 2
+    """Pairs of answers to one prompt that are compared, at most. Ours."""
+    newest_weight: Positive = 2.0
+    """Weight of the newest comparisons when the reward model is trained again. Ours."""
+    held_out_prompts: Annotated[int, Field(ge=1)] = 64
+    """Prompts, at most a tenth of all, that are never trained on; members are measured on them.
+    Ours."""
+    device_answers: Count
+    """Prompts, at most, that the last committee answers for the final fine-tuning. Source: R24,
+    more than a million."""
+    final_weight: Positive = 1.0
+    """Weight of these answers beside the conversations of [sft]. Ours."""
     skip_bad: bool = False
     """Leave out, name and count lines that are no conversation, instead of stopping at one."""

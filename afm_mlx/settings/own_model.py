@@ -89,6 +89,15 @@ RL_WATCH: dict[str, Any] = {"evaluate_every_steps": 10, "log_every_steps": 1}
 REJECT: dict[str, Any] = {"max_tokens": 256}
 """[reject]"""
 
+ITEC: dict[str, Any] = {
+    "rounds": 3,
+    "prompts_per_round": 200,
+    "max_tokens": 128,
+    "held_out_prompts": 64,
+    "device_answers": 2_000,
+}
+"""[itec]"""
+
 CHAT_ROW_TOKENS = 1_024
 """Tokens in a row of conversations, or the model's context where that is shorter."""
 

@@ -6,9 +6,9 @@ OB, LS and FB are notes on arXiv:2407.21075. `Ours`: nobody has published it.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from afm_mlx.settings.sections import Count, Fraction, NotNegative, Positive, Section
 
@@ -59,6 +59,9 @@ class BasicTask(StrEnum):
     LARGER = "larger"
     NEXT = "next"
     COUNT = "count"
+    RANGE = "range"
+    KINDS = "kinds"
+    OPPOSITES = "opposites"
     CAPITALS = "capitals"
     REPEAT = "repeat"
     WHICH = "which"
@@ -180,3 +183,54 @@ class SynthSafety(Synthetic):
     """A TOML file of categories in place of the built-in one; may override single policies."""
     benign_fraction: Fraction = 0.5
     """Share of harmless look-alikes, 0 to 1: over-refusal is a failure, too. Ours."""
+
+
+SECTIONS: dict[str, type[Synthetic]] = {
+    "basics": SynthBasics,
+    "math": SynthMath,
+    "tools": SynthTools,
+    "code": SynthCode,
+    "long-context": SynthLongContext,
+    "summaries": SynthSummaries,
+    "instructions": SynthInstructions,
+    "safety": SynthSafety,
+}
+"""Settings of each kind, by name."""
+
+
+class Split(StrEnum):
+    """Which families of templates."""
+
+    TRAIN = "train"
+    HELD_OUT = "held_out"
+
+
+class Generated(Section):
+    """Conversations that the recipe makes itself, `[synthetic.NAME]`: as `afm synth KIND`."""
+
+    kind: str
+    """Kind of data, as of `afm synth`."""
+    count: Count
+    """Conversations."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Decides them. Two sources of equal kind, seed, split and settings share no prompt."""
+    split: Split = Split.TRAIN
+    """train, or held_out: families that no other recipe trains on."""
+    settings: dict[str, Any] = Field(default={})
+    """Settings of the kind, as of `afm synth KIND --set`."""
+
+    def section(self) -> Synthetic:
+        """The settings of the kind, with defaults."""
+        return SECTIONS[self.kind].model_validate(self.settings)
+
+    @model_validator(mode="after")
+    def _kind_fits(self) -> Self:
+        if self.kind not in SECTIONS:
+            raise ValueError(f"no kind is called '{self.kind}'; there are {', '.join(SECTIONS)}")
+        try:
+            self.section()
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"]))
+            raise ValueError(f"settings.{name} of {self.kind}: {first['msg']}") from None
+        return self

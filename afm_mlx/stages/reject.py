@@ -41,7 +41,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     model = open_checkpoint(folder, dtype=compat.compute_dtype(recipe.training.compute))
     model.eval()
     prompts = read_prompts(
-        [Path(source.path).expanduser() for source in section.data.values()],
+        [source.file(inputs) for source in section.data.values()],
         tokenizer,
         max_tokens=model.shape.max_tokens - section.max_tokens,
         skip_bad=section.skip_bad,

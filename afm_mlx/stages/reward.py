@@ -43,7 +43,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     tokenizer = Tokenizer.open(folder)
     check_context(folder, section.max_tokens, "reward.max_tokens")
     pairs = open_pairs(
-        {name: Path(source.path).expanduser() for name, source in section.data.items()},
+        {name: source.file(inputs) for name, source in section.data.items()},
         tokenizer,
         max_tokens=section.max_tokens,
         held_out_fraction=section.held_out_fraction,

@@ -50,7 +50,8 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     policy = open_checkpoint(folder, dtype=mx.float32)
     policy.eval()
     reference = open_checkpoint(folder, dtype=compat.compute_dtype(settings.compute))
-    prompts, held_out = _prompts(section, tokenizer, policy, settings.seed, progress)
+    files = [source.file(inputs) for source in section.data.values()]
+    prompts, held_out = _prompts(section, files, tokenizer, policy, settings.seed, progress)
     order = PromptOrder(len(prompts), per_round=section.prompts_per_step, seed=settings.seed)
     rewards = Rewards(
         score,
@@ -159,16 +160,23 @@ def _scorer(section: Rl, inputs: Inputs) -> Scorer | None:
     """The reward model, if it has a say."""
     if not section.model_weight:
         return None
-    own = Path(section.reward_model).expanduser() if section.reward_model else None
-    return open_reward_model(own or inputs["reward"] / "model")
+    if section.reward_model:
+        return open_reward_model(Path(section.reward_model).expanduser())
+    judge = inputs["itec"] / "reward" if "itec" in inputs else inputs["reward"]
+    return open_reward_model(judge / "model")
 
 
 def _prompts(
-    section: Rl, tokenizer: Tokenizer, model: Decoder, seed: int, progress: Progress
+    section: Rl,
+    files: list[Path],
+    tokenizer: Tokenizer,
+    model: Decoder,
+    seed: int,
+    progress: Progress,
 ) -> tuple[list[Prompt], list[Prompt]]:
     """Prompts to train on, and held-out ones."""
     found = read_prompts(
-        [Path(source.path).expanduser() for source in section.data.values()],
+        files,
         tokenizer,
         max_tokens=model.shape.max_tokens - section.max_tokens,
         skip_bad=section.skip_bad,

@@ -52,7 +52,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
             hint=f"--set sft.row_tokens={shape.max_tokens}",
         )
     shown = read_demonstrations(
-        {name: Path(source.path).expanduser() for name, source in section.data.items()},
+        {name: source.file(inputs) for name, source in section.data.items()},
         tokenizer,
         row_tokens=section.row_tokens,
         held_out_fraction=section.held_out_fraction,

@@ -5,17 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from afm_mlx.settings.synthetic import (
-    SynthBasics,
-    SynthCode,
-    Synthetic,
-    SynthInstructions,
-    SynthLongContext,
-    SynthMath,
-    SynthSafety,
-    SynthSummaries,
-    SynthTools,
-)
+from afm_mlx.settings.synthetic import SECTIONS, Synthetic
 from afm_mlx.synthetic.kinds.basics import basics_kind
 from afm_mlx.synthetic.kinds.code import code_kind
 from afm_mlx.synthetic.kinds.instructions import instructions_kind
@@ -26,14 +16,18 @@ from afm_mlx.synthetic.kinds.summaries import summaries_kind
 from afm_mlx.synthetic.kinds.tools import tools_kind
 from afm_mlx.synthetic.records import Kind
 
+_MAKERS: dict[str, Callable[[Any], Kind]] = {
+    "basics": basics_kind,
+    "math": math_kind,
+    "tools": tools_kind,
+    "code": code_kind,
+    "long-context": long_context_kind,
+    "summaries": summaries_kind,
+    "instructions": instructions_kind,
+    "safety": safety_kind,
+}
+
 KINDS: dict[str, tuple[type[Synthetic], Callable[[Any], Kind]]] = {
-    "basics": (SynthBasics, basics_kind),
-    "math": (SynthMath, math_kind),
-    "tools": (SynthTools, tools_kind),
-    "code": (SynthCode, code_kind),
-    "long-context": (SynthLongContext, long_context_kind),
-    "summaries": (SynthSummaries, summaries_kind),
-    "instructions": (SynthInstructions, instructions_kind),
-    "safety": (SynthSafety, safety_kind),
+    name: (section, _MAKERS[name]) for name, section in SECTIONS.items()
 }
 """Section of settings, and the generator made from one."""

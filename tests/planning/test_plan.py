@@ -311,7 +311,7 @@ def test_the_text_says_what_is_assumed(tiny):
     assert "18.4 TFLOP/s (published peak) x 0.35 (assumed, not measured)" in text
     assert "106,496 bytes of float16 x 32,768 tokens" in text
     assert "at which a run stops: does not fit" in text
-    assert "not planned: sft, reward, prefer, rl" in text
+    assert "not planned: sft, reward, prefer, itec, rl" in text
     assert "not planned, not built yet: itec, quantize" in text
     estimated = format_plan(plan_recipe(tiny(), find_hardware("m5-pro-24")))
     assert "11.4 TFLOP/s (estimate, scaled by GPU cores)" in estimated

@@ -27,6 +27,12 @@ _WORDS = {
     "food": ("bread", "milk", "rice", "soup", "cake", "apple", "egg", "salt", "tea", "corn"),
     "thing": ("table", "door", "lamp", "book", "key", "cup", "box", "pen", "chair", "clock"),
 }
+_OPPOSITES = (
+    ("hot", "cold"), ("old", "new"), ("big", "small"), ("fast", "slow"), ("high", "low"),
+    ("open", "closed"), ("full", "empty"), ("hard", "soft"), ("long", "short"), ("early", "late"),
+    ("light", "dark"), ("up", "down"),
+)  # fmt: skip
+_OPPOSITE = dict(_OPPOSITES) | {other: one for one, other in _OPPOSITES}
 _ALL_WORDS = tuple(word for words in _WORDS.values() for word in words)
 
 
@@ -79,6 +85,35 @@ def _count(draw: Draw) -> _Task:
     return _Task(" ".join(sorted(words)), said, str(len(words)), "number")
 
 
+def _range(draw: Draw) -> _Task:
+    first = draw.between(1, 40)
+    last = first + draw.between(1, 5)
+    said = (
+        f"Count from {first} to {last}.", f"Write the numbers from {first} to {last}.",
+        f"{first} to {last}, number by number, please.", f"List all numbers from {first} to {last}.",
+    )  # fmt: skip
+    return _Task(f"{first} {last}", said, " ".join(map(str, range(first, last + 1))))
+
+
+def _kinds(draw: Draw) -> _Task:
+    kinds = [draw.pick(tuple(_WORDS)) for _ in range(2)]
+    one, other = (draw.pick(_WORDS[kind]) for kind in kinds)
+    said = (
+        f"Animal, color, food or thing: what are {one} and {other}?", f"What kind of words are {one} and {other}?",
+        f"Name the kind of each word: {one}, {other}.", f"Say what {one} is, and what {other} is.",
+    )  # fmt: skip
+    return _Task(f"{one} {other}", said, ", ".join(kinds))
+
+
+def _opposites(draw: Draw) -> _Task:
+    one, other = draw.some(tuple(_OPPOSITE), 2)
+    said = (
+        f"What are the opposites of {one} and {other}?", f"Name the opposites: {one}, {other}.",
+        f"Say the opposite of {one}, then of {other}.", f"{one} and {other}: turn both round.",
+    )  # fmt: skip
+    return _Task(f"{one} {other}", said, f"{_OPPOSITE[one]}, {_OPPOSITE[other]}")
+
+
 def _capitals(draw: Draw) -> _Task:
     text = " ".join(words := draw.some(_ALL_WORDS, 2))
     said = (
@@ -89,12 +124,12 @@ def _capitals(draw: Draw) -> _Task:
 
 
 def _repeat(draw: Draw) -> _Task:
-    word, times = draw.pick(_ALL_WORDS), draw.between(2, 5)
+    text, times = " ".join(draw.some(_ALL_WORDS, draw.between(1, 2))), draw.between(2, 4)
     said = (
-        f"Say '{word}' {times} times.", f"Repeat the word '{word}' {times} times.",
-        f"Write {word} {times} times, with spaces.", f"{times} times the word '{word}', please.",
+        f"Say '{text}' {times} times.", f"Repeat '{text}' {times} times.",
+        f"Write {text} {times} times, with spaces.", f"{times} times '{text}', please.",
     )  # fmt: skip
-    return _Task(f"{word} {times}", said, " ".join([word] * times))
+    return _Task(f"{text} {times}", said, " ".join([text] * times))
 
 
 def _which(draw: Draw) -> _Task:
@@ -143,6 +178,9 @@ _TASKS: dict[str, Callable[[Draw], _Task]] = {
     "larger": _larger,
     "next": _next,
     "count": _count,
+    "range": _range,
+    "kinds": _kinds,
+    "opposites": _opposites,
     "capitals": _capitals,
     "repeat": _repeat,
     "which": _which,
