@@ -55,7 +55,10 @@ class Sft(Section):
     data: dict[str, Conversations] = Field(default={})
     """Files of conversations, by name. Without any, the section only says how [itec] trains."""
     lr: Positive
-    """Learning rate, constant. Source: LS, OB; 2e-5 on the device, 5e-6 on the server."""
+    """Learning rate. Source: LS, OB; 2e-5 on the device, 5e-6 on the server."""
+    final_lr_fraction: Fraction = 1.0
+    """Learning rate at the end of the cosine, as a share of `lr`, 0 to 1; at 1 it is constant.
+    Source: LS, OB; constant."""
     row_tokens: Annotated[int, Field(ge=8)]
     """Tokens in a row, at least 8. Conversations are packed into rows; longer ones are dropped and
     counted."""

@@ -121,7 +121,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
             steps=packed.steps,
             lr=section.lr,
             warmup_steps=0,
-            final_lr_fraction=1.0,
+            final_lr_fraction=section.final_lr_fraction,
             weight_decay=section.weight_decay,
             most_skipped_steps=settings.most_skipped_steps,
         ),
