@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -157,16 +157,3 @@ def count_picks(prompts: Sequence[Prompt], picks: Sequence[Answered | None]) -> 
         where = category(prompt.conversation) or "all"
         found.setdefault(where, Counter())[each.member if each else "nobody"] += 1
     return {where: dict(counts.most_common()) for where, counts in sorted(found.items())}
-
-
-def picks_table(members: Sequence[str], picks: Mapping[str, Mapping[str, int]]) -> str:
-    """Who won, where: a table in Markdown."""
-    names = [*members, "nobody"]
-    lines = ["| prompts | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
-    total: Counter[str] = Counter()
-    for where, counts in picks.items():
-        total.update(counts)
-        lines.append(f"| {where} | " + " | ".join(str(counts.get(n, 0)) for n in names) + " |")
-    if len(picks) > 1:
-        lines.append("| all | " + " | ".join(str(total.get(name, 0)) for name in names) + " |")
-    return "\n".join(lines)

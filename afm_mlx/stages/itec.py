@@ -15,25 +15,23 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import mlx.core as mx
-
 from afm_mlx import compat
 from afm_mlx.alignment import committee
 from afm_mlx.alignment.committee import Answered
-from afm_mlx.alignment.logps import Answer, answer_logps, pack_answers
+from afm_mlx.alignment.committee_models import START, Models
+from afm_mlx.alignment.committee_report import report, told
 from afm_mlx.alignment.preferences import Preference, write_preferences
 from afm_mlx.alignment.prompts import Prompt, PromptOrder, read_prompts, shuffled
 from afm_mlx.alignment.rejection import as_conversation
-from afm_mlx.alignment.reward import open_reward_model
 from afm_mlx.alignment.rewards import try_checks
-from afm_mlx.alignment.sampling import Sampled, sample_answers
+from afm_mlx.alignment.sampling import Sampled
 from afm_mlx.artifact import SNAPSHOTS, Inputs, write_text
-from afm_mlx.decoder.checkpoint import open_checkpoint, read_shape
+from afm_mlx.decoder.checkpoint import read_shape
 from afm_mlx.errors import DataError
 from afm_mlx.progress import Progress
 from afm_mlx.recipe import Recipe
@@ -49,13 +47,8 @@ from afm_mlx.text.tokenizer import Tokenizer
 
 Trainer = Callable[[Recipe, Inputs, Path, Progress], dict[str, Any]]
 
-START = "start"
-"""Name of the member that training starts from."""
-
 HELD_OUT_EPOCH = 2**31
 """Number of the shuffled order that decides which prompts are held out: no epoch has it."""
-
-BATCH_ANSWERS = 16  # answers whose log-probabilities are read at once; ours
 
 
 def run(
@@ -98,8 +91,18 @@ class _Itec:
     def __post_init__(self) -> None:
         self.start_stage = str(self.recipe.start_of("itec"))
         self.start = self.inputs[self.start_stage] / "model"
-        self.tokenizer = Tokenizer.open(self.start)
-        self.compute = compat.compute_dtype(self.recipe.training.compute)
+        training = self.recipe.training
+        self.models = Models(
+            self.start,
+            Tokenizer.open(self.start),
+            score,
+            compat.compute_dtype(training.compute),
+            max_tokens=self.section.max_tokens,
+            seed=training.seed,
+            chunk_bytes=training.loss_bytes,
+            held_out=self.out / "held-out",
+            progress=self.progress,
+        )
 
     def run(self) -> dict[str, Any]:
         prompts, held_out = self._prompts()
@@ -119,7 +122,7 @@ class _Itec:
             asked = [prompts[at] for at in order.of_round(number)]
             found, made = self._round(number, folder, members, asked)
             everyone = members | made
-            measured, worth = self._measure(everyone, held_out, folder / "reward")
+            measured, worth = self.models.measure(everyone, held_out, folder / "reward" / "model")
             found |= {"held_out": measured, "committee": list(members)}
             ranked = sorted(everyone, key=lambda name: -fmean(worth[name]))
             best_before = max(members, key=lambda name: fmean(worth[name]))
@@ -127,8 +130,8 @@ class _Itec:
             for name in ranked[section.committee_size :]:
                 self._drop(everyone[name])
             rounds.append(found | {"next": list(members), "best": ranked[0]})
-            write_text(self.out / "rounds.md", _report(rounds))
-            self.progress.say(_told(rounds[-1]))
+            write_text(self.out / "rounds.md", report(rounds))
+            self.progress.say(told(rounds[-1]))
             if committee.under_noise(worth[best_before], worth[ranked[0]]):
                 self.progress.say("  the gain is under noise: no further round")
                 break
@@ -151,7 +154,7 @@ class _Itec:
         context = read_shape(self.start).max_tokens
         found = read_prompts(
             [source.file(self.inputs) for source in section.data.values()],
-            self.tokenizer,
+            self.models.tokenizer,
             max_tokens=context - section.max_tokens,
             skip_bad=section.skip_bad,
             say=self.progress.say,
@@ -176,7 +179,7 @@ class _Itec:
     ) -> tuple[dict[str, Any], dict[str, Path]]:
         """One round: what is to be told of it, and the models that it made."""
         section, seed = self.section, self.recipe.training.seed
-        given = self._answers(
+        given = self.models.answers(
             folder / "answers",
             members,
             asked,
@@ -198,7 +201,7 @@ class _Itec:
         if found:
             self.comparisons.append(compared)
         rewarded = self._reward(folder / "reward")
-        given = self._judged(folder / "reward", asked, given)
+        given = self.models.judged(folder / "reward" / "model", asked, given)
         picks = [committee.pick(*each) for each in zip(asked, given, strict=True)]
         pairs = [
             pair
@@ -267,7 +270,7 @@ class _Itec:
         folder = self.out / "final"
         folder.mkdir(exist_ok=True)
         asked = prompts[: self.section.device_answers]
-        given = self._answers(
+        given = self.models.answers(
             folder / "answers",
             members,
             asked,
@@ -275,7 +278,7 @@ class _Itec:
             temperature=self.section.temperature,
             step=self.section.rounds + 1,
         )
-        given = self._judged(reward, asked, given)
+        given = self.models.judged(reward / "model", asked, given)
         picks = [committee.pick(*each) for each in zip(asked, given, strict=True)]
         file = folder / "picked.jsonl"
         _write_lines(file, _conversations(asked, picks))
@@ -324,121 +327,6 @@ class _Itec:
         shutil.rmtree(folder / SNAPSHOTS, ignore_errors=True)
         return metrics
 
-    def _answers(
-        self,
-        folder: Path,
-        members: Mapping[str, Path],
-        prompts: Sequence[Prompt],
-        *,
-        samples: int,
-        temperature: float,
-        step: int,
-    ) -> list[list[Answered]]:
-        """All members' answers to each prompt, checked; each member's are kept in a file."""
-        folder.mkdir(exist_ok=True)
-        given: list[list[Answered]] = [[] for _ in prompts]
-        for name, model in members.items():
-            file = folder / f"{name}.json"
-            if not file.exists():
-                self.progress.status(f"  {name} answers {len(prompts):,} prompts")
-                began = time.monotonic()
-                found = self._sample(model, prompts, samples, temperature, step)
-                count, seconds = samples * len(prompts), time.monotonic() - began
-                write_text(file, json.dumps([[vars(each) for each in group] for group in found]))
-                self.progress.status(
-                    f"  {name} answered {len(prompts):,} prompts, {count / seconds:,.0f} answers/s",
-                    last=True,
-                )
-            read = json.loads(file.read_text())
-            for prompt, into, group in zip(prompts, given, read, strict=True):
-                for facts in group:
-                    answer = Sampled(**facts | {"ids": tuple(facts["ids"])})
-                    into.append(Answered(name, answer, _checked(prompt, answer), 0.0))
-        return given
-
-    def _sample(
-        self, model: Path, prompts: Sequence[Prompt], samples: int, temperature: float, step: int
-    ) -> list[list[Sampled]]:
-        decoder = open_checkpoint(model, dtype=self.compute)
-        decoder.eval()
-        with compat.memory_settings():
-            return sample_answers(
-                decoder,
-                self.tokenizer,
-                [prompt.ids for prompt in prompts],
-                samples=samples,
-                max_tokens=self.section.max_tokens,
-                temperature=temperature,
-                seed=self.recipe.training.seed,
-                step=step,
-            )
-
-    def _judged(
-        self, reward: Path, prompts: Sequence[Prompt], given: Sequence[Sequence[Answered]]
-    ) -> list[list[Answered]]:
-        """The same answers with their rewards."""
-        scorer = open_reward_model(reward / "model")
-        read = [
-            Answer([*prompt.ids, *each.answer.ids], len(prompt.ids))
-            for prompt, answers in zip(prompts, given, strict=True)
-            for each in answers
-        ]
-        rewards = iter(scorer.score_answers(read))
-        return [[replace(each, reward=next(rewards)) for each in answers] for answers in given]
-
-    def _measure(
-        self, members: Mapping[str, Path], held_out: Sequence[Prompt], reward: Path
-    ) -> tuple[dict[str, Any], dict[str, list[float]]]:
-        """What members are worth on held-out prompts, as they sample; and by prompt."""
-        given = self._answers(
-            self.out / "held-out", members, held_out, samples=1, temperature=1.0, step=0
-        )
-        given = self._judged(reward, held_out, given)
-        by_member = {
-            name: [next(a for a in answers if a.member == name) for answers in given]
-            for name in members
-        }
-        first = by_member[START]
-        worth = {
-            name: committee.values(held_out, answers, first) for name, answers in by_member.items()
-        }
-        picked = [max(answers, key=lambda each: each.reward) for answers in given]
-        facts = {
-            name: {
-                "worth": fmean(worth[name]),
-                "finished": fmean(each.answer.finished for each in answers),
-                "reward": fmean(each.reward for each in answers),
-                "to_start": self._to_start(name, members[name], held_out, answers),
-            }
-            for name, answers in by_member.items()
-        }
-        together = fmean(committee.values(held_out, picked, first))
-        return {"members": facts, "picked_by_reward": together}, worth
-
-    def _to_start(
-        self, name: str, model: Path, prompts: Sequence[Prompt], answers: Sequence[Answered]
-    ) -> float:
-        """Divergence of a member from the start, in nats per answer, estimated from its answers."""
-        file = self.out / "held-out" / f"{name}.divergence.json"
-        if not file.exists():
-            read = [
-                Answer([*prompt.ids, *each.answer.ids], len(prompt.ids))
-                for prompt, each in zip(prompts, answers, strict=True)
-            ]
-            gaps = self._logps(model, read) - self._logps(self.start, read)
-            write_text(file, json.dumps(float(mx.mean(gaps))))
-        return float(json.loads(file.read_text()))
-
-    def _logps(self, model: Path, answers: Sequence[Answer]) -> mx.array:
-        decoder = open_checkpoint(model, dtype=self.compute)
-        chunk_bytes = self.recipe.training.loss_bytes
-        found = []
-        for start in range(0, len(answers), BATCH_ANSWERS):
-            packed = pack_answers(answers[start : start + BATCH_ANSWERS])
-            found.append(answer_logps(decoder, packed, chunk_bytes=chunk_bytes).answers)
-            mx.eval(found[-1])
-        return mx.concatenate(found)
-
 
 def _as_member(recipe: Recipe, member: Member, folder: Path) -> tuple[str, dict[str, Any]]:
     """The stage that trains a member, and what is changed in the recipe for it."""
@@ -455,11 +343,6 @@ def _as_member(recipe: Recipe, member: Member, folder: Path) -> tuple[str, dict[
     data = {"pairs": Comparisons(path=str(folder / "pairs.jsonl"))}
     method = PreferenceMethod(member.value)
     return "prefer", {"prefer": prefer.model_copy(update={"data": data, "method": method})}
-
-
-def _checked(prompt: Prompt, answer: Sampled) -> float:
-    check = prompt.conversation.check
-    return score(check, answer.text) if check is not None and answer.finished else 0.0
 
 
 def _asked(prompt: Prompt) -> dict[str, Any]:
@@ -488,52 +371,3 @@ def _move(place: Path, to: Path) -> None:
     """Rename, unless a run that was killed has done so."""
     if place.exists():
         place.rename(to)
-
-
-def _told(found: Mapping[str, Any]) -> str:
-    """A round in a few lines."""
-    held_out = found["held_out"]
-    width = max(map(len, held_out["members"]))
-    lines = [
-        f"  {name:{width}}  {facts['worth']:6.1%}, {facts['to_start']:7.3f} nats from the start"
-        for name, facts in held_out["members"].items()
-    ]
-    return "\n".join(
-        [*lines, f"  {'picked':{width}}  {held_out['picked_by_reward']:6.1%} by the reward model"]
-    )
-
-
-def _report(rounds: Sequence[Mapping[str, Any]]) -> str:
-    """All rounds in Markdown: who won, where, and what the members are worth."""
-    parts = []
-    for found in rounds:
-        accuracy = found["reward_accuracy"]
-        lines = [
-            f"## Round {found['round']}",
-            "",
-            f"{found['comparisons']:,} comparisons; the reward model tells "
-            f"{'' if accuracy is None else f'{accuracy:.1%} of '}held-out ones right. "
-            f"{found['picked']:,} prompts have a picked answer, {found['pairs']:,} a pair.",
-            "",
-            "Whose answers were picked:",
-            "",
-            committee.picks_table(found["committee"], found["picks"]),
-            "",
-            "On held-out prompts, sampled at temperature 1:",
-            "",
-            "| model | worth | ended | reward | nats from the start |",
-            "|---|---:|---:|---:|---:|",
-        ]
-        for name, facts in found["held_out"]["members"].items():
-            lines.append(
-                f"| {name} | {facts['worth']:.1%} | {facts['finished']:.1%} | "
-                f"{facts['reward']:.3f} | {facts['to_start']:.3f} |"
-            )
-        together = found["held_out"]["picked_by_reward"]
-        lines += [
-            f"| picked among all by the reward model | {together:.1%} | | | |",
-            "",
-            f"Next committee: {', '.join(found['next'])}.",
-        ]
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) + "\n"

@@ -11,10 +11,10 @@ from afm_mlx.alignment.committee import (
     compare,
     count_picks,
     pick,
-    picks_table,
     under_noise,
     values,
 )
+from afm_mlx.alignment.committee_report import picks_table
 from afm_mlx.alignment.preferences import level_of_reward_gap
 from afm_mlx.alignment.prompts import Prompt
 from afm_mlx.alignment.sampling import Sampled
