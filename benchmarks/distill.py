@@ -7,6 +7,7 @@ pipeline's own.
 
     python benchmarks/distill.py                                  # 3 seeds, tables
     python benchmarks/distill.py --json out.json --plot out.png   # and a file, and a picture
+    python benchmarks/distill.py --seeds 2 --brief --json b.json  # one, without side questions
     python benchmarks/distill.py --read a.json b.json             # seeds that ran apart
 """
 
@@ -42,6 +43,14 @@ PRUNINGS = {
     "gradient-tuned": "by gradient, then trained",
     "masks": "learned masks",
 }
+SIDE_QUESTIONS = (
+    "scratch-longer",
+    "scratch-distilled",
+    "distilled-top",
+    "random-tuned",
+    "gradient-tuned",
+)
+"""Contenders that --brief leaves out."""
 RANDOM_DRAWS = 5  # of random units, whose mean is shown
 COOL_DOWN = 0.05  # learning rate at the end of a run, as a share of the peak
 EVALUATIONS = 6  # points of a learning curve
@@ -51,7 +60,9 @@ CURVES = {"scratch": "tab:gray", "pruned": "tab:blue", "distilled": "tab:red"}
 class Bench:
     """The recipe at one seed, and its contenders."""
 
-    def __init__(self, name: str, assignments: list[str], seed: int, folder: Path) -> None:
+    def __init__(
+        self, name: str, assignments: list[str], seed: int, folder: Path, *, brief: bool
+    ) -> None:
         from afm_mlx.progress import Progress
         from afm_mlx.recipe import load_named_recipe
 
@@ -71,7 +82,7 @@ class Bench:
         assert recipe.teacher is not None
         self.prune_tokens = recipe.prune.tokens
         self.teacher_tokens = recipe.teacher.tokens or core["tokens"]
-        self.seed, self.runs = seed, folder
+        self.seed, self.runs, self.brief = seed, folder, brief
         self.progress = Progress(stream=open(os.devnull, "w"))  # noqa: SIM115
 
     def recipe(self, name: str, **sections: Any) -> Any:
@@ -159,11 +170,12 @@ class Bench:
             note(key, figures)
 
         student("scratch", scratch, shared)
-        longer = core | {"tokens": core["tokens"] + self.prune_tokens}
-        own = self.recipe("own", teacher=teacher, prune=None, distill=None, core=longer)
-        student("scratch-longer", self.run(own, "core"), own)
-        own = self.recipe("own", teacher=teacher, prune=None)
-        student("scratch-distilled", self.run(own, "core"), own)
+        if not self.brief:
+            longer = core | {"tokens": core["tokens"] + self.prune_tokens}
+            own = self.recipe("own", teacher=teacher, prune=None, distill=None, core=longer)
+            student("scratch-longer", self.run(own, "core"), own)
+            own = self.recipe("own", teacher=teacher, prune=None)
+            student("scratch-distilled", self.run(own, "core"), own)
         for key, distill in (
             ("pruned", None),
             ("distilled", self.settings["distill"]),
@@ -172,6 +184,8 @@ class Bench:
                 self.settings["distill"] | {"target": "top", "teacher_weight": 0.9},
             ),
         ):
+            if self.brief and key in SIDE_QUESTIONS:
+                continue
             own = self.recipe("own", teacher=teacher, distill=distill)
             student(key, self.run(own, "core"), own, pruned=True)
 
@@ -200,14 +214,15 @@ class Bench:
         pruning("masks", found["held_out_nats"], measured["top1"], found["tokens"])
         pruning("gradient", found["first_scores_held_out_nats"], None)
         note("grad_norms", self._grad_norms())
-        # Units that do not change any more, and hard masks, are the first scores' own units.
-        frozen = {"score_lr_factor": 1e-12, "anneal_fraction": 0.0}
-        fixed = self.recipe(
-            "fixed", teacher=teacher, distill=None, prune=self.settings["prune"] | frozen
-        )
-        found = self.run(fixed, "prune")
-        measured = self.measured(fixed, self.model("fixed", "prune"))
-        pruning("gradient-tuned", found["held_out_nats"], measured["top1"], found["tokens"])
+        if not self.brief:
+            # Units that do not change any more, and hard masks, are the first scores' own units.
+            frozen = {"score_lr_factor": 1e-12, "anneal_fraction": 0.0}
+            fixed = self.recipe(
+                "fixed", teacher=teacher, distill=None, prune=self.settings["prune"] | frozen
+            )
+            found = self.run(fixed, "prune")
+            measured = self.measured(fixed, self.model("fixed", "prune"))
+            pruning("gradient-tuned", found["held_out_nats"], measured["top1"], found["tokens"])
 
         model, width = open_checkpoint(folder, dtype=mx.float32), own.shape.intermediate_size
         draws = []
@@ -232,6 +247,8 @@ class Bench:
         measured = self.measured(activation, place)
         pruning("activation", measured["nats"], measured["top1"])
         for key, base in (("activation-tuned", place), ("random-tuned", self.runs / "random-0")):
+            if self.brief and key in SIDE_QUESTIONS:
+                continue
             base = base if base.name == "model" else base / "model"
             tuned = self.recipe(
                 "tuned",
@@ -272,7 +289,7 @@ def run_seed(args: argparse.Namespace, seed: int) -> dict[str, Any]:
     found: dict[str, Any] = {"students": {}, "prunings": {}}
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(args.recipe, args.set, seed, Path(folder))
+        bench = Bench(args.recipe, args.set, seed, Path(folder), brief=args.brief)
         for kind in ("students", "prunings"):
 
             def note(key: str, figures: Any, kind: str = kind) -> None:
@@ -294,10 +311,15 @@ def tables(seeds: Mapping[str, Any]) -> str:
     ]
     runs = [seed["students"] for seed in seeds.values()]
     for key, name in STUDENTS.items():
-        found = [run[key] for run in runs]
+        found = [run[key] for run in runs if key in run]
+        if not found:
+            continue
         nats = [one["nats"] for one in found]
-        gap = statistics.mean(n - run["scratch"]["nats"] for n, run in zip(nats, runs, strict=True))
-        cells = [*(f"{n:.4f}" for n in nats), f"{statistics.mean(nats):.4f}", f"{gap:+.4f}"]
+        gap = statistics.mean(
+            run[key]["nats"] - run["scratch"]["nats"] for run in runs if key in run
+        )
+        cells = [f"{run[key]['nats']:.4f}" if key in run else "" for run in runs]
+        cells += [f"{statistics.mean(nats):.4f}", f"{gap:+.4f}"]
         cells.append(f"{statistics.mean(one['top1'] for one in found):.2%}")
         tokens = ("student_tokens", "prune_tokens", "teacher_tokens")
         cells += [f"{found[0][name]:,}" for name in tokens]
@@ -305,9 +327,13 @@ def tables(seeds: Mapping[str, Any]) -> str:
     lines += ["", f"| pruning | {heads} | mean | top-1 | tokens |"]
     lines.append("|---|" + "---|" * (len(seeds) + 3))
     for key, name in PRUNINGS.items():
-        found = [seed["prunings"][key] for seed in seeds.values()]
+        each = [seed["prunings"].get(key) for seed in seeds.values()]
+        found = [one for one in each if one]
+        if not found:
+            continue
         nats, top1 = [one["nats"] for one in found], [one["top1"] for one in found]
-        cells = [*(f"{n:.4f}" for n in nats), f"{statistics.mean(nats):.4f}"]
+        cells = [f"{one['nats']:.4f}" if one else "" for one in each]
+        cells.append(f"{statistics.mean(nats):.4f}")
         cells.append("" if None in top1 else f"{statistics.mean(top1):.2%}")
         lines.append(f"| {name} | " + " | ".join([*cells, f"{found[0]['prune_tokens']:,}"]) + " |")
     return "\n".join([*lines, "", *_claims(seeds)])
@@ -324,7 +350,13 @@ def _claims(seeds: Mapping[str, Any]) -> list[str]:
         ("prunings", "masks", "activation-tuned"),
         ("prunings", "masks", "gradient-tuned"),
     ):
-        gaps = [seed[kind][worse]["nats"] - seed[kind][better]["nats"] for seed in seeds.values()]
+        gaps = [
+            seed[kind][worse]["nats"] - seed[kind][better]["nats"]
+            for seed in seeds.values()
+            if worse in seed[kind]
+        ]
+        if not gaps:
+            continue
         wins = sum(gap > 0 for gap in gaps)
         lines.append(
             f"{better} beats {worse} on {wins} of {len(gaps)} seeds, "
@@ -363,6 +395,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="afm-tiny", help="with [teacher], [prune], [distill]")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--brief", action="store_true", help="only what was to be shown")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path, help="PNG; needs matplotlib")
     parser.add_argument("--read", type=Path, nargs="+", help="only show what these files hold")
