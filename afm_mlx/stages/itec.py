@@ -132,7 +132,8 @@ class _Itec:
             rounds.append(found | {"next": list(members), "best": ranked[0]})
             write_text(self.out / "rounds.md", report(rounds))
             self.progress.say(told(rounds[-1]))
-            if committee.under_noise(worth[best_before], worth[ranked[0]]):
+            last = number == section.rounds
+            if not last and committee.under_noise(worth[best_before], worth[ranked[0]]):
                 self.progress.say("  the gain is under noise: no further round")
                 break
         reward = self.out / f"round-{len(rounds)}" / "reward"
