@@ -17,6 +17,7 @@ from afm_mlx.planning.cost import (
     state_bytes,
 )
 from afm_mlx.planning.hardware import Hardware
+from afm_mlx.planning.post_training import PostTrainingPlan, plan_post_training
 from afm_mlx.planning.pretraining import Planner, StagePlan
 from afm_mlx.recipe import Recipe, load_named_recipe, recipe_files
 from afm_mlx.settings.compression import LabelTime
@@ -44,6 +45,9 @@ class Plan:
     teacher: TeacherPlan | None
     """None: the recipe has none."""
     stages: tuple[StagePlan, ...]
+    """Stages up to pre-training."""
+    post_training: tuple[PostTrainingPlan, ...]
+    """Stages after it."""
     checkpoint_bytes: int
     """A stage's finished model."""
     snapshot_bytes: int
@@ -54,8 +58,6 @@ class Plan:
     """Keys and values of one token, float16."""
     max_tokens: int
     """Longest context of the finished model."""
-    not_planned: tuple[str, ...]
-    """Stages of the recipe whose cost is not known here."""
     not_built_yet: tuple[str, ...]
     """Sections of the recipe that are not planned, because their stages do not exist yet."""
 
@@ -64,11 +66,13 @@ class Plan:
         values = asdict(self)
         for values_of, stage in zip(values["stages"], self.stages, strict=True):
             values_of |= {"peak_bytes": stage.peak_bytes, "fits": stage.fits}
+        for values_of, after in zip(values["post_training"], self.post_training, strict=True):
+            values_of |= after.derived()
         return values
 
 
 def plan_recipe(recipe: Recipe, hardware: Hardware) -> Plan:
-    """The plan of all stages of a recipe that train, prune, or label texts.
+    """The plan of all stages of a recipe that train, prune, label texts, or write answers.
 
     Raises:
         ModelError: the teacher is a folder that holds no model of ours.
@@ -83,14 +87,12 @@ def plan_recipe(recipe: Recipe, hardware: Hardware) -> Plan:
         parameters=parameters,
         teacher=_teacher(recipe, planner.teacher),
         stages=tuple(planner.plan(stage) for stage in planned_stages(recipe)),
+        post_training=plan_post_training(recipe, hardware),
         checkpoint_bytes=WEIGHT_BYTES * total,
         snapshot_bytes=WEIGHT_BYTES * total + state_bytes(recipe.shape, recipe.optimizer.name),
         wide_snapshot_bytes=planner.wide_snapshot_bytes(),
         cache_bytes_per_token=cache_bytes_per_token(recipe.shape),
         max_tokens=recipe.shape_of(last).max_tokens,
-        not_planned=tuple(
-            name for name in recipe.post_training_stages() if name not in recipe.not_built_yet()
-        ),
         not_built_yet=tuple(recipe.not_built_yet()),
     )
 

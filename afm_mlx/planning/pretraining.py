@@ -317,12 +317,7 @@ class Planner:
         assert rows is not None
         asked, full = recipe.training.activation_checkpointing, rows.row_tokens
         now = recipe.training.rows_at_once(rows.rows_per_step)
-        # The setting holds for all stages, so it divides the rows of each.
-        per_step = [recipe.pretraining(each).rows_per_step for each in recipe.pretraining_stages()]
-        if recipe.prune:
-            per_step.append(recipe.prune.rows_per_step)
-        common = math.gcd(*per_step)
-        choices = [each for each in range(min(now, common), 0, -1) if common % each == 0]
+        choices = [each for each in micro_row_choices(recipe) if each <= now]
         tries = [(each, recompute, full) for recompute in {asked, True} for each in choices]
         tries.sort(key=lambda each: each[1])
         if stage != "labels":  # whose rows are those of other stages
@@ -350,3 +345,19 @@ class Planner:
 
 def _sum(parts: tuple[Memory, ...]) -> int:
     return sum(part.bytes for part in parts)
+
+
+def micro_row_choices(recipe: Recipe) -> list[int]:
+    """Values of `training.micro_rows`, most first: it divides the rows of all stages."""
+    per_step = [recipe.pretraining(each).rows_per_step for each in recipe.pretraining_stages()]
+    if recipe.prune:
+        per_step.append(recipe.prune.rows_per_step)
+    if recipe.sft:
+        per_step.append(recipe.sft.rows_per_step)
+    if recipe.rl:
+        per_step.append(recipe.rl.prompts_per_step * recipe.rl.responses_per_prompt)
+    # Training on pairs takes any number.
+    pairs = [2 * each.pairs_per_step for each in (recipe.reward, recipe.prefer) if each]
+    common = math.gcd(*per_step) or math.gcd(*pairs) or 1
+    most = min(recipe.training.micro_rows or common, common)
+    return [each for each in range(most, 0, -1) if common % each == 0]

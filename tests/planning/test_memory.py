@@ -24,7 +24,19 @@ from afm_mlx.training.loop import Course, train
 from afm_mlx.training.objectives import distillation_targets, next_token_loss
 from afm_mlx.training.optimizer import Rates, UpdateRule
 
-CPU = Hardware("cpu", "a CPU", 8 * 10**9, 1e11, "made up", 0.5, compute_bytes=4, on_gpu=False)
+CPU = Hardware(
+    "cpu",
+    "a CPU",
+    8 * 10**9,
+    1e11,
+    "made up",
+    0.5,
+    1e10,
+    "made up",
+    0.5,
+    compute_bytes=4,
+    on_gpu=False,
+)
 
 pytestmark = pytest.mark.skipif(
     mx.default_device().type == mx.DeviceType.gpu, reason="the figures are those of the CPU"
