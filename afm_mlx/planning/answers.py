@@ -12,10 +12,13 @@ from afm_mlx.planning.cost import WEIGHT_BYTES, Memory, count_by_part, forward_b
 from afm_mlx.planning.hardware import Hardware
 from afm_mlx.planning.units import gigabytes
 from afm_mlx.settings.alignment import Reward
-from afm_mlx.settings.sections import Shape
+from afm_mlx.settings.sections import Shape, Training
 
 BATCH_ANSWERS = 64  # written at once, alignment/sampling.py
 SCORED_ANSWERS = 16  # read at once by a reward model, alignment/reward.py
+LOGPS_ARRAYS = 10  # arrays of the shape of a chunk's logits at once, alignment/logps.py
+STORED_ARRAYS = 4  # the same in token mode, all at once; measured on the CPU
+CACHE_BLOCK = 256  # tokens by which mlx-lm's caches grow
 
 READ, WRITE, TRAIN = "read", "write", "train"
 """Kinds of work."""
@@ -143,11 +146,24 @@ def cache_bytes(shape: Shape, hardware: Hardware) -> int:
     return 2 * hardware.compute_bytes * shape.num_layers * shape.num_kv_heads * shape.head_dim
 
 
-def caches(shape: Shape, hardware: Hardware, answers: int, tokens: int) -> Memory:
-    """Memory of the caches of answers that are written at once, when all are full."""
+def caches(
+    shape: Shape,
+    hardware: Hardware,
+    *,
+    answers: int,
+    samples: int,
+    prompt_tokens: int,
+    answer_tokens: int,
+) -> Memory:
+    """Memory of the caches of answers that are written at once, `samples` to each prompt.
+
+    mlx-lm's caches grow by whole blocks. Prompts are read before the first answer begins.
+    """
     batch, each = min(BATCH_ANSWERS, answers), cache_bytes(shape, hardware)
-    how = f"estimate: {batch} answers x {tokens:,} tokens x {each:,} bytes"
-    return Memory("caches", batch * tokens * each, how)
+    prompts = -(-batch // samples) + 1
+    size = batch * (prompt_tokens + _blocks(answer_tokens)) + prompts * _blocks(prompt_tokens)
+    how = f"estimate: {each:,} bytes x {size:,} tokens of {batch} answers and {prompts} prompts"
+    return Memory("caches", each * size, how)
 
 
 def model_memory(name: str, shape: Shape, hardware: Hardware, *, scores: bool = False) -> Memory:
@@ -163,10 +179,23 @@ def scoring_pass(shape: Shape, hardware: Hardware, tokens: int) -> Memory:
     return Memory("pass", 2 * forward_block(shape, tokens, SCORED_ANSWERS, hardware), how)
 
 
+def answer_loss(shape: Shape, tokens: int, training: Training) -> Memory:
+    """Memory of the logits of answer tokens, in chunks, and of the output layer's gradient."""
+    logits = LOGPS_ARRAYS * WEIGHT_BYTES * shape.vocab_size * tokens
+    layer = WEIGHT_BYTES * shape.vocab_size * shape.hidden_size
+    within = "training.loss_bytes of logits" if logits > training.loss_bytes else "all logits"
+    how = f"{within}, float32, and the output layer's gradient"
+    return Memory("loss", min(training.loss_bytes, logits) + layer, how)
+
+
 def stored_logits(shape: Shape, tokens: int) -> Memory:
     """Memory of token mode: logits of all answer tokens of a micro-batch, and arrays like them."""
-    how = f"estimate: 4 arrays, 4 bytes x {tokens:,} tokens x {shape.vocab_size:,} pieces"
-    return Memory("logits", 4 * WEIGHT_BYTES * tokens * shape.vocab_size, how)
+    how = f"estimate: {STORED_ARRAYS} arrays, 4 bytes x {tokens:,} tokens x {shape.vocab_size:,}"
+    return Memory("logits", STORED_ARRAYS * WEIGHT_BYTES * tokens * shape.vocab_size, how)
+
+
+def _blocks(tokens: int) -> int:
+    return -(-tokens // CACHE_BLOCK) * CACHE_BLOCK
 
 
 def _short(seconds: float) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from afm_mlx.errors import DataError
 from afm_mlx.recipe import Recipe
 from afm_mlx.settings.alignment import Examples
 
@@ -38,6 +39,9 @@ def measure(recipe: Recipe, sources: Mapping[str, Examples]) -> Size:
 
     Those of a `synthetic:NAME` are the recipe's `count`. Where one file is not there, the number of
     lines is unknown, and the tokens are those of the files that are there, if any.
+
+    Raises:
+        DataError: a file cannot be read.
     """
     lines, distinct, tokens = 0.0, 0, 0.0
     how: list[str] = []
@@ -72,7 +76,18 @@ def absent(files: Sequence[str]) -> str:
 
 
 def count_lines(path: Path) -> tuple[int, int]:
-    """Lines of a file that are not empty, and its bytes."""
+    """Lines of a file that are not empty, and its bytes.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        return _count(path)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
+
+
+def _count(path: Path) -> tuple[int, int]:
     count = size = 0
     inside = False  # a line that has begun, and has more than spaces
     with path.open("rb") as file:
