@@ -140,38 +140,41 @@ class _Planner:
 
     def advice(self, stage: str, allowed: int) -> str:
         """Settings with which a stage fits: fewest rows changed first, then recomputing, length."""
+        least = max(map(_sum, self.moments(stage).values()))
         for changed, settings in self.smaller(stage):
             needed = max(map(_sum, changed.moments(stage).values()))
             if needed <= allowed:
                 words = " ".join(f"--set {setting}" for setting in settings)
                 return f"{words} needs {gigabytes(needed)} GB"
+            least = min(least, needed)
         largest = max(self.moments(stage).values(), key=_fixed)
+        if _fixed(largest) <= allowed:
+            return f"no setting is enough: fewer rows and shorter ones need {gigabytes(least)} GB"
         return f"no setting is enough: {_names(largest)} take {gigabytes(_fixed(largest))} GB"
 
     def smaller(self, stage: str) -> Iterator[tuple[_Planner, list[str]]]:
         """The same with settings that take less memory, and those settings."""
-        recipe = self.recipe
-        asked = recipe.training.activation_checkpointing
+        asked = self.recipe.training.activation_checkpointing
+        micro_rows = self.recipe.training.micro_rows
         full = self.lengths(stage)
         most = max(full.values())
-        choices = micro_row_choices(recipe)
-        tries = [(rows, again, most) for again in sorted({asked, True}) for rows in choices]
-        shorter = most // 2
-        while shorter >= SHORTEST:
-            tries.append((1, True, shorter))
-            shorter //= 2
-        for rows, again, most in tries:
-            training = {"micro_rows": rows, "activation_checkpointing": again}
-            lengths = {name: most for name in full if full[name] > most}
-            settings = []
-            if rows != recipe.training.micro_rows:
-                settings.append(f"training.micro_rows={rows}")
+        shorter = [most >> halvings for halvings in range(1, (most // SHORTEST).bit_length())]
+        if stage == "reject":  # which trains nothing
+            tries = [(micro_rows, asked, length) for length in shorter]
+        else:
+            choices = micro_row_choices(self.recipe)
+            tries = [(rows, again, most) for again in sorted({asked, True}) for rows in choices]
+            tries += [(1, True, length) for length in shorter]
+        for rows, again, length in tries:
+            settings = [f"training.micro_rows={rows}"] if rows != micro_rows else []
             if again != asked:
                 settings.append("training.activation_checkpointing=true")
-            settings += [f"{section}.{key}={most}" for section, key in lengths]
+            training = {"micro_rows": rows, "activation_checkpointing": again}
             changed = self.changed("training", training)
-            for section, key in lengths:
-                changed = changed.changed(section, {key: most})
+            for (section, key), asked_length in full.items():
+                if asked_length > length:
+                    settings.append(f"{section}.{key}={length}")
+                    changed = changed.changed(section, {key: length})
             yield changed, settings
 
     def lengths(self, stage: str) -> dict[tuple[str, str], int]:

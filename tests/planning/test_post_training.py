@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from math import ceil
 from pathlib import Path
 
@@ -417,6 +417,22 @@ def test_following_the_advice_makes_it_fit(name):
     again = stage(plan_recipe(load_named_recipe("afm-on-device", more + changes), hardware), name)
     assert again.fits
     assert f"{gigabytes(again.peak_bytes)} GB" == needed
+
+
+def test_rejection_sampling_that_does_not_fit_is_advised_shorter_answers(plan, tmp_path):
+    lines(tmp_path / "prompts.jsonl", 30, 20)
+    longer = "reject.max_tokens=400"
+    room = replace(CPU, usable_bytes=15_000_000)
+    reject = stage(plan(REJECT, longer, hardware=room), "reject")
+    assert not reject.fits
+    assert reject.advice.startswith("--set reject.max_tokens=200 needs ")
+    assert stage(plan(REJECT, "reject.max_tokens=200", hardware=room), "reject").fits
+    # 64 answers to prompts of 20 tokens, and caches that grow by 256: 512 bytes a token.
+    less = replace(CPU, usable_bytes=10_000_000)
+    least = 512 * (64 * (20 + 256) + 23 * 256) + 4 * TOTAL
+    assert stage(plan(REJECT, longer, hardware=less), "reject").advice == (
+        f"no setting is enough: fewer rows and shorter ones need {gigabytes(least)} GB"
+    )
 
 
 def test_when_models_alone_are_too_much_it_says_so():
