@@ -25,7 +25,8 @@ def plan(
     import json
 
     from afm_mlx.planning.hardware import find_hardware
-    from afm_mlx.planning.plan import format_plan, plan_recipe
+    from afm_mlx.planning.plan import plan_recipe
+    from afm_mlx.planning.text import format_plan
     from afm_mlx.recipe import load_named_recipe
 
     settings = load_named_recipe(recipe, set_)

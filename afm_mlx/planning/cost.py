@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from afm_mlx.planning.hardware import Hardware
 from afm_mlx.settings.compression import Prune
@@ -27,6 +28,18 @@ LABELLED_ROWS = 8  # most rows that a labelling teacher reads at once, compressi
 # Arrays of the shape of that chunk that there are at once; measured on the CPU.
 READING_ARRAYS_OF_ONE = 2  # the likeliest token is asked for
 READING_ARRAYS_OF_MANY = 5  # several candidates are
+
+
+class Rows(Protocol):
+    """Rows of an optimizer step, as a section has them."""
+
+    @property
+    def row_tokens(self) -> int:
+        """Tokens of a row."""
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of a step."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +163,7 @@ def scoring_flops_per_token(shape: Shape, row_tokens: int, *, recompute: bool) -
 
 def training_memory(
     shape: Shape,
-    section: Pretraining | Prune,
+    section: Rows,
     training: Training,
     optimizer: OptimizerName,
     hardware: Hardware,
@@ -238,7 +251,7 @@ def activity_memory(
     total, exact = count_by_part(wide)["total"], replace(hardware, compute_bytes=WEIGHT_BYTES)
     micro_rows = training.rows_at_once(section.rows_per_step)
     units = wide.num_layers * wide.intermediate_size * micro_rows * section.row_tokens
-    block = _forward_block(wide, section.row_tokens, micro_rows, exact)
+    block = forward_block(wide, section.row_tokens, micro_rows, exact)
     return (
         Memory("weights", WEIGHT_BYTES * total, f"4 bytes x {total:,}, float32"),
         Memory("units", WEIGHT_BYTES * units, f"4 bytes x {units:,}, a unit's of each token"),
@@ -264,7 +277,7 @@ def reading_memory(
     chunk_tokens = min(micro_rows * row_tokens, max(1, most))
     arrays = READING_ARRAYS_OF_ONE if candidates == 1 else READING_ARRAYS_OF_MANY
     logits = arrays * WEIGHT_BYTES * shape.vocab_size * chunk_tokens
-    blocks = 2 * _forward_block(shape, row_tokens, micro_rows, hardware)
+    blocks = 2 * forward_block(shape, row_tokens, micro_rows, hardware)
     how = _reading_how(row_tokens, micro_rows) if blocks >= logits else "estimate: logits"
     return (
         Memory("teacher", size * total, f"{size} bytes x {total:,}, as it computes"),
@@ -322,6 +335,13 @@ def state_bytes(shape: Shape, optimizer: OptimizerName) -> int:
     return WEIGHT_BYTES * (2 * counts["total"] - once)
 
 
+def forward_block(shape: Shape, row_tokens: int, micro_rows: int, hardware: Hardware) -> int:
+    """Bytes of one block in a forward pass; MLX's fused attention on a GPU keeps no weights."""
+    seen = 0 if hardware.on_gpu else min((row_tokens + QUERY_BLOCK_TOKENS) // 2, row_tokens)
+    width = _block_width(shape) + shape.num_heads * seen
+    return hardware.compute_bytes * micro_rows * row_tokens * width
+
+
 def _state_how(shape: Shape, optimizer: OptimizerName) -> str:
     counts = count_by_part(shape)
     if optimizer is OptimizerName.MUON:
@@ -365,13 +385,6 @@ def _block_width(shape: Shape) -> int:
     """Numbers of one token in a block, without the weights of attention."""
     heads = (shape.num_heads + shape.num_kv_heads) * shape.head_dim
     return 4 * shape.hidden_size + 3 * heads + 4 * shape.intermediate_size
-
-
-def _forward_block(shape: Shape, row_tokens: int, micro_rows: int, hardware: Hardware) -> int:
-    """Bytes of one block in a forward pass; MLX's fused attention on a GPU keeps no weights."""
-    seen = 0 if hardware.on_gpu else min((row_tokens + QUERY_BLOCK_TOKENS) // 2, row_tokens)
-    width = _block_width(shape) + shape.num_heads * seen
-    return hardware.compute_bytes * micro_rows * row_tokens * width
 
 
 def _reading_how(row_tokens: int, micro_rows: int) -> str:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from afm_mlx import compat
-from afm_mlx.planning.plan import gigabytes, plan_recipe
+from afm_mlx.planning.plan import plan_recipe
+from afm_mlx.planning.units import gigabytes
 from afm_mlx.recipe import load_recipe, recipe_files
 
 # What each optional package is for.

@@ -4,6 +4,9 @@ Arithmetic rates of the Macs are peaks of the largest GPU sold with a chip, in f
 publishes few of them; ours are those of Hugging Face's hardware pages (huggingface.co/hardware,
 read in 2026) and of huggingface.js, pull request 1044, where a chip is listed, and scaled by GPU
 cores from the same generation's Max where it is not. The matrix units of M5 GPUs are not in them.
+Memory bandwidths are Apple's published peaks of a chip's largest configuration, from its press
+releases and technical specifications; those of M5 as Andyyyy64/whichllm, pull request 92, and
+midudev/canirun.ai, pull request 26, read them there.
 Nothing here was measured on a Mac by us.
 """
 
@@ -23,6 +26,12 @@ GIB = 2**30
 # Apple's report has 0.52 on TPUs; no figure is published for training on Macs. Ours.
 ASSUMED_UTILIZATION = 0.35
 
+# Share of the peak memory bandwidth (or of the measured one) that writing answers is assumed to
+# reach. Reports of single machines have 0.6 to 0.85. Ours.
+ASSUMED_BANDWIDTH_SHARE = 0.7
+
+MEASURED_BYTES = 2**28  # read to measure the bandwidth: more than any cache of these chips
+
 # Share of a Mac's memory that Metal recommends for a GPU job, up to 36 GiB and above. Reports have
 # 10.67 of 16 GiB (exo-explore/exo, pull request 1672) and three quarters of larger machines
 # (gpustack/gpustack, issue 1375); recent macOS allows more (107.5 of 128, antirez/ds4, issue 890).
@@ -39,30 +48,32 @@ class Chip:
     """Peak float32 rate in 10**12 operations per second; a multiply-add is two."""
     memories: tuple[int, ...]
     """Memory sizes it is sold with, in GiB."""
+    gigabytes_per_second: float
+    """Peak memory bandwidth, in 10**9 bytes per second."""
     listed: bool = True
     """The rate is a published figure; else it is scaled by GPU cores."""
 
 
 CHIPS = {
-    "m1": Chip(2.6, (8, 16)),
-    "m1-pro": Chip(5.2, (16, 32)),
-    "m1-max": Chip(10.4, (32, 64)),
-    "m1-ultra": Chip(21.0, (64, 128)),
-    "m2": Chip(3.6, (8, 16, 24)),
-    "m2-pro": Chip(6.8, (16, 32)),
-    "m2-max": Chip(13.5, (32, 64, 96)),
-    "m2-ultra": Chip(27.2, (64, 128, 192)),
-    "m3": Chip(4.1, (8, 16, 24)),
-    "m3-pro": Chip(7.4, (18, 36)),
-    "m3-max": Chip(14.2, (36, 48, 64, 96, 128)),
-    "m3-ultra": Chip(28.4, (96, 256, 512)),
-    "m4": Chip(4.6, (16, 24, 32)),
-    "m4-pro": Chip(9.2, (24, 48, 64)),
-    "m4-max": Chip(18.4, (36, 48, 64, 128)),
-    "m5": Chip(5.7, (16, 24, 32), listed=False),  # 10 of 40 cores
-    "m5-pro": Chip(11.4, (24, 48, 64), listed=False),  # 20 of 40 cores
-    "m5-max": Chip(22.8, (36, 48, 64, 128)),
-    "m5-ultra": Chip(45.6, (96, 256)),
+    "m1": Chip(2.6, (8, 16), 68.25),
+    "m1-pro": Chip(5.2, (16, 32), 200),
+    "m1-max": Chip(10.4, (32, 64), 400),
+    "m1-ultra": Chip(21.0, (64, 128), 800),
+    "m2": Chip(3.6, (8, 16, 24), 100),
+    "m2-pro": Chip(6.8, (16, 32), 200),
+    "m2-max": Chip(13.5, (32, 64, 96), 400),
+    "m2-ultra": Chip(27.2, (64, 128, 192), 800),
+    "m3": Chip(4.1, (8, 16, 24), 100),
+    "m3-pro": Chip(7.4, (18, 36), 150),
+    "m3-max": Chip(14.2, (36, 48, 64, 96, 128), 400),
+    "m3-ultra": Chip(28.4, (96, 256, 512), 819),
+    "m4": Chip(4.6, (16, 24, 32), 120),
+    "m4-pro": Chip(9.2, (24, 48, 64), 273),
+    "m4-max": Chip(18.4, (36, 48, 64, 128), 546),
+    "m5": Chip(5.7, (16, 24, 32), 153, listed=False),  # 10 of 40 cores
+    "m5-pro": Chip(11.4, (24, 48, 64), 307, listed=False),  # 20 of 40 cores
+    "m5-max": Chip(22.8, (36, 48, 64, 128), 614),
+    "m5-ultra": Chip(45.6, (96, 256), 1_200),
 }
 
 
@@ -82,6 +93,12 @@ class Hardware:
     """Where the rate is from, in words."""
     utilization: float
     """Assumed share of the rate that training reaches, 0 to 1."""
+    bandwidth: float
+    """Rate at which memory is read, that `bandwidth_share` is a share of, in bytes per second."""
+    bandwidth_source: str
+    """Where it is from, in words."""
+    bandwidth_share: float
+    """Assumed share of it that writing answers reaches, 0 to 1."""
     compute_bytes: int
     """Bytes of one number in forward and backward passes: 2 on a GPU, 4 on the CPU."""
     on_gpu: bool
@@ -122,6 +139,9 @@ def find_hardware(name: str, compute: str = "device") -> Hardware:
         flops=chip.teraflops * 1e12,
         flops_source="published peak" if chip.listed else "estimate, scaled by GPU cores",
         utilization=ASSUMED_UTILIZATION,
+        bandwidth=chip.gigabytes_per_second * 1e9,
+        bandwidth_source="published peak",
+        bandwidth_share=ASSUMED_BANDWIDTH_SHARE,
         compute_bytes=4 if compute == "float32" else 2,
         on_gpu=True,
     )
@@ -137,6 +157,9 @@ def this_machine(compute: str = "device", seconds: float = 0.3) -> Hardware:
         flops=matmul_flops(str(dtype).removeprefix("mlx.core."), seconds),
         flops_source="matrix products, measured now",
         utilization=ASSUMED_UTILIZATION,
+        bandwidth=read_bandwidth(MEASURED_BYTES if seconds else 2**20),
+        bandwidth_source="a matrix times a vector, measured now",
+        bandwidth_share=ASSUMED_BANDWIDTH_SHARE,
         compute_bytes=dtype.size,
         on_gpu=compat.on_gpu(),
     )
@@ -177,3 +200,22 @@ def matmul_flops(dtype: str, seconds: float = 0.3) -> float:
             if 16 * (now - lap) < left / 2 and size < 4_096:
                 size *= 2
                 break
+
+
+def read_bandwidth(size: int = MEASURED_BYTES) -> float:
+    """Bytes per second at which a float32 matrix of `size` bytes is read to multiply a vector.
+
+    The fastest of three; takes a few tenths of a second.
+    """
+    import mlx.core as mx
+
+    width = 4_096
+    matrix = mx.full((size // (4 * width), width), 0.5, mx.float32)
+    vector = mx.ones((width,), mx.float32)
+    mx.eval(matrix, vector, matrix @ vector)
+    best = 0.0
+    for _ in range(3):
+        lap = time.perf_counter()
+        mx.eval(matrix @ vector)
+        best = max(best, matrix.nbytes / (time.perf_counter() - lap))
+    return best

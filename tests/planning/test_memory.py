@@ -24,7 +24,19 @@ from afm_mlx.training.loop import Course, train
 from afm_mlx.training.objectives import distillation_targets, next_token_loss
 from afm_mlx.training.optimizer import Rates, UpdateRule
 
-CPU = Hardware("cpu", "a CPU", 8 * 10**9, 1e11, "made up", 0.5, compute_bytes=4, on_gpu=False)
+CPU = Hardware(
+    "cpu",
+    "a CPU",
+    8 * 10**9,
+    1e11,
+    "made up",
+    0.5,
+    1e10,
+    "made up",
+    0.5,
+    compute_bytes=4,
+    on_gpu=False,
+)
 
 pytestmark = pytest.mark.skipif(
     mx.default_device().type == mx.DeviceType.gpu, reason="the figures are those of the CPU"
@@ -204,7 +216,12 @@ CASES = {
 def test_planned_memory_is_near_the_peak_that_mlx_counts(measure, case, tmp_path):
     wide, row_tokens, rows, settings = case
     section = (training_rows if measure is distilling else pruning_rows)(row_tokens, rows)
-    counted, parts = measure(wide, section, Training(**settings), tmp_path)
+    # When MLX frees what it is done with depends on its threads: the larger of two runs.
+    runs = [tmp_path / "one", tmp_path / "two"]
+    for place in runs:
+        place.mkdir()
+    found = [measure(wide, section, Training(**settings), place) for place in runs]
+    counted, parts = max(found, key=lambda one: one[0])
     assert sum(part.bytes for part in parts) == pytest.approx(counted, rel=0.35)
 
 

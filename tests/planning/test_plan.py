@@ -26,10 +26,24 @@ from afm_mlx.planning.hardware import (
     find_hardware,
     matmul_flops,
 )
-from afm_mlx.planning.plan import duration, format_plan, gigabytes, plan_recipe
+from afm_mlx.planning.plan import plan_recipe
+from afm_mlx.planning.text import format_plan
+from afm_mlx.planning.units import duration, gigabytes
 from afm_mlx.recipe import load_named_recipe, recipe_files
 
-CPU = Hardware("cpu", "a CPU", 8 * 10**9, 1e11, "made up", 0.5, compute_bytes=4, on_gpu=False)
+CPU = Hardware(
+    "cpu",
+    "a CPU",
+    8 * 10**9,
+    1e11,
+    "made up",
+    0.5,
+    1e10,
+    "made up",
+    0.5,
+    compute_bytes=4,
+    on_gpu=False,
+)
 MAC = find_hardware("m4-max-64")
 UNTIED = ["shape.tied=false", "shape.qk_norm=false"]
 
@@ -311,8 +325,8 @@ def test_the_text_says_what_is_assumed(tiny):
     assert "18.4 TFLOP/s (published peak) x 0.35 (assumed, not measured)" in text
     assert "106,496 bytes of float16 x 32,768 tokens" in text
     assert "at which a run stops: does not fit" in text
-    assert "not planned: sft, reward, prefer, itec, rl" in text
-    assert "not planned, not built yet: itec, quantize" in text
+    assert "bandwidth   546 GB/s (published peak) x 0.7 (assumed, not measured)" in text
+    assert "not planned, not built yet: quantize" in text
     estimated = format_plan(plan_recipe(tiny(), find_hardware("m5-pro-24")))
     assert "11.4 TFLOP/s (estimate, scaled by GPU cores)" in estimated
 
@@ -448,7 +462,8 @@ def test_a_teacher_in_a_folder_has_the_shape_of_its_config(tmp_path, tiny):
 def test_a_plan_of_another_machine_needs_no_mlx():
     code = (
         "import sys; from afm_mlx.planning.hardware import find_hardware;"
-        "from afm_mlx.planning.plan import format_plan, plan_recipe;"
+        "from afm_mlx.planning.plan import plan_recipe;"
+        "from afm_mlx.planning.text import format_plan;"
         "from afm_mlx.recipe import load_named_recipe;"
         "format_plan(plan_recipe(load_named_recipe('afm-on-device'), find_hardware('m4-max-128')));"
         "sys.exit('mlx.core' in sys.modules)"
