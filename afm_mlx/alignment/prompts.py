@@ -13,6 +13,9 @@ from afm_mlx.text.chat import render_chat
 from afm_mlx.text.conversations import Conversation, read_conversations
 from afm_mlx.text.tokenizer import Tokenizer
 
+HELD_OUT_EPOCH = 2**31
+"""Number of the shuffled order that decides which prompts are held out: no epoch has it."""
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -83,6 +86,15 @@ def render_prompts(
         else:
             prompts.append(Prompt(tuple(ids), asked))
     return prompts, too_long
+
+
+def hold_out(
+    prompts: Sequence[Prompt], most: int, *, seed: int
+) -> tuple[list[Prompt], list[Prompt]]:
+    """Prompts to train on, in order, and held-out ones: `most` of them, at most a tenth of all."""
+    order = shuffled(len(prompts), seed, HELD_OUT_EPOCH)
+    count = min(most, len(prompts) // 10)
+    return [prompts[at] for at in sorted(order[count:])], [prompts[at] for at in order[:count]]
 
 
 class PromptOrder:

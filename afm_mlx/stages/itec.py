@@ -26,7 +26,7 @@ from afm_mlx.alignment.committee import Answered
 from afm_mlx.alignment.committee_models import START, Models
 from afm_mlx.alignment.committee_report import report, told
 from afm_mlx.alignment.preferences import Preference, write_preferences
-from afm_mlx.alignment.prompts import Prompt, PromptOrder, read_prompts, shuffled
+from afm_mlx.alignment.prompts import Prompt, PromptOrder, hold_out, read_prompts
 from afm_mlx.alignment.rejection import as_conversation
 from afm_mlx.alignment.rewards import try_checks
 from afm_mlx.alignment.sampling import Sampled
@@ -46,9 +46,6 @@ from afm_mlx.synthetic.checks import score
 from afm_mlx.text.tokenizer import Tokenizer
 
 Trainer = Callable[[Recipe, Inputs, Path, Progress], dict[str, Any]]
-
-HELD_OUT_EPOCH = 2**31
-"""Number of the shuffled order that decides which prompts are held out: no epoch has it."""
 
 
 def run(
@@ -132,14 +129,17 @@ class _Itec:
             rounds.append(found | {"next": list(members), "best": ranked[0]})
             write_text(self.out / "rounds.md", report(rounds))
             self.progress.say(told(rounds[-1]))
-            last = number == section.rounds
-            if not last and committee.under_noise(worth[best_before], worth[ranked[0]]):
+            more = number < section.rounds
+            if more and committee.under_noise(worth[best_before], worth[ranked[0]]):
                 self.progress.say("  the gain is under noise: no further round")
                 break
-        reward = self.out / f"round-{len(rounds)}" / "reward"
-        final = self._final(members, prompts, reward)
-        _move(reward, self.out / "reward")
-        _move(self.out / "final" / "tuned" / "model", self.out / "model")
+        last_reward = Path(f"round-{len(rounds)}") / "reward"
+        final = self._final(members, prompts, self.out / last_reward)
+        (self.out / "reward").unlink(missing_ok=True)
+        (self.out / "reward").symlink_to(last_reward, target_is_directory=True)
+        tuned = self.out / "final" / "tuned" / "model"
+        if tuned.exists():  # else a run that was killed has moved it
+            tuned.rename(self.out / "model")
         best = max(rounds[-1]["held_out"]["members"].values(), key=lambda one: one["worth"])
         return {
             "rounds": rounds,
@@ -168,12 +168,13 @@ class _Itec:
                 "[reward] has no data",
                 hint='give lines a "check", or comparisons by people',
             )
-        order = shuffled(len(found), self.recipe.training.seed, HELD_OUT_EPOCH)
-        count = max(1, min(section.held_out_prompts, len(found) // 10))
-        if count >= len(found):
-            raise DataError(f"{len(found):,} prompts: one is held out, and one trained on")
-        self.progress.say(f"  {len(found) - count:,} prompts, {count:,} held out")
-        return [found[at] for at in sorted(order[count:])], [found[at] for at in order[:count]]
+        train, held_out = hold_out(found, section.held_out_prompts, seed=self.recipe.training.seed)
+        if not held_out:
+            raise DataError(
+                f"{len(found):,} prompts: members are measured on a tenth of them, so 10 are needed"
+            )
+        self.progress.say(f"  {len(train):,} prompts, {len(held_out):,} held out")
+        return train, held_out
 
     def _round(
         self, number: int, folder: Path, members: Mapping[str, Path], asked: Sequence[Prompt]
@@ -366,9 +367,3 @@ def _write(file: Path, preferences: Sequence[Preference]) -> Path:
 
 def _write_lines(file: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     write_text(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-
-
-def _move(place: Path, to: Path) -> None:
-    """Rename, unless a run that was killed has done so."""
-    if place.exists():
-        place.rename(to)

@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from afm_mlx import compat
-from afm_mlx.alignment.prompts import Prompt, PromptOrder, read_prompts, shuffled
+from afm_mlx.alignment.prompts import Prompt, PromptOrder, hold_out, read_prompts
 from afm_mlx.alignment.reward import Scorer, open_reward_model
 from afm_mlx.alignment.rewards import Rewards, try_checks
 from afm_mlx.alignment.rollouts import Objective, Rounds, round_loss, score_round
@@ -25,9 +25,6 @@ from afm_mlx.synthetic.checks import score
 from afm_mlx.text.tokenizer import Tokenizer
 from afm_mlx.training.loop import Batch, Course, train
 from afm_mlx.training.optimizer import UpdateRule
-
-HELD_OUT_EPOCH = 2**31
-"""Number of the shuffled order that decides which prompts are held out: no epoch has it."""
 
 SHOWN = 3
 """Held-out prompts whose answers are logged at each validation. Ours."""
@@ -188,7 +185,4 @@ def _prompts(
             "no prompt has a 'check', and rl.check_weight is above 0",
             hint='a line needs "check": {"kind": "number", "answer": "42"} or another kind',
         )
-    # Epoch 0 orders what is trained on; another one decides what is held out.
-    order = shuffled(len(found), seed, HELD_OUT_EPOCH)
-    count = min(section.held_out_prompts, len(found) // 10)
-    return [found[at] for at in sorted(order[count:])], [found[at] for at in order[:count]]
+    return hold_out(found, section.held_out_prompts, seed=seed)
