@@ -126,6 +126,12 @@ def test_without_checks_and_people_nothing_says_what_is_better(chatty, tmp_path)
     assert only["held_out"]["members"]["start"]["worth"] == 0.5
 
 
+def test_assignments_leave_the_presets_alone(chatty, prompts):
+    own_model.itec_recipe(chatty, prompts, assignments=["rl.rounds=7", "prefer.beta=0.5"])
+    recipe = own_model.itec_recipe(chatty, prompts)
+    assert (recipe.rl.rounds, recipe.prefer.beta) == (10, 0.1)
+
+
 def test_members_need_the_sections_that_say_how_they_are_trained(chatty, prompts):
     with pytest.raises(RecipeError, match=r"itec\.max_tokens \(64\) leaves no room"):
         own_model.itec_recipe(chatty, prompts, assignments=["itec.max_tokens=64"])
