@@ -6,7 +6,6 @@ folder beside the result. So it resumes as every recipe does, and there is no se
 
 from __future__ import annotations
 
-import copy
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -297,6 +296,4 @@ def _data(texts: Path, kind: SourceKind | None) -> dict[str, Any]:
 
 
 def _recipe(sections: Mapping[str, Any], assignments: Sequence[str]) -> Recipe:
-    # A copy: assignments are written into it, and the presets are everyone's.
-    given = copy.deepcopy({"name": NAME} | defaults.SHARED | dict(sections))
-    return load_section(Recipe, given, assignments)
+    return load_section(Recipe, {"name": NAME} | defaults.SHARED | dict(sections), assignments)

@@ -6,6 +6,7 @@ explains each mistake: file, line, key, value, what was expected, and the neares
 
 from __future__ import annotations
 
+import copy
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -457,7 +458,7 @@ def load_section(
     Raises:
         RecipeError: as `load_recipe`.
     """
-    given: dict[str, Any] = dict(settings)
+    given = copy.deepcopy(dict(settings))  # presets are everyone's
     assigned = tuple(_assign(given, assignment) for assignment in assignments)
     try:
         return model.model_validate(given)

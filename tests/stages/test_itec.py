@@ -127,9 +127,9 @@ def test_without_checks_and_people_nothing_says_what_is_better(chatty, tmp_path)
 
 
 def test_assignments_leave_the_presets_alone(chatty, prompts):
-    own_model.itec_recipe(chatty, prompts, assignments=["rl.rounds=7", "prefer.beta=0.5"])
-    recipe = own_model.itec_recipe(chatty, prompts)
-    assert (recipe.rl.rounds, recipe.prefer.beta) == (10, 0.1)
+    own_model.itec_recipe(chatty, prompts, assignments=[*SETTINGS, "prefer.beta=0.5"])
+    recipe = own_model.itec_recipe(chatty, prompts, assignments=SETTINGS)
+    assert recipe.prefer.beta == 0.1
 
 
 def test_members_need_the_sections_that_say_how_they_are_trained(chatty, prompts):
