@@ -177,7 +177,7 @@ def train(
             record: dict[str, Any] = {}
             if step % watch.log_every_steps == 0 or step == course.steps:
                 record = _record(step, sums, stats, schedule * course.lr)
-                record[f"{counted}_per_second"] = round(lap_tokens / max(now - lap, 1e-9))
+                record[f"{counted}_per_second"] = _speed(lap_tokens / max(now - lap, 1e-9))
                 record["peak_gb"] = round(outcome.peak_bytes / 1e9, 3)
                 if step == course.steps and not math.isfinite(record["loss"]):
                     raise RunError(
@@ -266,6 +266,11 @@ def _record(step: int, sums: Sums, stats: Sums, lr: float) -> dict[str, Any]:
         "lr": lr,
         **{name: float(value) for name, value in stats.items()},
     }
+
+
+def _speed(per_second: float) -> float:
+    """Whole tokens; of answers and pairs there may be few, or less than one: then two digits."""
+    return round(per_second) if per_second >= 10 else float(f"{per_second:.2g}")
 
 
 def _line(record: dict[str, Any], state: State, course: Course, counted: str) -> str:

@@ -250,6 +250,15 @@ def test_resumed_run_keeps_the_order_of_the_weights_in_which_norms_are_summed(
     assert seen == [[name for name, _ in tree_flatten(model().trainable_parameters())]]
 
 
+def test_speed_below_one_a_second_is_logged_as_such(tmp_path):
+    def few(*args):
+        total, sums = loss(*args)
+        return total, sums | {"tokens": sums["tokens"] * 1e-9}
+
+    run(tmp_path, loss=few)
+    assert all(0 < record["tokens_per_second"] < 1 for record in log(tmp_path))
+
+
 def test_run_that_ends_with_a_loss_that_is_no_number_is_refused(tmp_path):
     def broken(model, *batch):
         total, sums = loss(model, *batch)
