@@ -158,7 +158,7 @@ def _post_training(recipe: Recipe, runs: Path) -> list[Stage]:
         stages.append(Stage("synthetic", synthetic.run, (), ("synthetic",), documents))
     for name in names:
         parents = [recipe.start_of(name)]
-        if recipe.judged_by_reward_stage(name) and recipe.itec is None:
+        if recipe.judged_by_reward_stage(name) and recipe.start_of(name) != "itec":
             parents.append("reward")
         if recipe.generated(name):
             parents.append("synthetic")

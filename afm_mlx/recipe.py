@@ -140,10 +140,14 @@ class Recipe(Section):
     def post_training_stages(self) -> list[str]:
         """Names of the post-training stages that this recipe has, in order.
 
-        A section without data has no stage of its own: it says how [itec] trains.
+        A section without data has no stage of its own: it says how [itec] trains. Nor has
+        [reward] with an [itec], which trains the reward model itself, unless [reject] needs it.
         """
         sections = {name: getattr(self, name) for name in POST_TRAINING_STAGES}
-        return [name for name, section in sections.items() if section and section.data]
+        found = [name for name, section in sections.items() if section and section.data]
+        if self.itec is not None and not self.judged_by_reward_stage("reject"):
+            found = [name for name in found if name != "reward"]
+        return found
 
     def generated(self, stage: str) -> list[str]:
         """Names of the [synthetic.NAME] that a post-training stage reads."""

@@ -74,3 +74,34 @@ def test_answers_that_leave_no_room_for_a_prompt_are_refused(afm, chat_model, pr
     said = afm("rl", chat_model, "--data", prompts, "--out", "x", "--set", "rl.max_tokens=64")
     assert said.code == 2
     assert "rl.max_tokens (64) leaves no room for a prompt" in said.err
+
+
+COMMITTEE = [
+    *("--set", "itec.rounds=1", "--set", "itec.prompts_per_round=4", "--set", "itec.max_tokens=6"),
+    *("--set", 'itec.members=["ipo"]', "--set", "itec.answers_per_member=2"),
+    *("--set", "reward.pairs_per_step=2", "--set", "prefer.pairs_per_step=2", *FAST),
+]
+
+
+def test_itec_of_a_model_that_ends_no_answer_says_so(afm, chat_model, tmp_path):
+    """People's comparisons are enough for a reward model; but nothing can be picked."""
+    prompts, pairs = tmp_path / "prompts.jsonl", tmp_path / "pairs.jsonl"
+    asked = [f"Where is {number}?" for number in range(12)]
+    prompts.write_text(
+        "".join(json.dumps({"messages": [{"role": "user", "content": q}]}) + "\n" for q in asked)
+    )
+    pairs.write_text(
+        "".join(json.dumps({"prompt": q, "chosen": "on", "rejected": "at"}) + "\n" for q in asked)
+    )
+    words = ["itec", chat_model, "--data", prompts, "--comparisons", pairs, "--out", "better"]
+    said = afm(*words, *COMMITTEE)
+    assert said.code == 2
+    assert "error: no answer of the last committee was picked" in said.err
+
+
+def test_itec_with_nothing_to_compare_says_so(afm, chat_model, prompts):
+    prompts.write_text(prompts.read_text().replace('"a"', '"never said"'))
+    said = afm("itec", chat_model, "--data", prompts, "--out", "better", *COMMITTEE)
+    assert said.code == 2
+    assert "error: all answers to all prompts are equally right" in said.err
+    assert "hint: more prompts" in said.err

@@ -403,15 +403,15 @@ def test_memory_of_itec_is_that_of_its_hungriest_part(plan):
 def test_device_recipe_has_a_plan_of_all_its_stages():
     planned = plan_recipe(load_named_recipe("afm-on-device"), find_hardware("m4-max-128"))
     found = {each.stage: each for each in planned.post_training}
-    assert list(found) == ["sft", "reward", "prefer", "itec", "rl"]
-    assert {name for name, each in found.items() if each.missing} == {"sft", "reward", "prefer"}
+    assert list(found) == ["sft", "prefer", "itec", "rl"]
+    assert {name for name, each in found.items() if each.missing} == {"sft", "prefer"}
     assert found["rl"].sampled_tokens == 500 * 64 * 8 * 1_024
     assert found["itec"].rounds == 6
     assert work(found["itec"])["final answers"].tokens == 5 * 1_000_000 * 4 * 1_024
     assert all(each.fits and not each.advice for each in found.values())
 
 
-@pytest.mark.parametrize("name", ["sft", "reward", "prefer", "itec", "rl"])
+@pytest.mark.parametrize("name", ["sft", "prefer", "itec", "rl"])
 def test_following_the_advice_makes_it_fit(name):
     hardware = find_hardware("m4-max-128")
     more = ["training.micro_rows=32", "training.activation_checkpointing=false"]
