@@ -300,6 +300,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
+    parser.set_defaults(recipe=None)  # `shape_of` takes --layers and so on
     args = parser.parse_args()
     if args.contender:
         contend(args)
