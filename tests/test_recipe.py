@@ -10,7 +10,6 @@ import afm_mlx
 from afm_mlx.errors import RecipeError
 from afm_mlx.recipe import (
     NOT_BUILT_YET,
-    PRETRAINING_STAGES,
     Recipe,
     all_names,
     load_named_recipe,
@@ -18,6 +17,7 @@ from afm_mlx.recipe import (
 )
 from afm_mlx.settings.clean import STEPS as CLEANING_STEPS
 from afm_mlx.settings.mistakes import expected, line_of
+from afm_mlx.settings.recipe import PRETRAINING_STAGES
 from afm_mlx.settings.sections import Optimizer, Shape, Source, Training
 
 SMALL = """\
