@@ -19,11 +19,12 @@ from pydantic import Field, ValidationError, model_validator
 from afm_mlx.errors import RecipeError
 from afm_mlx.settings.alignment import Itec, Member, Prefer, Reject, Reward, Rl, Sft
 from afm_mlx.settings.clean import Clean
-from afm_mlx.settings.compression import Adapter, Distill, Prune, Quantize, Recover, Teacher
+from afm_mlx.settings.compression import Distill, Prune, Teacher
 from afm_mlx.settings.mistakes import Origin, invalid_settings, not_toml
 from afm_mlx.settings.mistakes import all_names as all_names
 from afm_mlx.settings.mistakes import nearest as nearest
 from afm_mlx.settings.mistakes import reason as reason
+from afm_mlx.settings.palette import Adapter, Quantize, Recover
 from afm_mlx.settings.sections import (
     Optimizer,
     Pretraining,
