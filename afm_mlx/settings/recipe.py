@@ -18,7 +18,8 @@ from afm_mlx.settings.alignment import (
     Sft,
 )
 from afm_mlx.settings.clean import Clean
-from afm_mlx.settings.compression import Adapter, Distill, Prune, Quantize, Recover, Teacher
+from afm_mlx.settings.compression import Distill, Prune, Teacher
+from afm_mlx.settings.palette import Adapter, Quantize, Recover
 from afm_mlx.settings.sections import (
     Optimizer,
     Pretraining,

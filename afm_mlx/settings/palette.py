@@ -1,0 +1,110 @@
+"""Sections of the stages that make weights small: quantize, recover, and the product adapters.
+
+Sizes and learning rates have no default: a recipe states them. Constants of an algorithm do.
+Source keys: R24 is arXiv:2407.21075; B24 is Apple's post of July 2024; LS, OB are notes on R24;
+TK is Apple's page on adapter training. `Ours`: nobody has published it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from afm_mlx.settings.sections import Count, Fraction, NotNegative, Positive, Section
+
+Bits = Literal[1, 2, 3, 4, 6, 8]
+
+
+class Quantize(Section):
+    """Palettization: each group of channels shares a small table of values."""
+
+    target_bits_per_weight: Positive
+    """Average bits per weight after the layers are given their widths."""
+    target_counts_embedding: bool = False
+    """The average includes the embedding. Ours; B24 does not say."""
+    bits: Bits = 4
+    """Bits of a weight in ordinary layers. Source: LS, OB."""
+    low_bits: Bits = 2
+    """Bits of a weight in the least sensitive layers. Source: LS, OB."""
+    embedding_bits: Bits = 8
+    """Bits of the embedding: integers with one scale per row. Source: LS."""
+    group_channels: Count = 16
+    """Output channels that share one table. Source: OB."""
+    cluster_iterations: Count = 30
+    """Most rounds of k-means. Ours."""
+    cluster_tolerance: Positive = 1e-4
+    """Relative change of the error at which k-means stops. Ours."""
+    calibration_rows: Count = 512
+    """Rows on which each layer's damage is measured. Ours."""
+    calibration_row_tokens: Count = 2_048
+    """Tokens in such a row. Ours."""
+
+    @model_validator(mode="after")
+    def _target_is_between(self) -> Self:
+        if not self.low_bits <= self.target_bits_per_weight <= self.embedding_bits:
+            raise ValueError(
+                f"target_bits_per_weight ({self.target_bits_per_weight:g}) must be between "
+                f"low_bits ({self.low_bits}) and embedding_bits ({self.embedding_bits})"
+            )
+        return self
+
+
+class AdapterInit(StrEnum):
+    """How a recovery adapter starts."""
+
+    ZERO = "zero"
+    LOFTQ = "loftq"
+
+
+class Recover(Section):
+    """LoRA adapters that win back what quantization lost."""
+
+    tokens: Count
+    """Tokens trained on: first texts of pre-training, then of post-training."""
+    tokens_per_step: Count
+    """Tokens of one optimizer step."""
+    lr: Positive
+    """Peak learning rate."""
+    warmup_fraction: Fraction = 0.01
+    """Share of steps of linear warm-up, 0 to 1. Ours."""
+    ranks: tuple[Count, ...] = (8, 16, 32)
+    """Ranks to train, one adapter each. Source: OB, LS."""
+    product_rank: Count = 16
+    """Rank that product adapters start from; one of `ranks`. Source: OB, LS."""
+    scale: Positive = 1.0
+    """Alpha over rank: what the adapter's output is multiplied by. Ours."""
+    start: AdapterInit = AdapterInit.ZERO
+    """zero: the second factor is 0; loftq: factors of the quantization error. Ours."""
+    loftq_rounds: Count = 5
+    """Alternations of quantizing and factoring, for loftq. Ours."""
+    reference_weight: NotNegative = 0.0
+    """Weight of the divergence from the 16-bit model. Ours."""
+
+    @model_validator(mode="after")
+    def _trains_the_product_rank(self) -> Self:
+        if self.product_rank not in self.ranks:
+            raise ValueError(f"product_rank ({self.product_rank}) is not one of ranks {self.ranks}")
+        return self
+
+
+class Adapter(Section):
+    """One product adapter, `[adapters.NAME]`; it starts from the recovery adapter."""
+
+    data: str
+    """JSONL of examples."""
+    lr: Positive
+    """Peak learning rate."""
+    epochs: Count
+    """Passes over the examples."""
+    examples_per_step: Count
+    """Examples of one optimizer step."""
+    rank: Count = 16
+    """Rank of the factors. Source: OB, LS."""
+    scale: Positive = 1.0
+    """Alpha over rank: what the adapter's output is multiplied by. Ours."""
+    dropout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the adapter's input set to zero, 0 to below 1. Source: TK's toolkit."""
+    max_tokens: Count = 4_096
+    """Longest example, in tokens; longer ones are dropped and counted. Source: TK's toolkit."""
