@@ -20,7 +20,6 @@ from afm_mlx.settings.mistakes import Origin, invalid_settings, not_toml
 from afm_mlx.settings.mistakes import all_names as all_names
 from afm_mlx.settings.mistakes import nearest as nearest
 from afm_mlx.settings.mistakes import reason as reason
-from afm_mlx.settings.recipe import NOT_BUILT_YET as NOT_BUILT_YET
 from afm_mlx.settings.recipe import Recipe as Recipe
 from afm_mlx.settings.sections import Section
 

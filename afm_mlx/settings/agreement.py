@@ -124,11 +124,12 @@ def _answers_fit(recipe: Recipe) -> None:
 def _examples_are_there(recipe: Recipe) -> None:
     for name in POST_TRAINING_STAGES:
         section = getattr(recipe, name)
-        if section is None:
-            continue
-        if not section.data and recipe.itec is None:
+        if section is not None and not section.data and recipe.itec is None:
             raise ValueError(f"{name} needs a [{name}.data.NAME], or an [itec]")
-        for source in section.data.values():
+    named = {name: getattr(recipe, name) for name in (*POST_TRAINING_STAGES, "recover")}
+    named |= {f"adapters.{name}": adapter for name, adapter in recipe.adapters.items()}
+    for name, section in named.items():
+        for source in section.data.values() if section is not None else ():
             if (wanted := source.generated) and wanted not in recipe.synthetic:
                 near = nearest(wanted, recipe.synthetic)
                 raise ValueError(
@@ -154,7 +155,8 @@ def _has_texts(recipe: Recipe) -> None:
 def _has_a_core(recipe: Recipe) -> None:
     if recipe.core is None:
         pruned = recipe.prune and recipe.teacher and recipe.teacher.model
-        if not pruned and not (recipe.base and recipe.post_training_stages()):
+        later = [*recipe.post_training_stages(), *recipe.finishing_stages()]
+        if not pruned and not (recipe.base and later):
             raise ValueError("the recipe has no [core]")
         for stage in ("continued", "context", "distill"):
             if getattr(recipe, stage) is not None:
@@ -183,6 +185,25 @@ def _teacher_fits(recipe: Recipe) -> None:
         )
 
 
+def _recovery_fits(recipe: Recipe) -> None:
+    section = recipe.recover
+    if section is None:
+        return
+    if recipe.quantize is None and not (recipe.base and recipe.teacher and recipe.teacher.model):
+        raise ValueError(
+            "recover needs a [quantize], or a quantized base and the teacher.model it was made of"
+        )
+    if not recipe.data and not section.data:
+        raise ValueError("recover needs a [data.NAME] or a [recover.data.NAME]")
+    for name in section.mixture:
+        if name not in recipe.data:
+            near = nearest(name, recipe.data)
+            raise ValueError(
+                f"recover.mixture names '{name}', and there is no [data.{name}]"
+                + (f"; did you mean '{near}'?" if near else "")
+            )
+
+
 def _lacks_reward(recipe: Recipe, stage: str) -> bool:
     """Whether a stage asks for a reward model that no stage before it makes."""
     made = recipe.reward is not None and (bool(recipe.reward.data) or recipe.itec is not None)
@@ -201,4 +222,5 @@ _CHECKS = (
     _has_texts,
     _has_a_core,
     _teacher_fits,
+    _recovery_fits,
 )

@@ -10,6 +10,7 @@ from afm_mlx.errors import RecipeError
 from afm_mlx.settings.agreement import check_sections
 from afm_mlx.settings.alignment import (
     POST_TRAINING_STAGES,
+    Examples,
     Itec,
     Prefer,
     Reject,
@@ -35,12 +36,8 @@ from afm_mlx.settings.synthetic import Generated
 
 PRETRAINING_STAGES = ("core", "continued", "context")
 
-# Sections that are read and checked, and whose stages do not exist yet.
-NOT_BUILT_YET = (
-    "quantize",
-    "recover",
-    "adapters",
-)
+ADAPTER = "adapter-"
+"""Begins the name of the stage of a product adapter."""
 
 
 class Recipe(Section):
@@ -131,15 +128,34 @@ class Recipe(Section):
             found = [name for name in found if name != "reward"]
         return found
 
+    def finishing_stages(self) -> list[str]:
+        """Names of the stages that make the finished model smaller, and its adapters, in order."""
+        smaller = [name for name in ("quantize", "recover") if getattr(self, name) is not None]
+        return smaller + [f"{ADAPTER}{name}" for name in self.adapters]
+
     def generated(self, stage: str) -> list[str]:
-        """Names of the [synthetic.NAME] that a post-training stage reads."""
-        sections = [getattr(self, name) for name in self.sections_of(stage)]
-        sources = [source for section in sections if section for source in section.data.values()]
-        return [source.generated for source in sources if source.generated]
+        """Names of the [synthetic.NAME] that a stage reads."""
+        return [source.generated for source in self.examples_of(stage) if source.generated]
+
+    def examples_of(self, stage: str) -> list[Examples]:
+        """Files of examples that a post-training or finishing stage reads."""
+        sections = [self.section(name) for name in self.sections_of(stage)]
+        return [each for section in sections for each in getattr(section, "data", {}).values()]
 
     def sections_of(self, stage: str) -> tuple[str, ...]:
-        """Sections that say what a post-training stage does."""
-        return ("sft", "reward", "prefer", "itec", "rl") if stage == "itec" else (stage,)
+        """Sections, as dotted names, that say what a post-training or finishing stage does."""
+        if stage == "itec":
+            return ("sft", "reward", "prefer", "itec", "rl")
+        if stage.startswith(ADAPTER):
+            return (f"adapters.{stage.removeprefix(ADAPTER)}",)
+        return (stage,)
+
+    def section(self, name: str) -> Section | None:
+        """The section of a dotted name; None where the recipe has none."""
+        table, _, inner = name.partition(".")
+        found = getattr(self, table)
+        section: Section | None = found.get(inner) if inner else found
+        return section
 
     def judged_by_reward_stage(self, stage: str) -> bool:
         """Whether a stage asks the model of [reward] what answers are worth."""
@@ -158,6 +174,10 @@ class Recipe(Section):
             return "teacher"
         first = "prune" if self.prune else "base" if self.base else None
         stages = self.pretraining_stages()
+        if stage in self.finishing_stages():
+            before = {"quantize": (), "recover": ("quantize",)}.get(stage, ("recover", "quantize"))
+            made = [name for name in before if getattr(self, name) is not None]
+            return made[0] if made else self.trained_last()
         if stage in POST_TRAINING_STAGES:
             if stage == "rl" and self.itec is not None:
                 return "itec"
@@ -166,6 +186,16 @@ class Recipe(Section):
             return stages[-1] if stages else first
         number = stages.index(stage)
         return stages[number - 1] if number else first
+
+    def trained_last(self) -> str | None:
+        """Stage that leaves the model at the end of all training."""
+        trained = [name for name in self.post_training_stages() if name not in ("reward", "reject")]
+        stages = [*self.pretraining_stages(), *trained]
+        return stages[-1] if stages else "prune" if self.prune else "base" if self.base else None
+
+    def compared_with(self) -> str | None:
+        """Stage of the 16-bit model that [recover] learns from."""
+        return self.trained_last() if self.quantize is not None else "teacher"
 
     def shape_of(self, stage: str) -> Shape:
         """Shape of the model that a training stage leaves: its width, RoPE base and context."""
@@ -201,10 +231,6 @@ class Recipe(Section):
         """Tokens in the longest row of texts of any stage: what held-out text is measured in."""
         rows = [self.pretraining(stage).row_tokens for stage in self.pretraining_stages()]
         return max(rows + ([self.prune.row_tokens] if self.prune else []))
-
-    def not_built_yet(self) -> list[str]:
-        """Sections of this recipe whose stages do not exist yet, in order."""
-        return [name for name in NOT_BUILT_YET if getattr(self, name)]
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
