@@ -38,6 +38,7 @@ from afm_mlx.decoder.lora import LoraLinear, features
 from afm_mlx.decoder.palette import linears, replace_linears
 from afm_mlx.decoder.weights import listed, read_header, weight_files, write_file
 from afm_mlx.errors import ModelError, RunError
+from afm_mlx.settings.mistakes import nearest
 
 MANIFEST = "adapter.json"
 FACTORS, PEFT_FACTORS = "adapters.safetensors", "adapter_model.safetensors"
@@ -73,6 +74,8 @@ class AdapterFacts:
     """Fingerprint of the tokenizer that it was trained with."""
     data: tuple[str, ...] = ()
     """What it was trained on."""
+    chat: bool = False
+    """Whether that was conversations: then it answers in the chat template."""
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     """When, UTC."""
 
@@ -137,7 +140,7 @@ def write_adapter(
             f"adapter '{facts.name}' has numbers that float16 cannot hold: {listed(bad)}"
         )
     if folder.exists():
-        if not (folder / MANIFEST).is_file():
+        if not is_adapter(folder):
             raise ModelError(
                 f"'{folder}' exists already and is no adapter",
                 hint="name another folder, or delete it",
@@ -195,38 +198,49 @@ def read_adapter_facts(folder: Path) -> AdapterFacts:
     return facts
 
 
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter."""
+    return (folder / MANIFEST).is_file()
+
+
 def find_adapters(folder: Path) -> list[Path]:
     """Adapter folders in a folder of adapters, or of a model."""
-    places = (folder, folder / FOLDER)
-    return sorted(
-        file.parent for place in places for file in place.glob(f"*/{MANIFEST}") if file.is_file()
-    )
-
-
-def find_adapter(word: str, model: Path) -> Path:
-    """Folder of the adapter that `word` stands for: a folder, or a name in one called `adapters`.
-
-    Raises:
-        ModelError: there is none.
-    """
-    places = [Path(word).expanduser(), model / FOLDER / word, Path(FOLDER) / word]
-    for place in places:
-        if (place / MANIFEST).is_file():
-            return place
-    for place in places:
-        if place.is_dir():
-            read_adapter_facts(place)  # says what is wrong with it
-    known = [path.name for path in (*find_adapters(model), *find_adapters(Path(FOLDER)))]
-    raise ModelError(
-        f"no adapter is called '{word}'",
-        hint=f"there are {', '.join(known)}" if known else f"afm adapt {model} makes one",
-    )
+    inside = [*folder.glob("*"), *(folder / FOLDER).glob("*")]
+    return sorted(each for each in inside if is_adapter(each))
 
 
 def default_adapter(model: Path) -> Path | None:
     """Folder of the adapter that a model folder wants to be used with; None for none."""
     name = read_facts(model).get("adapter")
     return model / FOLDER / str(name) if name else None
+
+
+def recovery_adapter(base: Path, *, rank: int) -> Adapter | None:
+    """The adapter of a model folder to start a product adapter of this rank from.
+
+    Factors are float32, to be trained. None where the folder has no adapter that it wants to be
+    used with.
+
+    Raises:
+        ModelError: it has, and none of this rank; or it is damaged or of another base.
+    """
+    wanted = default_adapter(base)
+    if wanted is None:
+        return None
+    others = [folder for folder in find_adapters(base) if folder != wanted]
+    ranks = []
+    for folder in (wanted, *others):
+        facts = read_adapter_facts(folder)
+        if facts.rank == rank and not facts.chat:
+            read = read_adapter(folder, base)
+            arrays = {name: array.astype(mx.float32) for name, array in read.arrays.items()}
+            return Adapter(facts, arrays)
+        ranks.append(facts.rank)
+    raise ModelError(
+        f"'{base_name(base)}' has recovery adapters of rank {listed(sorted(map(str, ranks)))}, "
+        f"and an adapter of rank {rank} is to start from one",
+        hint=f"--rank {read_adapter_facts(wanted).rank}",
+    )
 
 
 class Adapters:
@@ -241,10 +255,11 @@ class Adapters:
         self.active: str | None = None
         """Name of the one in use; None: the base as it is."""
         self._held: dict[str, Adapter] = {}
+        self._folders: dict[str, Path] = {}
         self._layers: dict[str, dict[str, nn.Module]] = {}
 
     def add(self, folder: Path) -> str:
-        """Hold the adapter in a folder, under its name, which is returned.
+        """Hold the adapter in a folder, under its name, which is returned; once, however often.
 
         Raises:
             ModelError: as `read_adapter`; or another one of this name is held, or its factors are
@@ -252,6 +267,8 @@ class Adapters:
         """
         read = read_adapter(folder, self.base)
         name = read.facts.name
+        if self._folders.get(name) == folder.resolve():
+            return name
         if name == NONE or name in self._held:
             raise ModelError(
                 f"another adapter is called '{name}' already ({folder})",
@@ -260,6 +277,7 @@ class Adapters:
         arrays = {key: array.astype(self.dtype) for key, array in read.arrays.items()}
         check_factors(arrays, self._bare, name)
         mx.eval(arrays)
+        self._folders[name] = folder.resolve()
         self._held[name] = Adapter(read.facts, arrays)
         self._layers[name] = {
             layer: LoraLinear(
@@ -279,9 +297,10 @@ class Adapters:
             ModelError: none of this name is held.
         """
         if name is not None and name not in self._held:
+            near = nearest(name, self.names)
+            known = f"there are {', '.join(self.names)}" if self._held else ""
             raise ModelError(
-                f"no adapter is called '{name}'",
-                hint=f"there are {', '.join(self.names)}" if self._held else "",
+                f"no adapter is called '{name}'", hint=f"did you mean '{near}'?" if near else known
             )
         layers = self._layers[name] if name is not None else {}
         replace_linears(self.model, {**self._bare, **layers})

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +12,10 @@ from afm_mlx.decoder.adapters import (
     Adapters,
     base_hash,
     default_adapter,
-    find_adapter,
     find_adapters,
     read_adapter,
     read_adapter_facts,
+    recovery_adapter,
     write_adapter,
 )
 from afm_mlx.decoder.checkpoint import save_checkpoint, write_checkpoint
@@ -173,19 +174,33 @@ def test_what_is_wrong_with_a_folder_is_said(write, base, spoil, message):
         read_adapter(folder, base)
 
 
-def test_adapters_are_found_by_folder_and_by_name(write, base, tmp_path, monkeypatch):
+def test_adapters_are_found_in_a_folder_and_in_a_model(write, base):
     folder = write("a")
     (base / "adapters").mkdir()
-    inside = folder.rename(base / "adapters" / "recovery-4")
-    own = write("b")
-    monkeypatch.chdir(tmp_path)
-    assert find_adapter("recovery-4", base) == inside
-    assert find_adapter("b", base) == Path("adapters/b")
-    assert find_adapter(str(own), base) == own
+    inside = shutil.copytree(folder, base / "adapters" / "recovery-4")
+    (base / "adapters" / "half").mkdir()
     assert find_adapters(base) == [inside]
-    with pytest.raises(ModelError, match="no adapter is called 'c'") as refused:
-        find_adapter("c", base)
-    assert refused.value.hint == "there are recovery-4, b"
+    assert find_adapters(folder.parent) == [folder]
+    assert find_adapters(folder) == []
+
+
+def test_a_product_adapter_starts_from_the_recovery_adapter_of_its_rank(
+    write, base, make, tmp_path
+):
+    assert recovery_adapter(base, rank=4) is None
+    save_checkpoint(base, make(), None, facts={"adapter": "recovery-4"})
+    (base / "adapters").mkdir()
+    for rank in (2, 4):
+        shutil.move(write(f"recovery-{rank}", rank=rank), base / "adapters" / f"recovery-{rank}")
+    for rank in (2, 4):
+        found = recovery_adapter(base, rank=rank)
+        assert found.facts.name == f"recovery-{rank}"
+        assert {array.dtype for array in found.arrays.values()} == {mx.float32}
+    with pytest.raises(
+        ModelError, match="has recovery adapters of rank 2, 4, and an ad"
+    ) as refused:
+        recovery_adapter(base, rank=16)
+    assert refused.value.hint == "--rank 4"
 
 
 def test_a_model_folder_says_which_adapter_it_wants(base, make):
@@ -238,11 +253,12 @@ def test_switching_copies_no_weight(write, base, make):
     assert model.layers[1].mlp.down_proj is bare
 
 
-def test_a_name_is_held_once_and_must_be_known(write, base, make):
+def test_a_name_is_held_once_and_must_be_known(write, base, make, tmp_path):
     held = Adapters(make(), base)
-    held.add(write("a"))
+    first = write("a")
+    assert held.add(first) == held.add(first) == "a"
     with pytest.raises(ModelError, match="another adapter is called 'a' already"):
-        held.add(write("a"))
+        held.add(shutil.copytree(first, tmp_path / "copy"))
     with pytest.raises(ModelError, match="no adapter is called 'b'") as refused:
         held.use("b")
     assert refused.value.hint == "there are a"
