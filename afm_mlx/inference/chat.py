@@ -186,8 +186,8 @@ def _adapter(session: Session, argument: str) -> Outcome:
     if argument:
         session.engine.use_adapter(None if argument == NONE else argument)
         return Outcome(f"adapter: {argument}")
-    shown = ", ".join(held.names) or "none is loaded; --adapter loads one"
-    return Outcome(f"adapter: {held.active or NONE} (of {shown})")
+    shown = f"of {', '.join(held.names)}" if held.names else "none is loaded; --adapter loads one"
+    return Outcome(f"adapter: {held.active or NONE} ({shown})")
 
 
 def _save(session: Session, argument: str) -> Outcome:

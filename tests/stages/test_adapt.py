@@ -170,9 +170,7 @@ def test_bad_lines_are_named_by_file_and_line(recipe, chats, tmp_path):
     chats.write_text(chats.read_text() + '{"messages": [{"role": "wizard", "content": "x"}]}\n')
     with pytest.raises(DataError, match=r"chats.jsonl, line 61: message 1 has the unknown role"):
         run(recipe, tmp_path, "adapters.echo.epochs=1")
-    metrics, _ = run(
-        recipe, tmp_path, "adapters.echo.epochs=1", "adapters.echo.skip_bad=true"
-    )
+    metrics, _ = run(recipe, tmp_path, "adapters.echo.epochs=1", "adapters.echo.skip_bad=true")
     assert (metrics["skipped"], metrics["conversations"]) == (1, 60)
 
 
@@ -191,7 +189,7 @@ def test_settings_that_do_not_fit_are_refused_by_name(recipe, assignment, messag
 
 @pytest.mark.parametrize("name", ["none", "two words"])
 def test_a_name_that_means_something_else_is_refused(own_base, chats, name):
-    with pytest.raises(RecipeError, match=f"adapters holds '{name}'"):
+    with pytest.raises(RecipeError, match=f"an adapter cannot be called '{name}'"):
         own_model.adapt_recipe(own_base, chats, name=name)
 
 
