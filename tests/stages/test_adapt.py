@@ -15,9 +15,17 @@ import mlx.core as mx
 import pytest
 
 from afm_mlx import own_model, pipeline
-from afm_mlx.decoder.adapters import AdapterFacts, base_hash, read_adapter, write_adapter
-from afm_mlx.decoder.checkpoint import open_checkpoint
+from afm_mlx.decoder.adapters import AdapterFacts, base_hash, fuse, read_adapter, write_adapter
+from afm_mlx.decoder.checkpoint import open_checkpoint, save_checkpoint
 from afm_mlx.decoder.lora import add_lora, lora_arrays
+from afm_mlx.decoder.palette import (
+    Int8Embedding,
+    PaletteLinear,
+    int8_rows,
+    linears,
+    pack,
+    replace_linears,
+)
 from afm_mlx.errors import DataError, ModelError, RecipeError
 from afm_mlx.inference.engine import Engine
 from afm_mlx.progress import Progress
@@ -92,8 +100,28 @@ def recovery(base: Path, *ranks: int) -> None:
         facts = AdapterFacts(f"recovery-{rank}", base_hash(base), "own", rank, 2.0 * rank)
         write_adapter(base / "adapters" / facts.name, arrays, facts, dense=True)
     config = json.loads((base / "config.json").read_text())
-    config["afm"] = {"adapter": f"recovery-{ranks[-1]}"}
+    config["afm"] = config.get("afm", {}) | {"adapter": f"recovery-{ranks[-1]}"}
     (base / "config.json").write_text(json.dumps(config))
+
+
+def palettize(base: Path) -> None:
+    """Make a model folder one of 4-bit tables, evenly spaced, and an 8-bit embedding."""
+    model = open_checkpoint(base)
+    layers = {"model.embed_tokens": Int8Embedding(*int8_rows(model.model.embed_tokens.weight))}
+    for name, layer in linears(model).items():
+        groups = layer.weight.reshape(-1, 16, layer.weight.shape[1])
+        low, high = groups.min((1, 2), keepdims=True), groups.max((1, 2), keepdims=True)
+        ids = mx.round((groups - low) / (high - low) * 15).reshape(layer.weight.shape)
+        tables = low[:, :, 0] + (high - low)[:, :, 0] * mx.arange(16) / 15
+        layers[name] = PaletteLinear(
+            pack(ids.astype(mx.uint32), 4),
+            tables.astype(mx.float16),
+            bits=4,
+            group_rows=16,
+            in_features=layer.weight.shape[1],
+        )
+    replace_linears(model, layers)
+    save_checkpoint(base, model, base, facts={"stage": "quantize"})
 
 
 def digest(folder: Path, name: str) -> str:
@@ -111,6 +139,25 @@ def test_an_adapter_learns_and_its_base_stays(recipe, own_base, tmp_path):
     facts = read_adapter(result(tmp_path), own_base).facts
     assert (facts.name, facts.rank, facts.scale, facts.chat) == ("echo", 8, 1.0, True)
     assert facts.data[0].endswith("chats.jsonl")
+
+
+def test_beside_a_palettized_base_an_adapter_learns_and_cannot_be_fused(recipe, own_base, tmp_path):
+    palettize(own_base)
+    recovery(own_base, 8)
+    before = digest(own_base, "model.safetensors")
+    metrics, _ = run(recipe, tmp_path)
+    assert metrics["parent"] == "recovery-8"
+    assert metrics["held_out_nats"] < 0.8 * metrics["start_held_out_nats"]
+    assert digest(own_base, "model.safetensors") == before
+    assert not (result(tmp_path) / "adapter_model.safetensors").exists()
+    engine = Engine.open(own_base)
+    assert engine.adapters.active == "recovery-8"
+    engine.use_adapter(engine.adapters.add(result(tmp_path)))
+    said = engine.stream([{"role": "user", "content": "say ab"}], max_tokens=8)
+    assert "".join(chunk.text for chunk in said)
+    with pytest.raises(ModelError, match=r"is palettized .*an adapter's values do not fit its ta"):
+        fuse(own_base, result(tmp_path), tmp_path / "fused")
+    assert not (tmp_path / "fused").exists()
 
 
 def test_what_was_measured_is_what_is_saved(recipe, own_base, chats, tmp_path):
