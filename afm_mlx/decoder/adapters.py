@@ -8,10 +8,11 @@
 
 An adapter fits one base, which is known by a hash of its weights. PEFT transposes the factors and
 names them otherwise, so both programs cannot read one file; nor can PEFT read a palettized base,
-and there its file is left out.
+and there its file is left out. Adapters of mlx-lm and PEFT are read, too: without an adapter.json
+nothing says which base they are for, and only their sizes are checked.
 
 Sources. B24: Apple's post of July 2024, for 16-bit factors and switching at run time. Names and
-layouts: mlx-lm 0.32.2, tuner/utils.py; PEFT 0.18, tuners/lora.
+layouts: mlx-lm 0.32.2, tuner/utils.py; PEFT 0.21.2, tuners/lora.
 
 Shapes. I columns (inputs) and O rows (outputs) of a linear layer, r rank.
 """
@@ -65,7 +66,7 @@ class AdapterFacts:
 
     name: str
     base: str
-    """`base_hash` of the model that it belongs to."""
+    """`base_hash` of the model that it belongs to; "" where another program has made it."""
     base_name: str
     """What that model was called; for people."""
     rank: int
@@ -145,7 +146,7 @@ def write_adapter(
             f"adapter '{facts.name}' has numbers that float16 cannot hold: {listed(bad)}"
         )
     if folder.exists():
-        if not is_adapter(folder):
+        if not (folder / MANIFEST).is_file():
             raise ModelError(
                 f"'{folder}' exists already and is no adapter",
                 hint="name another folder, or delete it",
@@ -170,24 +171,27 @@ def read_adapter(folder: Path, base: Path) -> Adapter:
     """
     facts = read_adapter_facts(folder)
     found = base_hash(base)
-    if facts.base != found:
+    if facts.base and facts.base != found:
         raise ModelError(
             f"adapter '{facts.name}' is for '{facts.base_name}' ({facts.base[:_SHOWN]}), "
             f"and '{base_name(base)}' is another base ({found[:_SHOWN]})",
             hint=f"train one for this base: afm adapt {base} --name {facts.name} --data FILE",
         )
-    return Adapter(facts, _read_factors(folder / FACTORS, facts.rank))
+    return Adapter(facts, _read_factors(folder, facts.rank))
 
 
 def read_adapter_facts(folder: Path) -> AdapterFacts:
     """What an adapter's folder says about it; the factors are not looked at.
 
     Raises:
-        ModelError: there is no adapter, or what it says is damaged.
+        ModelError: there is no adapter, or what it says is damaged, or it is of another kind than
+            low-rank factors alone.
     """
-    file = folder / MANIFEST
+    file = folder / (MANIFEST if (folder / MANIFEST).is_file() else CONFIG)
     try:
         known = json.loads(file.read_text(encoding="utf-8"))
+        if file.name == CONFIG:
+            return _foreign_facts(known, folder)
         known["data"] = tuple(known["data"])
         facts = AdapterFacts(**{one.name: known[one.name] for one in fields(AdapterFacts)})
         if facts.rank < 1 or not isinstance(facts.base, str):
@@ -203,9 +207,28 @@ def read_adapter_facts(folder: Path) -> AdapterFacts:
     return facts
 
 
+def _foreign_facts(config: Mapping[str, Any], folder: Path) -> AdapterFacts:
+    """The same of an adapter that mlx-lm or PEFT has made."""
+    if "peft_type" in config:
+        kind = str(config["peft_type"]).lower()
+        special = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save")
+        used = [key for key in special if config.get(key)]
+        kind = f"{kind} with {', '.join(used)}" if used else kind
+        rank, alpha = int(config["r"]), float(config["lora_alpha"])
+    else:
+        kind = config.get("fine_tune_type", "lora")
+        parameters = config["lora_parameters"]
+        rank = int(parameters["rank"])
+        alpha = rank * float(parameters["scale"])
+    if kind != "lora":
+        raise ModelError(f"adapter '{folder}' is of kind {kind}, and only plain lora is read")
+    named = str(config.get("base_model_name_or_path") or config.get("model") or "")
+    return AdapterFacts(folder.resolve().name, "", named, rank, alpha, chat=True, created="")
+
+
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter."""
-    return (folder / MANIFEST).is_file()
+    """Whether a folder holds an adapter, of ours or another program's."""
+    return (folder / MANIFEST).is_file() or (folder / CONFIG).is_file()
 
 
 def find_adapters(folder: Path) -> list[Path]:
@@ -394,13 +417,21 @@ def _layers(arrays: Mapping[str, mx.array]) -> Iterator[str]:
     yield from dict.fromkeys(name.rpartition(".")[0] for name in arrays)
 
 
-def _read_factors(file: Path, rank: int) -> dict[str, mx.array]:
-    """The factors of a file: two for each layer, of one rank."""
+def _read_factors(folder: Path, rank: int) -> dict[str, mx.array]:
+    """The factors of a folder: two for each layer, of one rank."""
+    file = folder / FACTORS
+    if not file.is_file() and (folder / PEFT_FACTORS).is_file():
+        file = folder / PEFT_FACTORS
     if not file.is_file():
         raise ModelError(f"{file} is absent", hint="copy or train it again")
     read_header(file)  # MLX says little about a damaged file
     arrays = mx.load(str(file))
     assert isinstance(arrays, dict)
+    if file.name == PEFT_FACTORS:
+        arrays = _from_peft(arrays)
+    strange = [name for name in arrays if not name.endswith((".lora_a", ".lora_b"))]
+    if strange:
+        raise ModelError(f"{file} holds more than low-rank factors: {listed(sorted(strange))}")
     for layer in _layers(arrays):
         a, b = (arrays.get(f"{layer}.{factor}") for factor in ("lora_a", "lora_b"))
         if a is None or b is None or a.ndim != 2 or b.ndim != 2:
@@ -460,6 +491,18 @@ def _as_peft(arrays: Mapping[str, mx.array]) -> dict[str, mx.array]:
     for name, array in arrays.items():
         layer, _, factor = name.rpartition(".")
         found[f"{_PEFT_PREFIX}{layer}.{letters[factor]}.weight"] = mx.contiguous(array.T)
+    return found
+
+
+def _from_peft(arrays: Mapping[str, mx.array]) -> dict[str, mx.array]:
+    """PEFT's factors by our names and in our layout; names that are no factor's stay."""
+    found = {}
+    for name, array in arrays.items():
+        layer, _, factor = name.removesuffix(".weight").rpartition(".")
+        known = factor in ("lora_A", "lora_B")
+        found[f"{layer.removeprefix(_PEFT_PREFIX)}.{factor.lower()}" if known else name] = (
+            mx.contiguous(array.T) if known else array
+        )
     return found
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
+from mlx.utils import tree_flatten
 
 from afm_mlx.compat import import_mlx_lm
 from afm_mlx.decoder.adapters import (
@@ -129,6 +130,48 @@ def test_peft_finds_its_names_layout_and_settings(write):
     )
 
 
+def test_an_adapter_that_mlx_lm_has_made_is_read(base, make, tokens, tmp_path):
+    theirs, _ = import_mlx_lm("mlx_lm.utils").load_model(base)
+    settings = {"rank": 3, "scale": 5.0, "dropout": 0.0}
+    import_mlx_lm("mlx_lm.tuner.utils").linear_to_lora_layers(theirs, 1, settings)
+    factors = {
+        name: 0.1 * mx.random.normal(array.shape, key=mx.random.key(number))
+        for number, (name, array) in enumerate(tree_flatten(theirs.parameters()))
+        if name.endswith(("lora_a", "lora_b"))
+    }
+    theirs.load_weights(list(factors.items()), strict=False)
+    folder = tmp_path / "of-mlx-lm"
+    folder.mkdir()
+    mx.save_safetensors(str(folder / "adapters.safetensors"), factors)
+    config = {"fine_tune_type": "lora", "num_layers": 1, "lora_parameters": settings}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    held = Adapters(make(), base)
+    held.use(held.add(folder))
+    assert held["of-mlx-lm"].facts.base == ""
+    assert mx.abs(held.model(tokens) - make()(tokens)).max() > 0.1
+    assert mx.abs(held.model(tokens) - theirs(tokens)).max() < 1e-4
+
+
+def test_an_adapter_of_peft_is_read_and_one_with_more_is_refused(write, base, make, tokens):
+    folder = write("a")
+    ours = Adapters(make(), base)
+    ours.use(ours.add(folder))
+    for name in ("adapter.json", "adapters.safetensors"):
+        (folder / name).unlink()
+    theirs = Adapters(make(), base)
+    theirs.use(theirs.add(folder))
+    assert mx.array_equal(theirs.model(tokens), ours.model(tokens))
+    file = folder / "adapter_model.safetensors"
+    more = dict(mx.load(str(file))) | {"base_model.model.lm_head.weight": mx.zeros((2, 2))}
+    mx.save_safetensors(str(file), more)
+    with pytest.raises(ModelError, match=r"more than low-rank factors: base_model\.model\.lm_head"):
+        read_adapter(folder, base)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
+    with pytest.raises(ModelError, match="is of kind lora with use_dora, and only plain lora is"):
+        read_adapter(folder, base)
+
+
 def test_beside_a_palettized_base_there_is_nothing_for_peft(write):
     folder = write("a", dense=False)
     assert not (folder / "adapter_model.safetensors").exists()
@@ -161,8 +204,8 @@ def test_an_adapter_replaces_one_and_no_other_folder(write, factors, tmp_path):
     [
         (lambda folder: (folder / "adapter.json").write_text("{"), "adapter.json is damaged"),
         (lambda folder: (folder / "adapter.json").write_text('{"name": "a"}'), "is damaged"),
-        (lambda folder: (folder / "adapter.json").unlink(), "is no adapter: it has no adapter"),
-        (lambda folder: (folder / "adapters.safetensors").unlink(), "safetensors is absent"),
+        (lambda folder: _empty(folder, "adapter.json"), "is no adapter: it has no adapter.json"),
+        (lambda folder: _empty(folder, "adapters.safetensors"), "adapters.safetensors is absent"),
         (lambda folder: _cut(folder / "adapters.safetensors"), "bytes, its header says"),
         (lambda folder: _say(folder, rank=5), "has factors of rank 4 and 4, and the adapter rank"),
     ],
@@ -273,6 +316,12 @@ def test_factors_of_other_sizes_are_refused_by_layer(write, base, make):
     held = Adapters(make(num_layers=1), base)
     with pytest.raises(ModelError, match=r"layers that this model has not: model\.layers\.1"):
         held.add(write("a"))
+
+
+def _empty(folder: Path, name: str) -> None:
+    """Delete a file, and what could be read in its place."""
+    for each in (name, "adapter_config.json", "adapter_model.safetensors"):
+        (folder / each).unlink(missing_ok=True)
 
 
 def _cut(file: Path) -> None:
