@@ -6,27 +6,22 @@
         adapter_model.safetensors   the same factors as PEFT has them; only beside a dense base
         adapter.json                ours: for which base, from which data
 
-An adapter fits one base, which is known by a hash of its weights. PEFT transposes the factors and
-names them otherwise, so both programs cannot read one file; nor can PEFT read a palettized base,
-and there its file is left out. Adapters of mlx-lm and PEFT are read, too: without an adapter.json
-nothing says which base they are for, and only their sizes are checked.
+An adapter fits one base, which is known by a hash of its weights. Adapters of mlx-lm and PEFT are
+read, too: without an adapter.json nothing says which base they are for, and only their sizes are
+checked.
 
-Sources. B24: Apple's post of July 2024, for 16-bit factors and switching at run time. Names and
-layouts: mlx-lm 0.32.2, tuner/utils.py; PEFT 0.21.2, tuners/lora.
+Source. B24: Apple's post of July 2024, for 16-bit factors and switching at run time.
 
 Shapes. I columns (inputs) and O rows (outputs) of a linear layer, r rank.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
-from datetime import UTC, datetime
-from functools import cached_property, lru_cache
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +29,27 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from afm_mlx.artifact import made_whole, write_text
+from afm_mlx.decoder.adapter_formats import (
+    FACTORS,
+    PEFT_FACTORS,
+    as_peft,
+    foreign_facts,
+    layers_of,
+    mlx_config,
+    peft_config,
+    read_factors,
+)
+from afm_mlx.decoder.adapter_formats import AdapterFacts as AdapterFacts
+from afm_mlx.decoder.base_hash import base_hash as base_hash
 from afm_mlx.decoder.checkpoint import open_checkpoint, read_facts, save_checkpoint
 from afm_mlx.decoder.decoder import Decoder
 from afm_mlx.decoder.lora import LoraLinear, features
 from afm_mlx.decoder.palette import linears, replace_linears
-from afm_mlx.decoder.weights import listed, read_header, weight_files, write_file
+from afm_mlx.decoder.weights import listed, write_file
 from afm_mlx.errors import ModelError, RunError
 from afm_mlx.settings.mistakes import nearest
 
 MANIFEST = "adapter.json"
-FACTORS, PEFT_FACTORS = "adapters.safetensors", "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 
 FOLDER = "adapters"
@@ -52,42 +58,7 @@ FOLDER = "adapters"
 NONE = "none"
 """In place of an adapter: the base as it is."""
 
-PIECE_BYTES = 2**26
-"""Bytes of a base's weights that are hashed at a time; part of what a base's hash means."""
-
 _SHOWN = 8  # digits of a hash in messages
-_PEFT_PREFIX = "base_model.model."
-_READ_BYTES = 2**20  # divides a piece
-
-
-@dataclass(frozen=True)
-class AdapterFacts:
-    """What is known about an adapter besides its factors: adapter.json."""
-
-    name: str
-    base: str
-    """`base_hash` of the model that it belongs to; "" where another program has made it."""
-    base_name: str
-    """What that model was called; for people."""
-    rank: int
-    """Columns of A."""
-    alpha: float
-    """Rank times what the adapter's output is multiplied by."""
-    parent: str = ""
-    """Adapter that it started from; "" for none."""
-    tokenizer: str = ""
-    """Fingerprint of the tokenizer that it was trained with."""
-    data: tuple[str, ...] = ()
-    """What it was trained on."""
-    chat: bool = False
-    """Whether that was conversations: then it answers in the chat template."""
-    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-    """When, UTC."""
-
-    @property
-    def scale(self) -> float:
-        """What the adapter's output is multiplied by."""
-        return self.alpha / self.rank
 
 
 @dataclass(frozen=True)
@@ -102,20 +73,6 @@ class Adapter:
     def bytes(self) -> int:
         """Bytes of the factors in memory."""
         return sum(array.nbytes for array in self.arrays.values())
-
-
-def base_hash(folder: Path) -> str:
-    """SHA-256 over a model's weight files, in the order of their names: 64 hexadecimal digits.
-
-    To use all cores, it is that of the hashes of pieces. Adapters inside the folder, its config and
-    its tokenizer are not in it. All bytes are read, once in a process: a file of the same size and
-    time of change is taken to be the same.
-
-    Raises:
-        ModelError: there are no weights.
-    """
-    files = sorted(weight_files(folder), key=lambda file: file.name)
-    return _hash(tuple((file.resolve(), *_stamp(file)) for file in files))
 
 
 def base_name(folder: Path) -> str:
@@ -155,10 +112,10 @@ def write_adapter(
     with made_whole(folder) as part:
         part.mkdir()
         write_file(part / FACTORS, halves)
-        config = _mlx_config(halves, facts)
+        config = mlx_config(halves, facts)
         if dense:
-            write_file(part / PEFT_FACTORS, _as_peft(halves))
-            config |= _peft_config(halves, facts)
+            write_file(part / PEFT_FACTORS, as_peft(halves))
+            config |= peft_config(halves, facts)
         write_text(part / CONFIG, json.dumps(config, indent=2) + "\n")
         write_text(part / MANIFEST, json.dumps(asdict(facts), indent=2) + "\n")
 
@@ -177,7 +134,7 @@ def read_adapter(folder: Path, base: Path) -> Adapter:
             f"and '{base_name(base)}' is another base ({found[:_SHOWN]})",
             hint=f"train one for this base: afm adapt {base} --name {facts.name} --data FILE",
         )
-    return Adapter(facts, _read_factors(folder, facts.rank))
+    return Adapter(facts, read_factors(folder, facts.rank))
 
 
 def read_adapter_facts(folder: Path) -> AdapterFacts:
@@ -191,7 +148,7 @@ def read_adapter_facts(folder: Path) -> AdapterFacts:
     try:
         known = json.loads(file.read_text(encoding="utf-8"))
         if file.name == CONFIG:
-            return _foreign_facts(known, folder)
+            return foreign_facts(known, folder)
         known["data"] = tuple(known["data"])
         facts = AdapterFacts(**{one.name: known[one.name] for one in fields(AdapterFacts)})
         if facts.rank < 1 or not isinstance(facts.base, str):
@@ -205,25 +162,6 @@ def read_adapter_facts(folder: Path) -> AdapterFacts:
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ModelError(f"{file} is damaged", hint="copy or train it again") from None
     return facts
-
-
-def _foreign_facts(config: Mapping[str, Any], folder: Path) -> AdapterFacts:
-    """The same of an adapter that mlx-lm or PEFT has made."""
-    if "peft_type" in config:
-        kind = str(config["peft_type"]).lower()
-        special = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save")
-        used = [key for key in special if config.get(key)]
-        kind = f"{kind} with {', '.join(used)}" if used else kind
-        rank, alpha = int(config["r"]), float(config["lora_alpha"])
-    else:
-        kind = config.get("fine_tune_type", "lora")
-        parameters = config["lora_parameters"]
-        rank = int(parameters["rank"])
-        alpha = rank * float(parameters["scale"])
-    if kind != "lora":
-        raise ModelError(f"adapter '{folder}' is of kind {kind}, and only plain lora is read")
-    named = str(config.get("base_model_name_or_path") or config.get("model") or "")
-    return AdapterFacts(folder.resolve().name, "", named, rank, alpha, chat=True, created="")
 
 
 def is_adapter(folder: Path) -> bool:
@@ -293,7 +231,7 @@ def fuse(base: Path, adapter: Path, out: Path) -> None:
             hint="use both side by side: --adapter, or fuse with the model before quantization",
         )
     check_factors(read.arrays, found, read.facts.name)
-    for name in _layers(read.arrays):
+    for name in layers_of(read.arrays):
         a, b = (read.arrays[f"{name}.{each}"].astype(mx.float32) for each in ("lora_a", "lora_b"))
         weight = found[name].weight
         change = read.facts.scale * (a @ b).T
@@ -348,7 +286,7 @@ class Adapters:
                 arrays[f"{layer}.lora_b"],
                 read.facts.scale,
             )
-            for layer in _layers(arrays)
+            for layer in layers_of(arrays)
         }
         return name
 
@@ -394,7 +332,7 @@ def check_factors(
     arrays: Mapping[str, mx.array], found: Mapping[str, nn.Module], name: str
 ) -> None:
     """Raise ModelError unless each factor belongs to one of the linear layers, and has its size."""
-    wanted = list(_layers(arrays))
+    wanted = list(layers_of(arrays))
     strange = [layer for layer in wanted if layer not in found]
     if strange:
         raise ModelError(
@@ -410,121 +348,3 @@ def check_factors(
                 f"adapter '{name}': {layer} takes {sizes[0]:,} to {sizes[1]:,}, "
                 f"and this model's {columns:,} to {rows:,}"
             )
-
-
-def _layers(arrays: Mapping[str, mx.array]) -> Iterator[str]:
-    """Names of the layers that factors belong to."""
-    yield from dict.fromkeys(name.rpartition(".")[0] for name in arrays)
-
-
-def _read_factors(folder: Path, rank: int) -> dict[str, mx.array]:
-    """The factors of a folder: two for each layer, of one rank."""
-    file = folder / FACTORS
-    if not file.is_file() and (folder / PEFT_FACTORS).is_file():
-        file = folder / PEFT_FACTORS
-    if not file.is_file():
-        raise ModelError(f"{file} is absent", hint="copy or train it again")
-    read_header(file)  # MLX says little about a damaged file
-    arrays = mx.load(str(file))
-    assert isinstance(arrays, dict)
-    if file.name == PEFT_FACTORS:
-        arrays = _from_peft(arrays)
-    strange = [name for name in arrays if not name.endswith((".lora_a", ".lora_b"))]
-    if strange:
-        raise ModelError(f"{file} holds more than low-rank factors: {listed(sorted(strange))}")
-    for layer in _layers(arrays):
-        a, b = (arrays.get(f"{layer}.{factor}") for factor in ("lora_a", "lora_b"))
-        if a is None or b is None or a.ndim != 2 or b.ndim != 2:
-            raise ModelError(f"{file}: {layer} has not two factors")
-        if a.shape[1] != rank or b.shape[0] != rank:
-            raise ModelError(
-                f"{file}: {layer} has factors of rank {a.shape[1]} and {b.shape[0]}, "
-                f"and the adapter rank {rank}"
-            )
-    return arrays
-
-
-def _mlx_config(arrays: Mapping[str, mx.array], facts: AdapterFacts) -> dict[str, Any]:
-    """adapter_config.json as mlx-lm reads it."""
-    numbers, keys = _targets(arrays)
-    return {
-        "fine_tune_type": "lora",
-        "num_layers": len(numbers),
-        "lora_parameters": {
-            "rank": facts.rank,
-            "scale": facts.scale,
-            "dropout": 0.0,
-            "keys": keys,
-        },
-    }
-
-
-def _peft_config(arrays: Mapping[str, mx.array], facts: AdapterFacts) -> dict[str, Any]:
-    """What PEFT wants in the same file; it warns of mlx-lm's keys and goes on."""
-    _, keys = _targets(arrays)
-    return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": facts.base_name,
-        "r": facts.rank,
-        "lora_alpha": facts.alpha,
-        "lora_dropout": 0.0,
-        "target_modules": sorted(key.rpartition(".")[2] for key in keys),
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-    }
-
-
-def _targets(arrays: Mapping[str, mx.array]) -> tuple[list[int], list[str]]:
-    """Numbers of the blocks with an adapter, and the names of its layers in a block."""
-    split = [layer.removeprefix("model.layers.").partition(".") for layer in _layers(arrays)]
-    return sorted({int(number) for number, _, _ in split}), list(
-        dict.fromkeys(key for _, _, key in split)
-    )
-
-
-def _as_peft(arrays: Mapping[str, mx.array]) -> dict[str, mx.array]:
-    """Factors by PEFT's names, and laid out as weights: A [r, I], B [O, r]."""
-    letters = {"lora_a": "lora_A", "lora_b": "lora_B"}
-    found = {}
-    for name, array in arrays.items():
-        layer, _, factor = name.rpartition(".")
-        found[f"{_PEFT_PREFIX}{layer}.{letters[factor]}.weight"] = mx.contiguous(array.T)
-    return found
-
-
-def _from_peft(arrays: Mapping[str, mx.array]) -> dict[str, mx.array]:
-    """PEFT's factors by our names and in our layout; names that are no factor's stay."""
-    found = {}
-    for name, array in arrays.items():
-        layer, _, factor = name.removesuffix(".weight").rpartition(".")
-        known = factor in ("lora_A", "lora_B")
-        found[f"{layer.removeprefix(_PEFT_PREFIX)}.{factor.lower()}" if known else name] = (
-            mx.contiguous(array.T) if known else array
-        )
-    return found
-
-
-def _stamp(file: Path) -> tuple[int, int]:
-    """What changes when a file does."""
-    status = file.stat()
-    return status.st_size, status.st_mtime_ns
-
-
-@lru_cache(maxsize=16)
-def _hash(files: tuple[tuple[Path, int, int], ...]) -> str:
-    pieces = [(path, start) for path, size, _ in files for start in range(0, size, PIECE_BYTES)]
-    with ThreadPoolExecutor() as pool:  # hashlib lets other threads run
-        digests = list(pool.map(_hash_piece, pieces))
-    return hashlib.sha256(b"".join(digests)).hexdigest()
-
-
-def _hash_piece(piece: tuple[Path, int]) -> bytes:
-    path, start = piece
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        file.seek(start)
-        for _ in range(PIECE_BYTES // _READ_BYTES):
-            digest.update(file.read(_READ_BYTES))
-    return digest.digest()

@@ -157,6 +157,8 @@ class SynthSummaries(Synthetic):
     """Shortest text, in words. Ours."""
     most_words: Count = 400
     """Longest text, in words. Ours."""
+    own_fraction: Fraction = 0.5
+    """Share of texts, 0 to 1, that are short documents of ours with a written summary. Ours."""
     injected_fraction: Fraction = 0.6
     """Share of texts, 0 to 1, with an instruction put in. Ours."""
 

@@ -14,12 +14,18 @@ from afm_mlx.decoder.adapters import (
     base_hash,
     default_adapter,
     find_adapters,
+    fuse,
     read_adapter,
     read_adapter_facts,
     recovery_adapter,
     write_adapter,
 )
-from afm_mlx.decoder.checkpoint import save_checkpoint, write_checkpoint
+from afm_mlx.decoder.checkpoint import (
+    open_checkpoint,
+    read_facts,
+    save_checkpoint,
+    write_checkpoint,
+)
 from afm_mlx.decoder.decoder import Decoder, named_parameters
 from afm_mlx.decoder.lora import add_lora, load_lora, lora_arrays
 from afm_mlx.errors import ModelError, RunError
@@ -250,6 +256,24 @@ def test_a_model_folder_says_which_adapter_it_wants(base, make):
     assert default_adapter(base) is None
     save_checkpoint(base, make(), None, facts={"adapter": "recovery-16"})
     assert default_adapter(base) == base / "adapters" / "recovery-16"
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_fused_it_computes_as_beside_its_base_and_keeps_the_format(
+    write, base, make, tokens, tmp_path, dtype
+):
+    model = make()
+    model.set_dtype(dtype)
+    save_checkpoint(base, model, None, facts={"stage": "core", "adapter": "a"})
+    folder = write("a")
+    held = Adapters(open_checkpoint(base), base, dtype=dtype)
+    held.use(held.add(folder))
+    fuse(base, folder, tmp_path / "fused")
+    fused = open_checkpoint(tmp_path / "fused")
+    exact = 1e-4 if dtype == mx.float32 else 0.3  # bfloat16 has 8 digits, logits are near 4
+    assert mx.abs(fused(tokens) - held.model(tokens)).max() < exact
+    assert {array.dtype for array in named_parameters(fused).values()} == {dtype}
+    assert read_facts(tmp_path / "fused") == {"stage": "core", "fused": "a"}
 
 
 def test_switching_there_and_back_gives_the_same_bits(write, base, make, tokens):

@@ -20,8 +20,6 @@ from afm_mlx.synthetic.draws import Draw
 from afm_mlx.synthetic.kinds.texts import Prose, read_prose
 from afm_mlx.synthetic.records import Candidate, Kind, Message, assistant, user
 
-_OURS_FRACTION = 0.5  # of texts that are documents of ours; ours
-
 _ASKS = (
     "Summarize this text {length}.", "Give a summary of the text below {length}.",
     "What does this say? Sum it up {length}.", "Please write a summary {length}.",
@@ -124,7 +122,7 @@ def summaries_kind(settings: SynthSummaries) -> Kind:
     prose = read_prose(settings.documents)
 
     def make(draw: Draw, family: str, _: Sequence[str]) -> Candidate | str:
-        text = _ours(draw) if draw.chance(_OURS_FRACTION) else _given(draw, prose, settings)
+        text = _ours(draw) if draw.chance(settings.own_fraction) else _given(draw, prose, settings)
         if text is None:
             return "no summary of the wanted form"
         count, lengths = draw.pick([one for one in _LENGTHS if one[0] in text.summaries])
