@@ -99,6 +99,8 @@ class SynthTools(Synthetic):
     """Share that needs several calls at once. Ours."""
     steps_fraction: Fraction = 0.2
     """Share that goes on after a tool's answer. Ours."""
+    functions: tuple[str, ...] = ()
+    """Functions to ask for, by name, for a model that is too small for all. Empty: all. Ours."""
     distractors: Annotated[int, Field(ge=0, le=30)] = 6
     """Tools offered beside the right ones, at most; about half are of the same domain. Ours."""
 

@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import pytest
 
+from afm_mlx.errors import DataError
 from afm_mlx.settings.synthetic import SynthCode
 from afm_mlx.synthetic.catalogue import KINDS
 from afm_mlx.synthetic.checks import passes, score
@@ -187,6 +188,20 @@ def test_tools_of_the_other_split_stand_in_no_record():
         made = kind.make(draw, draw.pick(train), train)
         if not isinstance(made, str):
             assert not held_out & {tool["function"]["name"] for tool in made.tools}
+
+
+def test_requests_keep_to_the_functions_that_are_chosen(make):
+    chosen = ("send_text", "search_emails", "get_current_weather", "find_contact")
+    offered = {
+        tool["function"]["name"]
+        for _, made in make("tools", 200, functions=chosen)
+        for tool in made.tools
+    }
+    assert offered <= set(chosen)
+    assert len(offered) > 1
+    with pytest.raises(DataError, match="functions names 'send_txt'") as refused:
+        make("tools", 1, functions=["send_txt"])
+    assert refused.value.hint == "did you mean 'send_text'?"
 
 
 @pytest.mark.skipif(not layers(), reason="no sandbox here")
