@@ -161,6 +161,8 @@ class SynthSummaries(Synthetic):
     """Longest text, in words. Ours."""
     own_fraction: Fraction = 0.5
     """Share of texts, 0 to 1, that are short documents of ours with a written summary. Ours."""
+    own_documents: Annotated[int, Field(ge=1, le=8)] = 8
+    """Kinds of such documents, for a model that is too small for all, 1 to 8. Ours."""
     injected_fraction: Fraction = 0.6
     """Share of texts, 0 to 1, with an instruction put in. Ours."""
 

@@ -275,6 +275,11 @@ def test_lengths_can_be_tokens(make, tmp_path):
         assert 900 < len(tokenizer.encode(made.messages[0]["content"])) < 1_700
 
 
+def test_texts_can_be_few_kinds_of_short_documents(make):
+    for _, made in make("summaries", 60, own_fraction=1.0, own_documents=1):
+        assert "our next meeting takes place on" in made.messages[-2]["content"]
+
+
 def test_a_summary_keeps_the_rules_and_obeying_the_text_breaks_them(make):
     obedient = {
         "capitals": str.upper,
