@@ -194,18 +194,18 @@ def recovery_adapter(base: Path, *, rank: int) -> Adapter | None:
     if wanted is None:
         return None
     others = [folder for folder in find_adapters(base) if folder != wanted]
-    ranks = []
-    for folder in (wanted, *others):
-        facts = read_adapter_facts(folder)
-        if facts.rank == rank and not facts.chat:
+    known = {folder: read_adapter_facts(folder) for folder in (wanted, *others)}
+    recovery = {folder: facts for folder, facts in known.items() if not facts.chat}
+    for folder, facts in recovery.items():
+        if facts.rank == rank:
             read = read_adapter(folder, base)
             arrays = {name: array.astype(mx.float32) for name, array in read.arrays.items()}
             return Adapter(facts, arrays)
-        ranks.append(facts.rank)
+    ranks = sorted(facts.rank for facts in recovery.values())
     raise ModelError(
-        f"'{base_name(base)}' has recovery adapters of rank {listed(sorted(map(str, ranks)))}, "
+        f"'{base_name(base)}' has recovery adapters of rank {', '.join(map(str, ranks))}, "
         f"and an adapter of rank {rank} is to start from one",
-        hint=f"--rank {read_adapter_facts(wanted).rank}",
+        hint=f"--rank {known[wanted].rank}",
     )
 
 
