@@ -5,7 +5,7 @@ when only that matrix is stored so. Damages are added up, and the exact optimum 
 knapsack problem, small enough to be solved whole.
 
 Bits here are those of a weight's id. Tables and scales come on top, a few thousandths of a bit in
-matrices of a device model; `palette_bits` counts them.
+matrices of a device model; `decoder.checkpoint.stored_bits` counts them.
 """
 
 from __future__ import annotations
@@ -101,15 +101,6 @@ def average_bits(bits: Mapping[str, int], sizes: Mapping[str, int]) -> float:
     """Mean bits of a weight."""
     weights = sum(sizes[name] for name in bits)
     return sum(width * sizes[name] for name, width in bits.items()) / weights
-
-
-def palette_bits(rows: int, columns: int, bits: int, group_rows: int) -> int:
-    """Bits that a matrix takes as it is stored: whole words of ids, float16 tables or scales."""
-    if bits == 8:
-        return rows * (8 * columns + 16)
-    words = -(-columns * bits // 32)
-    groups = -(-rows // group_rows)
-    return rows * words * 32 + groups * 2**bits * 16
 
 
 def _steps(

@@ -12,7 +12,6 @@ block's work. What is done stays in a folder:
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +30,6 @@ from afm_mlx.compression.bits import (
     Damages,
     allocate,
     bits_table,
-    palette_bits,
 )
 from afm_mlx.compression.damage import estimated_damage, fit_alone, measured_damage
 from afm_mlx.compression.divergence import Reference
@@ -63,9 +61,9 @@ class Palettizer:
         batches: Sequence[mx.array],
         section: Quantize,
         *,
-        reference: Reference,
         work: Path,
         seed: int,
+        chunk_bytes: int,
         progress: Progress,
     ) -> None:
         """Prepare the work.
@@ -74,9 +72,9 @@ class Palettizer:
             decoder: dense; it is changed.
             batches: token ids [B, T] to calibrate on.
             section: [quantize].
-            reference: the decoder as it is, on the texts that damages are measured on.
             work: folder of what is done.
             seed: of the labels that gradients are taken of.
+            chunk_bytes: budget for logits held at once.
             progress: is told what happens.
 
         Raises:
@@ -84,9 +82,9 @@ class Palettizer:
         """
         check_finite(decoder)
         self.decoder, self.batches, self.section = decoder, batches, section
-        self.reference, self.work, self.seed, self.progress = reference, work, seed, progress
-        self.shapes = {name: each.weight.shape for name, each in linears(decoder).items()}
-        self.shapes[EMBEDDING] = decoder.model.embed_tokens.weight.shape
+        self.work, self.seed, self.chunk_bytes, self.progress = work, seed, chunk_bytes, progress
+        self.sizes = {name: each.weight.size for name, each in linears(decoder).items()}
+        self.sizes[EMBEDDING] = decoder.model.embed_tokens.weight.size
 
     def run(self) -> dict[str, Any]:
         """Put tables in place of all matrices.
@@ -120,11 +118,9 @@ class Palettizer:
             stream = advance(block, stream)
         return {
             "bits_per_weight": choice.bits_per_weight,
-            "stored_bits_per_weight": self._stored_bits(choice.bits, ends=False),
-            "stored_bits_per_weight_with_embedding": self._stored_bits(choice.bits, ends=True),
             "bits": choice.bits,
+            "sizes": self.sizes,
             "damage": choice.damage,
-            "damage_measure": self.section.damage.value,
             "fit_error": fmean(errors.values()),
             "fit_errors": errors,
             "calibration_tokens": sum(batch.size for batch in self.batches),
@@ -134,13 +130,12 @@ class Palettizer:
     def _choice(self) -> tuple[dict[str, mx.array], Choice, float]:
         """Gradients at outputs, the bits of every matrix, and the seconds it had taken earlier."""
         section, target = self.section, self.section.target_bits_per_weight
-        fixed = {name: int(section.embedding_bits) for name in _ENDS if name in self.shapes}
+        fixed = {name: int(section.embedding_bits) for name in _ENDS if name in self.sizes}
         counted = fixed if section.target_counts_embedding else {}
-        sizes = {name: rows * columns for name, (rows, columns) in self.shapes.items()}
-        names = [name for name in self.shapes if name not in fixed]
+        names = [name for name in self.sizes if name not in fixed]
         # Refuses a target before the work of measuring.
         nothing: Damages = {name: dict.fromkeys(section.widths, 0.0) for name in names}
-        allocate(nothing, sizes, target, fixed=counted)
+        allocate(nothing, self.sizes, target, fixed=counted)
         kept, seconds = self.work / "bits.json", 0.0
         if not kept.exists():
             self._measure(kept)
@@ -150,7 +145,7 @@ class Palettizer:
             name: {int(width): each for width, each in widths.items()}
             for name, widths in json.loads(kept.read_text())["damages"].items()
         }
-        choice = allocate(damages, sizes, target, fixed=counted)
+        choice = allocate(damages, self.sizes, target, fixed=counted)
         everything = Choice(choice.bits | fixed, choice.bits_per_weight, choice.damage)
         gradients = cast(dict[str, mx.array], mx.load(str(self.work / "gradients.safetensors")))
         return gradients, everything, seconds
@@ -158,25 +153,28 @@ class Palettizer:
     def _measure(self, file: Path) -> None:
         """Take gradients and damages, and keep them."""
         started = time.monotonic()
-        rows = 0
-        batches = []
-        for batch in self.batches:
-            if rows < self.section.gradient_rows:
-                batches.append(batch)
-                rows += len(batch)
         self.progress.status("  gradients: how much each output matters")
-        gradients = fisher(self.decoder, batches, seed=self.seed)
+        gradients = fisher(self.decoder, self._first_batches(), seed=self.seed)
         write_file(self.work / "gradients.safetensors", gradients)
         damages = self._damages(gradients)
         seconds = time.monotonic() - started
         facts = {"damages": damages, "measure": self.section.damage.value, "seconds": seconds}
         write_text(file, json.dumps(facts, indent=1) + "\n")
 
+    def _first_batches(self) -> list[mx.array]:
+        """Batches of the first `gradient_rows` rows."""
+        found: list[mx.array] = []
+        for batch in self.batches:
+            if sum(map(len, found)) < self.section.gradient_rows:
+                found.append(batch)
+        return found
+
     def _damages(self, gradients: Mapping[str, mx.array]) -> Damages:
         """Of every matrix of the blocks, for every width."""
         measured = self.section.damage is DamageMeasure.MEASURED
-        stream = start_stream(self.decoder, self.batches)
-        read = start_stream(self.decoder, self.reference.batches) if measured else []
+        first = self._first_batches() if measured else []
+        reference = Reference(self.decoder, first, chunk_bytes=self.chunk_bytes)
+        stream, read = (start_stream(self.decoder, each) for each in (self.batches, first))
         found: dict[str, dict[int, float]] = {}
         for number, block in enumerate(self.decoder.layers):
             moments = block_moments(block, stream, full=True)
@@ -187,7 +185,7 @@ class Palettizer:
                 for width in self.section.widths:
                     stored = self._alone(name, weight, width, moment, gradients[name])
                     found[name][width] = (
-                        measured_damage(self.decoder, number, read, name, stored, self.reference)
+                        measured_damage(self.decoder, number, read, name, stored, reference)
                         if measured
                         else estimated_damage(weight, stored, moment, gradients[name])
                     )
@@ -244,14 +242,6 @@ class Palettizer:
         if not self.decoder.shape.tied:
             rounded[OUTPUT] = Int8Linear(*int8_rows(self.decoder.lm_head.weight))
         replace_linears(self.decoder, rounded)
-
-    def _stored_bits(self, bits: Mapping[str, int], *, ends: bool) -> float:
-        """Bits per weight as they are stored, tables and scales with them."""
-        names = [name for name in bits if ends or name not in _ENDS]
-        weights = sum(math.prod(self.shapes[name]) for name in names)
-        group_rows = self.section.group_channels
-        stored = [palette_bits(*self.shapes[name], bits[name], group_rows) for name in names]
-        return sum(stored) / weights
 
 
 def check_finite(decoder: Decoder) -> None:
