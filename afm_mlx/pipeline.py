@@ -19,7 +19,9 @@ from afm_mlx.progress import Progress, duration
 from afm_mlx.recipe import Recipe, nearest
 from afm_mlx.settings.alignment import Examples
 from afm_mlx.settings.compression import LabelTime
+from afm_mlx.settings.recipe import ADAPTER
 from afm_mlx.stages import (
+    adapt,
     clean,
     data,
     itec,
@@ -28,6 +30,8 @@ from afm_mlx.stages import (
     prefer,
     pretrain,
     prune,
+    quantize,
+    recover,
     reject,
     reward,
     rl,
@@ -73,8 +77,9 @@ def stages_of(recipe: Recipe, runs: Path) -> list[Stage]:
         for name, word in _finished_models(recipe).items()
     ]
     given = next((stage.name for stage in stages), None)  # whose tokenizer is taken
+    examples = _synthetic(recipe) + _post_training(recipe, runs)
     if not recipe.data:  # then nothing is trained on texts
-        return stages + _post_training(recipe, runs)
+        return stages + examples + _finishing(recipe)
     cleaned = () if recipe.clean is None else ("clean",)
     if cleaned:
         stages.append(Stage("clean", clean.run, (), ("data", "clean"), facts))
@@ -84,7 +89,7 @@ def stages_of(recipe: Recipe, runs: Path) -> list[Stage]:
         words = ("data", "tokenizer", "shape.vocab_size")
         stages.append(Stage("tokenizer", tokenizer.run, cleaned, words, facts))
     stages.append(Stage("data", data.run, ("tokenizer", *cleaned), ("data",), facts))
-    return stages + _training_stages(recipe) + _post_training(recipe, runs)
+    return stages + _training_stages(recipe) + examples + _finishing(recipe)
 
 
 def _finished_models(recipe: Recipe) -> dict[str, str]:
@@ -149,13 +154,19 @@ POST_TRAINING: dict[str, Runner] = {
 POST_TRAINING["itec"] = partial(itec.run, trainers=dict(POST_TRAINING))
 
 
+def _synthetic(recipe: Recipe) -> list[Stage]:
+    """The stage that makes the recipe's own conversations, where a later one reads them."""
+    later = [*recipe.post_training_stages(), *recipe.finishing_stages()]
+    if not any(recipe.generated(name) for name in later):
+        return []
+    documents = {"python": platform.python_version()} if _reads_documents(recipe) else {}
+    return [Stage("synthetic", synthetic.run, (), ("synthetic",), documents)]
+
+
 def _post_training(recipe: Recipe, runs: Path) -> list[Stage]:
     """Stages after pre-training. Each reads the model it starts from, and files of its section."""
     names = recipe.post_training_stages()
     stages = []
-    if any(recipe.generated(name) for name in names):
-        documents = {"python": platform.python_version()} if _reads_documents(recipe) else {}
-        stages.append(Stage("synthetic", synthetic.run, (), ("synthetic",), documents))
     for name in names:
         parents = [recipe.start_of(name)]
         if recipe.judged_by_reward_stage(name) and recipe.start_of(name) != "itec":
@@ -165,15 +176,34 @@ def _post_training(recipe: Recipe, runs: Path) -> list[Stage]:
         if name == "itec":
             parents += [recipe.start_of("sft"), *(["prefer"] if "prefer" in names else [])]
         sections = recipe.sections_of(name)
-        found = [section for word in sections if (section := getattr(recipe, word))]
-        sources = [source for section in found for source in section.data.values()]
-        facts: dict[str, Any] = {"data": _contents(sources)}
-        for section in found:
-            if getattr(section, "reward_model", ""):
-                facts["reward_model"] = identity(section.reward_model, runs=runs)
+        facts: dict[str, Any] = {"data": _contents(recipe.examples_of(name))}
+        for word in sections:
+            if model := getattr(recipe.section(word), "reward_model", ""):
+                facts["reward_model"] = identity(model, runs=runs)
         different = tuple(dict.fromkeys(filter(None, parents)))
         words = ("optimizer", "training", *sections)
         stages.append(Stage(name, POST_TRAINING[name], different, words, facts))
+    return stages
+
+
+def _finishing(recipe: Recipe) -> list[Stage]:
+    """Stages that make the finished model smaller, and adapters for it."""
+    texts = ("tokenizer", "data") if recipe.data else ()
+    stages = []
+    for name in recipe.finishing_stages():
+        run: Runner
+        parents: tuple[str | None, ...]
+        if name.startswith(ADAPTER):
+            run, parents = partial(adapt.run, name=name.removeprefix(ADAPTER)), ()
+        elif name == "recover":
+            run, parents = recover.run, (recipe.compared_with(), *texts)
+        else:
+            run, parents = quantize.run, texts
+        generated = ("synthetic",) if recipe.generated(name) else ()
+        different = dict.fromkeys(filter(None, (recipe.start_of(name), *parents, *generated)))
+        words = ("optimizer", "training", *recipe.sections_of(name))
+        facts = {"data": _contents(recipe.examples_of(name))}
+        stages.append(Stage(name, run, tuple(different), words, facts))
     return stages
 
 
@@ -262,8 +292,6 @@ def run(
     manifests: list[dict[str, Any]] = []
     with artifact.locked(runs / recipe.name):
         steps = plan_steps(recipe, runs, first=first, last=last)
-        if last is None and (later := recipe.not_built_yet()):
-            progress.say(f"not built yet, left out: {', '.join(later)}")
         folders = {step.stage.name: step.folder for step in steps}
         for step in steps:
             if not step.todo:

@@ -86,8 +86,8 @@ def models_show(
             f"  {stage}: {section.tokens:,} tokens in rows of {section.row_tokens:,}, "
             f"{section.steps:,} steps{taught}"
         )
-    if later := settings.not_built_yet():
-        typer.echo(f"  not built yet: {', '.join(later)}")
+    if later := [*settings.post_training_stages(), *settings.finishing_stages()]:
+        typer.echo(f"  then: {', '.join(later)}")
 
 
 def _summary(recipe: Recipe) -> dict[str, Any]:
@@ -97,6 +97,9 @@ def _summary(recipe: Recipe) -> dict[str, Any]:
         "name": recipe.name,
         "about": recipe.about,
         "parameters": count_by_part(recipe.shape)["total"],
-        "stages": recipe.trained_stages(),
-        "not_built_yet": recipe.not_built_yet(),
+        "stages": [
+            *recipe.trained_stages(),
+            *recipe.post_training_stages(),
+            *recipe.finishing_stages(),
+        ],
     }

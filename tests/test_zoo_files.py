@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from afm_mlx.planning.cost import cache_bytes_per_token, count_by_part
-from afm_mlx.recipe import NOT_BUILT_YET, load_named_recipe, load_recipe, recipe_files
+from afm_mlx.recipe import load_named_recipe, load_recipe, recipe_files
 from afm_mlx.settings.sections import Shape
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -123,8 +123,9 @@ def test_device_recipe_trains_on_the_published_tokens():
     assert recipe.recover.tokens == 10**10
 
 
-def test_device_recipe_has_all_sections():
-    assert load_named_recipe("afm-on-device").not_built_yet() == list(NOT_BUILT_YET)
+def test_device_recipe_ends_with_recovery_and_adapters():
+    stages = load_named_recipe("afm-on-device").finishing_stages()
+    assert stages == ["quantize", "recover", "adapter-summaries"]
 
 
 @pytest.mark.parametrize("name", ["afm-on-device", "afm-teacher", "afm-server"])

@@ -58,8 +58,8 @@ class Plan:
     """Keys and values of one token, float16."""
     max_tokens: int
     """Longest context of the finished model."""
-    not_built_yet: tuple[str, ...]
-    """Sections of the recipe that are not planned, because their stages do not exist yet."""
+    not_planned: tuple[str, ...]
+    """Stages of the recipe whose cost is not known here."""
 
     def as_json(self) -> dict[str, Any]:
         """All of it, for `--json`."""
@@ -93,7 +93,7 @@ def plan_recipe(recipe: Recipe, hardware: Hardware) -> Plan:
         wide_snapshot_bytes=planner.wide_snapshot_bytes(),
         cache_bytes_per_token=cache_bytes_per_token(recipe.shape),
         max_tokens=recipe.shape_of(last).max_tokens,
-        not_built_yet=tuple(recipe.not_built_yet()),
+        not_planned=tuple(recipe.finishing_stages()),
     )
 
 

@@ -18,8 +18,8 @@ from afm_mlx.planning.answers import (
 )
 from afm_mlx.planning.cost import WEIGHT_BYTES, Memory, training_memory
 from afm_mlx.planning.hardware import Hardware
-from afm_mlx.recipe import MEMBER_SECTIONS, Recipe
-from afm_mlx.settings.alignment import RatioMode
+from afm_mlx.recipe import Recipe
+from afm_mlx.settings.alignment import MEMBER_SECTIONS, RatioMode
 from afm_mlx.settings.sections import Shape, Training
 
 ROUND_BYTES = 30  # of a token of a round's answers; docs/rl.md

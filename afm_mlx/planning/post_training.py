@@ -15,7 +15,8 @@ from afm_mlx.planning.post_memory import Moments, moments
 from afm_mlx.planning.post_work import Costs
 from afm_mlx.planning.pretraining import FIXED, micro_row_choices
 from afm_mlx.planning.units import gigabytes
-from afm_mlx.recipe import POST_TRAINING_STAGES, Recipe
+from afm_mlx.recipe import Recipe
+from afm_mlx.settings.alignment import POST_TRAINING_STAGES
 
 SHORTEST = 32  # tokens; nothing shorter is advised; ours
 

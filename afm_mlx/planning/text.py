@@ -47,8 +47,8 @@ def format_plan(plan: Plan) -> str:
             f"{plan.cache_bytes_per_token:,} bytes of float16 x {plan.max_tokens:,} tokens",
         ),
     ]
-    if plan.not_built_yet:
-        lines += ["", f"not planned, not built yet: {', '.join(plan.not_built_yet)}"]
+    if plan.not_planned:
+        lines += ["", f"not planned: {', '.join(plan.not_planned)}"]
     return "\n".join(lines)
 
 

@@ -330,3 +330,16 @@ class Itec(Section):
     """Weight of these answers beside the conversations of [sft]. Ours."""
     skip_bad: bool = False
     """Leave out, name and count lines that are no conversation, instead of stopping at one."""
+
+
+POST_TRAINING_STAGES = ("sft", "reward", "prefer", "reject", "itec", "rl")
+"""Each starts from the model of [sft] where there is one, and else from the one before it; rl
+starts from that of [itec] where there is one."""
+
+MEMBER_SECTIONS = {
+    Member.REJECT: "sft",
+    Member.DPO: "prefer",
+    Member.IPO: "prefer",
+    Member.RL: "rl",
+}
+"""Which section says how a member of the committee is trained."""

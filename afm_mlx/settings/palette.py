@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from afm_mlx.settings.alignment import Conversations
 from afm_mlx.settings.sections import Count, Fraction, NotNegative, Positive, Section
 
 
@@ -78,6 +79,10 @@ class AdapterInit(StrEnum):
 class Recover(Section):
     """LoRA adapters that win back what quantization lost."""
 
+    mixture: dict[str, Positive] = Field(default={})
+    """Share of rows from each [data.NAME]; without any, all of them alike."""
+    data: dict[str, Conversations] = Field(default={})
+    """Files of conversations, by name, which are learned from after the texts."""
     tokens: Count
     """Tokens trained on: first texts of pre-training, then of post-training."""
     tokens_per_step: Count
@@ -109,8 +114,8 @@ class Recover(Section):
 class Adapter(Section):
     """One product adapter, `[adapters.NAME]`; it starts from the recovery adapter."""
 
-    data: str
-    """JSONL of examples."""
+    data: dict[str, Conversations]
+    """Files of conversations, by name."""
     lr: Positive
     """Peak learning rate."""
     epochs: Count

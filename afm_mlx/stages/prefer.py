@@ -136,8 +136,6 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
         **final,
         **{f"start_{name}": value for name, value in measure.start().items()},
         **pairs.counts(),
-        "loss": outcome.losses[-1][1] if outcome.losses else None,
         "steps": steps,
-        "earlier_seconds": outcome.earlier_seconds,
-        "peak_gb": round(outcome.peak_bytes / 1e9, 3),
+        **outcome.metrics(),
     }

@@ -110,11 +110,9 @@ def run(
     return {
         **final,
         **{f"base_{name}": start[name] for name in ("held_out_nats",) if name in start},
-        "loss": outcome.losses[-1][1] if outcome.losses else None,
         "tokens": section.steps * section.tokens_per_step,
         "epochs": texts.epochs(section.steps),
-        "earlier_seconds": outcome.earlier_seconds,
-        "peak_gb": round(outcome.peak_bytes / 1e9, 3),
+        **outcome.metrics(),
     }
 
 

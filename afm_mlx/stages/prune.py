@@ -201,10 +201,8 @@ def _learn(
     )
     return {
         **{"first_scores_" + name: start[name] for name in start},
-        "loss": outcome.losses[-1][1] if outcome.losses else None,
         "tokens": section.steps * section.row_tokens * section.rows_per_step,
-        "earlier_seconds": outcome.earlier_seconds,
-        "peak_gb": round(outcome.peak_bytes / 1e9, 3),
+        **outcome.metrics(),
     }
 
 

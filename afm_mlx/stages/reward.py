@@ -131,8 +131,6 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     return {
         **final,
         **pairs.counts(),
-        "loss": outcome.losses[-1][1] if outcome.losses else None,
         "steps": steps,
-        "earlier_seconds": outcome.earlier_seconds,
-        "peak_gb": round(outcome.peak_bytes / 1e9, 3),
+        **outcome.metrics(),
     }

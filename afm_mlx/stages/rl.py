@@ -146,10 +146,8 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     return {
         **{"start_" + name: before[name] for name in before if name != "samples"},
         **final,
-        "loss": outcome.losses[-1][1] if outcome.losses else None,
         "answers": section.rounds * num_answers,
-        "earlier_seconds": outcome.earlier_seconds,
-        "peak_gb": round(outcome.peak_bytes / 1e9, 3),
+        **outcome.metrics(),
     }
 
 

@@ -139,7 +139,6 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     return {
         **final,
         **{f"start_{name}": value for name, value in before.items()},
-        "loss": outcome.losses[-1][1] if outcome.losses else None,
         "conversations": shown.num_conversations,
         "skipped": len(shown.skipped),
         "too_long": shown.num_too_long,
@@ -150,8 +149,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
         "tokens": packed.tokens,
         "filled": round(packed.filled, 4),
         "steps": packed.steps,
-        "earlier_seconds": outcome.earlier_seconds,
-        "peak_gb": round(outcome.peak_bytes / 1e9, 3),
+        **outcome.metrics(),
     }
 
 

@@ -81,6 +81,14 @@ class Outcome:
     peak_bytes: int = 0
     """Most memory that MLX held in this process."""
 
+    def metrics(self) -> dict[str, Any]:
+        """What every stage notes: last loss, earlier processes' time, most memory."""
+        return {
+            "loss": self.losses[-1][1] if self.losses else None,
+            "earlier_seconds": self.earlier_seconds,
+            "peak_gb": round(self.peak_bytes / 1e9, 3),
+        }
+
 
 def train(
     model: Any,
