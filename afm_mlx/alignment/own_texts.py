@@ -69,7 +69,10 @@ def _written(
 def _conversations(
     model: Decoder, tokenizer: Tokenizer, count: int, most_tokens: int, place: tuple[int, int]
 ) -> list[tuple[int, ...]]:
-    """Conversations of one question and its answer, both by the model."""
+    """Conversations of one question and its answer, both by the model; `count` at most.
+
+    A question that leaves no room for an answer in the context is dropped.
+    """
     seed, step = place
     head = _user_head(tokenizer)
     # A question is short; what a model goes on with is no question.
@@ -78,17 +81,18 @@ def _conversations(
         render_chat(tokenizer, [{"role": "user", "content": tokenizer.decode(ids)}])
         for ids in asked
     ]
+    short = [turn for turn in turns if len(turn) < model.shape.max_tokens]
     found = sample_answers(
         model,
         tokenizer,
-        turns,
+        short,
         samples=1,
         max_tokens=most_tokens,
         temperature=1.0,
         seed=seed,
         step=step + 1,
     )
-    return [(*turn, *answer.ids) for turn, (answer,) in zip(turns, found, strict=True)]
+    return [(*turn, *answer.ids) for turn, (answer,) in zip(short, found, strict=True)]
 
 
 def _user_head(tokenizer: Tokenizer) -> list[int]:

@@ -10,6 +10,7 @@ matrices of a device model; `decoder.checkpoint.stored_bits` counts them.
 
 from __future__ import annotations
 
+import html
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -69,8 +70,13 @@ def allocate(
         if wrong:
             raise RecipeError(
                 f"{target:g} bits per weight cannot be reached: these matrices take "
-                f"{lowest:.4g} to {highest:.4g}",
-                hint=f"the nearest is {_outward(reached, up=reached == lowest):g}",
+                f"{lowest:.4g} to {highest:.4g}"
+                + (
+                    f", with {', '.join(f'{name} at {fixed[name]}' for name in fixed)}"
+                    * bool(fixed)
+                ),
+                hint="the nearest is --set quantize.target_bits_per_weight="
+                f"{_outward(reached, up=reached == lowest):g}",
             )
     unit, capacity = _steps(damages, sizes, least, target - lowest, fixed)
     # worth[c]: least damage of the matrices so far that takes at most c steps above the least bits.
@@ -101,6 +107,15 @@ def average_bits(bits: Mapping[str, int], sizes: Mapping[str, int]) -> float:
     """Mean bits of a weight."""
     weights = sum(sizes[name] for name in bits)
     return sum(width * sizes[name] for name, width in bits.items()) / weights
+
+
+def shares(bits: Mapping[str, int], sizes: Mapping[str, int]) -> dict[int, float]:
+    """Share of the weights that each width has, 0 to 1, by width, ascending."""
+    counts: Counter[int] = Counter()
+    for name, width in bits.items():
+        counts[width] += sizes[name]
+    total = sum(counts.values())
+    return {width: counts[width] / total for width in sorted(counts)}
 
 
 def _steps(
@@ -149,19 +164,19 @@ def bits_table(bits: Mapping[str, int]) -> str:
     """Bits as a grid of digits, a line for each kind of matrix and a column for each layer.
 
     >>> print(bits_table({"model.layers.0.mlp.up_proj": 4, "model.layers.1.mlp.up_proj": 2}))
-      layer      0
-      up_proj    42
+      layer        0
+      up_proj      42
     """
     cells, others, layers = _grid(bits)
     lines = []
     for start in range(0, layers, _GRID_COLUMNS):
         columns = range(start, min(start + _GRID_COLUMNS, layers))
         tens = "".join(f"{layer:<10}" for layer in columns if layer % 10 == 0)
-        lines.append(f"  {'layer':<11}{tens}".rstrip())
+        lines.append(f"  {'layer':<13}{tens}".rstrip())
         for kind in _ORDER:
             digits = "".join(str(cells.get((kind, layer), " ")) for layer in columns)
             if digits.strip():
-                lines.append(f"  {kind:<11}{digits}")
+                lines.append(f"  {kind:<13}{digits}")
     lines += [f"  {kind:<13}{width}" for kind, width in others.items()]
     return "\n".join(lines)
 
@@ -169,6 +184,7 @@ def bits_table(bits: Mapping[str, int]) -> str:
 def bits_svg(bits: Mapping[str, int], sizes: Mapping[str, int], title: str) -> str:
     """The same as a picture, with the share of weights that each width has."""
     cells, others, layers = _grid(bits)
+    title = html.escape(title)
     kinds = [kind for kind in _ORDER if any(kind == each for each, _ in cells)]
     side, left, top = 18, 110, 56
     width = left + max(layers * side, 340) + 20
@@ -196,12 +212,8 @@ def bits_svg(bits: Mapping[str, int], sizes: Mapping[str, int], title: str) -> s
             for layer in range(layers)
             if (kind, layer) in cells
         ]
-    shares: Counter[int] = Counter()
-    for name, each in bits.items():
-        shares[each] += sizes[name]
     x, y = left, height - 40
-    for each in sorted(shares):
-        share = shares[each] / sum(shares.values())
+    for each, share in shares(bits, sizes).items():
         parts.append(_cell(x, y, side, side, each))
         words = f"{each} bits: {share:.1%} of weights"
         parts.append(f'<text x="{x + side + 6}" y="{y + 13}" fill="#222">{words}</text>')

@@ -4,7 +4,7 @@ Each block is fitted to what really goes into it: the texts as the blocks before
 tables, pass them on. At one time there are the model, the states between two blocks, and one
 block's work. What is done stays in a folder:
 
-    bits.json                the choice of bits, and the damages it was made by
+    damages.json             what each matrix would lose at each width
     gradients.safetensors    how much each output matters
     block-0003.safetensors   a finished block; an interrupted run goes on behind the last one
 """
@@ -30,6 +30,7 @@ from afm_mlx.compression.bits import (
     Damages,
     allocate,
     bits_table,
+    shares,
 )
 from afm_mlx.compression.damage import estimated_damage, fit_alone, measured_damage
 from afm_mlx.compression.divergence import Reference
@@ -47,6 +48,7 @@ from afm_mlx.decoder.weights import listed, write_file
 from afm_mlx.errors import ModelError
 from afm_mlx.progress import Progress
 from afm_mlx.settings.palette import DamageMeasure, Quantize
+from afm_mlx.settings.sections import Shape
 
 EMBEDDING = "model.embed_tokens"
 OUTPUT = "lm_head"
@@ -72,7 +74,7 @@ class Palettizer:
             decoder: dense; it is changed.
             batches: token ids [B, T] to calibrate on.
             section: [quantize].
-            work: folder of what is done.
+            work: folder of what is done; it is needed until the decoder is saved.
             seed: of the labels that gradients are taken of.
             chunk_bytes: budget for logits held at once.
             progress: is told what happens.
@@ -83,8 +85,7 @@ class Palettizer:
         check_finite(decoder)
         self.decoder, self.batches, self.section = decoder, batches, section
         self.work, self.seed, self.chunk_bytes, self.progress = work, seed, chunk_bytes, progress
-        self.sizes = {name: each.weight.size for name, each in linears(decoder).items()}
-        self.sizes[EMBEDDING] = decoder.model.embed_tokens.weight.size
+        self.sizes = matrix_sizes(decoder.shape)
 
     def run(self) -> dict[str, Any]:
         """Put tables in place of all matrices.
@@ -96,7 +97,8 @@ class Palettizer:
         Raises:
             RecipeError: no choice of bits has the average that is asked for.
         """
-        gradients, choice, earlier_seconds = self._choice()
+        gradients, damages, earlier_seconds = self._measurements()
+        choice = _choose(damages, self.sizes, self.section)
         self.progress.say(bits_table(choice.bits))
         self._round_ends()
         stream = start_stream(self.decoder, self.batches)
@@ -120,46 +122,33 @@ class Palettizer:
             "bits_per_weight": choice.bits_per_weight,
             "bits": choice.bits,
             "sizes": self.sizes,
+            "share_by_bits": shares({name: choice.bits[name] for name in damages}, self.sizes),
             "damage": choice.damage,
+            "damages": damages,
             "fit_error": fmean(errors.values()),
             "fit_errors": errors,
             "calibration_tokens": sum(batch.size for batch in self.batches),
             "earlier_seconds": earlier_seconds,
         }
 
-    def _choice(self) -> tuple[dict[str, mx.array], Choice, float]:
-        """Gradients at outputs, the bits of every matrix, and the seconds it had taken earlier."""
-        section, target = self.section, self.section.target_bits_per_weight
-        fixed = {name: int(section.embedding_bits) for name in _ENDS if name in self.sizes}
-        counted = fixed if section.target_counts_embedding else {}
-        names = [name for name in self.sizes if name not in fixed]
-        # Refuses a target before the work of measuring.
-        nothing: Damages = {name: dict.fromkeys(section.widths, 0.0) for name in names}
-        allocate(nothing, self.sizes, target, fixed=counted)
-        kept, seconds = self.work / "bits.json", 0.0
-        if not kept.exists():
-            self._measure(kept)
+    def _measurements(self) -> tuple[dict[str, mx.array], Damages, float]:
+        """Gradients at outputs, damages, and the seconds it had taken if it was done earlier."""
+        file, seconds = self.work / "damages.json", 0.0
+        gradients_file = self.work / "gradients.safetensors"
+        if not file.exists():
+            started = time.monotonic()
+            self.progress.status("  gradients: how much each output matters")
+            gradients = fisher(self.decoder, self._first_batches(), seed=self.seed)
+            write_file(gradients_file, gradients)
+            found = {"damages": self._damages(gradients), "seconds": time.monotonic() - started}
+            write_text(file, json.dumps(found, indent=1) + "\n")
         else:
-            seconds = json.loads(kept.read_text())["seconds"]
+            seconds = json.loads(file.read_text())["seconds"]
         damages = {
             name: {int(width): each for width, each in widths.items()}
-            for name, widths in json.loads(kept.read_text())["damages"].items()
+            for name, widths in json.loads(file.read_text())["damages"].items()
         }
-        choice = allocate(damages, self.sizes, target, fixed=counted)
-        everything = Choice(choice.bits | fixed, choice.bits_per_weight, choice.damage)
-        gradients = cast(dict[str, mx.array], mx.load(str(self.work / "gradients.safetensors")))
-        return gradients, everything, seconds
-
-    def _measure(self, file: Path) -> None:
-        """Take gradients and damages, and keep them."""
-        started = time.monotonic()
-        self.progress.status("  gradients: how much each output matters")
-        gradients = fisher(self.decoder, self._first_batches(), seed=self.seed)
-        write_file(self.work / "gradients.safetensors", gradients)
-        damages = self._damages(gradients)
-        seconds = time.monotonic() - started
-        facts = {"damages": damages, "measure": self.section.damage.value, "seconds": seconds}
-        write_text(file, json.dumps(facts, indent=1) + "\n")
+        return cast(dict[str, mx.array], mx.load(str(gradients_file))), damages, seconds
 
     def _first_batches(self) -> list[mx.array]:
         """Batches of the first `gradient_rows` rows."""
@@ -242,6 +231,36 @@ class Palettizer:
         if not self.decoder.shape.tied:
             rounded[OUTPUT] = Int8Linear(*int8_rows(self.decoder.lm_head.weight))
         replace_linears(self.decoder, rounded)
+
+
+def matrix_sizes(shape: Shape) -> dict[str, int]:
+    """Weights in each matrix of a decoder, by name, the embedding too. Allocates nothing."""
+    decoder = Decoder(shape)
+    sizes = {name: int(matrix.weight.size) for name, matrix in linears(decoder).items()}
+    return sizes | {EMBEDDING: decoder.model.embed_tokens.weight.size}
+
+
+def check_target(shape: Shape, section: Quantize) -> None:
+    """Raise unless some choice of bits has the average that is asked for.
+
+    Raises:
+        RecipeError: none has; the nearest averages are named.
+    """
+    sizes = matrix_sizes(shape)
+    names = [name for name in sizes if name not in _ENDS]
+    _choose({name: dict.fromkeys(section.widths, 0.0) for name in names}, sizes, section)
+
+
+def _choose(damages: Damages, sizes: Mapping[str, int], section: Quantize) -> Choice:
+    """Bits of every matrix, the embedding's too."""
+    ends = {name: int(section.embedding_bits) for name in _ENDS if name in sizes}
+    choice = allocate(
+        damages,
+        sizes,
+        section.target_bits_per_weight,
+        fixed=ends if section.target_counts_embedding else {},
+    )
+    return Choice(choice.bits | ends, choice.bits_per_weight, choice.damage)
 
 
 def check_finite(decoder: Decoder) -> None:

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from afm_mlx import compat
 from afm_mlx.alignment.own_texts import own_rows
-from afm_mlx.artifact import Inputs, write_text
+from afm_mlx.artifact import SNAPSHOTS, Inputs, write_text
 from afm_mlx.compression.bits import bits_svg
 from afm_mlx.compression.divergence import Reference
-from afm_mlx.compression.palettize import Palettizer, check_finite
+from afm_mlx.compression.palettize import Palettizer, check_finite, check_target
 from afm_mlx.corpus.mixture import HeldOutRows
 from afm_mlx.corpus.packing import shift_right
 from afm_mlx.decoder.checkpoint import open_checkpoint, save_checkpoint, stored_bits
@@ -54,15 +54,19 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     row_tokens, context = section.calibration_row_tokens, model.shape.max_tokens
     if row_tokens > context:
         raise ModelError(
-            f"quantize.calibration_row_tokens is {row_tokens:,}, and the model's context {context:,}",
+            f"quantize.calibration_row_tokens is {row_tokens:,}, "
+            f"and the model's context {context:,}",
             hint=f"--set quantize.calibration_row_tokens={context}",
         )
+    check_target(model.shape, section)
     check_finite(model)
+    work = out / SNAPSHOTS
+    work.mkdir(exist_ok=True)
     if recipe.data:
         rows = _text_rows(recipe, inputs, tokenizer)
         held_out = _held_out(recipe, inputs, tokenizer)
     else:
-        rows, held_out = _own_rows(recipe, folder, model, tokenizer, out, progress)
+        rows, held_out = _own_rows(recipe, folder, model, tokenizer, work, progress)
     progress.say(f"  calibrating on {len(rows):,} rows of {row_tokens:,} tokens")
     validation = Validation(
         held_out,
@@ -82,7 +86,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
         model,
         [shift_right(batch, tokenizer.eos_id) for batch in _batches(rows)],
         section,
-        work=out,
+        work=work,
         seed=settings.seed,
         chunk_bytes=settings.loss_bytes,
         progress=progress,
@@ -111,7 +115,7 @@ def _batches(rows: NDArray[Any]) -> list[mx.array]:
 
 
 def _text_rows(recipe: Recipe, inputs: Inputs, tokenizer: Tokenizer) -> NDArray[np.int32]:
-    """Rows of the recipe's texts, in the shares of [core]: as many as asked for, or as there are."""
+    """Rows of the recipe's texts, in the shares of [core]; fewer than asked for, if there are."""
     section = recipe.quantize
     assert section is not None
     try:
@@ -152,13 +156,13 @@ def _own_rows(
     folder: Path,
     model: Decoder,
     tokenizer: Tokenizer,
-    out: Path,
+    work: Path,
     progress: Progress,
 ) -> tuple[NDArray[np.int32], dict[str, HeldOutRows]]:
     """Rows that the model writes, once for a run and its resumptions, and some held out."""
     section = recipe.quantize
     assert section is not None
-    kept = out / "own-rows.npy"
+    kept = work / "own-rows.npy"
     count = section.calibration_rows
     held = -(-count // OWN_HELD_OUT)
     if not kept.exists():
@@ -172,7 +176,7 @@ def _own_rows(
             seed=recipe.training.seed,
             chat=chat,
         )
-        part = out / "own-rows.part.npy"
+        part = work / "own-rows.part.npy"
         np.save(part, rows)
         part.replace(kept)
     rows = np.load(kept)
