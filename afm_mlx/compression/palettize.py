@@ -34,7 +34,15 @@ from afm_mlx.compression.bits import (
 )
 from afm_mlx.compression.damage import estimated_damage, fit_alone, measured_damage
 from afm_mlx.compression.divergence import Reference
-from afm_mlx.compression.moments import SITES, advance, block_moments, fisher, start_stream
+from afm_mlx.compression.equalize import equalize
+from afm_mlx.compression.moments import (
+    SITES,
+    advance,
+    block_moments,
+    collect_moments,
+    fisher,
+    start_stream,
+)
 from afm_mlx.decoder.decoder import Block, Decoder, named_parameters
 from afm_mlx.decoder.palette import (
     Int8Embedding,
@@ -97,6 +105,14 @@ class Palettizer:
         Raises:
             RecipeError: no choice of bits has the average that is asked for.
         """
+        if self.section.equalize:
+            self.progress.status("  equalizing: scales of channels move to where tables fit best")
+            equalize(
+                self.decoder,
+                collect_moments(self.decoder, self.batches),
+                bits=self.section.bits,
+                group_rows=self.section.group_channels,
+            )
         gradients, damages, earlier_seconds = self._measurements()
         choice = _choose(damages, self.sizes, self.section)
         self.progress.say(bits_table(choice.bits))

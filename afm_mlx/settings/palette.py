@@ -41,6 +41,8 @@ class Quantize(Section):
     damage: DamageMeasure = DamageMeasure.ESTIMATE
     """How the damage of low bits is found. estimate: to second order, from one backward pass.
     measured: each matrix alone is stored so, and the model reads the texts again. Ours."""
+    equalize: bool = True
+    """First move scales between channels, which changes no output, so that tables fit. Ours."""
     group_channels: Count = 16
     """Output channels that share one table. Source: OB."""
     cluster_iterations: Count = 30
