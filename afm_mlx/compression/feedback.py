@@ -166,8 +166,9 @@ def _refitted(
     rows = np.ones(len(ids)) if worth is None else worth
 
     def summed(values: Array) -> NDArray[np.float64]:
-        values = values * rows[:, None]
-        return np.bincount(places.reshape(-1), values.reshape(-1), tables.size).reshape(-1, size)
+        shares = np.multiply(values, rows[:, None]).reshape(-1)
+        sums: NDArray[np.float64] = np.bincount(places.reshape(-1), shares, tables.size)
+        return sums.reshape(-1, size)
 
     def applied(values: Array) -> Array:
         return np.array(mx.array(values) @ product)
