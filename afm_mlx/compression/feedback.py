@@ -167,7 +167,7 @@ def _refitted(
 
     def summed(values: Array) -> NDArray[np.float64]:
         shares = np.multiply(values, rows[:, None]).reshape(-1)
-        sums: NDArray[np.float64] = np.bincount(places.reshape(-1), shares, tables.size)
+        sums = np.bincount(places.reshape(-1), shares, tables.size).astype(np.float64, copy=False)
         return sums.reshape(-1, size)
 
     def applied(values: Array) -> Array:
