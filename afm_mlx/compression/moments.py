@@ -75,17 +75,7 @@ def block_moments(
         full: E[x x^T], [I, I]; or else E[x^2], [I].
         sites: keys of `SITES` to measure.
     """
-    totals: dict[str, mx.array] = {}
-    tokens = 0
-    with _probed({site: (block, site) for site in sites}) as probes:
-        for x in stream:
-            block(x, "causal")
-            for site, probe in probes.items():
-                summed = _moment(probe, full)
-                totals[site] = totals[site] + summed if site in totals else summed
-            tokens += x.shape[0] * x.shape[1]
-            mx.eval(totals)
-    return {name: totals[site] / max(tokens, 1) for site in sites for name in SITES[site]}
+    return _measured(block, stream, full, sites)[0]
 
 
 def collect_moments(
@@ -95,9 +85,9 @@ def collect_moments(
     stream = start_stream(decoder, batches)
     found: dict[str, mx.array] = {}
     for number, block in enumerate(decoder.layers):
-        for name, moment in block_moments(block, stream, full=full).items():
+        own, stream = _measured(block, stream, full, tuple(SITES))
+        for name, moment in own.items():
             found[f"model.layers.{number}.{name}"] = moment
-        stream = advance(block, stream)
     if not decoder.shape.tied:
         total, tokens = mx.zeros(()), 0
         for x in stream:
@@ -157,6 +147,24 @@ def fisher(
             for probe in probes.values():
                 probe._seen = None
     return {name: total / max(tokens, 1) for name, total in totals.items()}
+
+
+def _measured(
+    block: Block, stream: Stream, full: bool, sites: Sequence[str]
+) -> tuple[dict[str, mx.array], Stream]:
+    """What `block_moments` answers, and what comes out of the block."""
+    totals: dict[str, mx.array] = {}
+    tokens, after = 0, []
+    with _probed({site: (block, site) for site in sites}) as probes:
+        for x in stream:
+            after.append(block(x, "causal"))
+            for site, probe in probes.items():
+                summed = _moment(probe, full)
+                totals[site] = totals[site] + summed if site in totals else summed
+            tokens += x.shape[0] * x.shape[1]
+            mx.eval(totals, after[-1])
+    moments = {name: totals[site] / max(tokens, 1) for site in sites for name in SITES[site]}
+    return moments, after
 
 
 @contextmanager
