@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ from afm_mlx.training.validation import Validation
 BATCH_TOKENS = 2_048
 """Tokens that the model reads at once, unless a row is longer. Ours."""
 
+COMPARED_TOKENS = 16_384
+"""Held-out tokens, at most, whose predictions before and after are compared. Ours."""
+
 OWN_HELD_OUT = 8
 """Of as many rows that the model wrote, one is only measured on. Ours."""
 
@@ -50,6 +54,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     assert start is not None
     folder = inputs[start] / "model"
     tokenizer = Tokenizer.open(folder)
+    mx.reset_peak_memory()
     model = open_checkpoint(folder, dtype=compat.compute_dtype(settings.compute), dense=True)
     row_tokens, context = section.calibration_row_tokens, model.shape.max_tokens
     if row_tokens > context:
@@ -75,13 +80,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
         chunk_bytes=settings.loss_bytes,
     )
     before = validation(model)
-    read = [batch for each in held_out.values() for batch in _batches(each.targets)]
-    reference = Reference(
-        model,
-        [shift_right(batch, tokenizer.eos_id) for batch in read],
-        counts=[batch for each in held_out.values() for batch in _batches(each.counts)],
-        chunk_bytes=settings.loss_bytes,
-    )
+    reference = _reference(recipe, model, held_out, tokenizer.eos_id)
     metrics = Palettizer(
         model,
         [shift_right(batch, tokenizer.eos_id) for batch in _batches(rows)],
@@ -92,7 +91,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
         progress=progress,
     ).run()
     metrics |= {f"base_{name}": value for name, value in before.items()} | validation(model)
-    if read:
+    if held_out:
         metrics["held_out_kl"] = reference.kl(model)
         progress.say(
             f"  held out {metrics['held_out_nats']:.4f} nats per token, before "
@@ -105,7 +104,23 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     }
     title = f"{metrics['bits_per_weight']:.2f} bits per weight"
     write_text(out / "bits.svg", bits_svg(metrics["bits"], metrics["sizes"], title))
+    metrics["peak_gb"] = round(mx.get_peak_memory() / 1e9, 3)
     return metrics
+
+
+def _reference(
+    recipe: Recipe, model: Decoder, held_out: Mapping[str, HeldOutRows], eos_id: int
+) -> Reference:
+    """What the model predicts of the first held-out rows of each source."""
+    row_tokens = max((each.targets.shape[1] for each in held_out.values()), default=1)
+    most_rows = -(-COMPARED_TOKENS // row_tokens // max(len(held_out), 1))
+    first = [(each.targets[:most_rows], each.counts[:most_rows]) for each in held_out.values()]
+    return Reference(
+        model,
+        [shift_right(batch, eos_id) for targets, _ in first for batch in _batches(targets)],
+        counts=[batch for _, counts in first for batch in _batches(counts)],
+        chunk_bytes=recipe.training.loss_bytes,
+    )
 
 
 def _batches(rows: NDArray[Any]) -> list[mx.array]:
