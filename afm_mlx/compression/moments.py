@@ -4,6 +4,11 @@ A linear layer's squared error on texts depends on its inputs x only through E[x
 one after the other over all texts, and only the stream between them is kept, so that a block can be
 changed before the next one is measured.
 
+Tokens count by one over the mean square of the stream after the block, since later norms divide an
+error by just that. Without this, the few tokens that a model makes into attention sinks, a million
+times the others in square, decide everything: on SmolLM2 rescaling by plain moments made 4-bit
+tables worse than none (KL 0.79 after 0.53), and by these it made them better (0.42 after 0.56).
+
 Sources. arXiv:2210.17323 (GPTQ), section 3, for E[x x^T]; arXiv:2306.07629 (SqueezeLLM), section
 4.1, for gradients as importance. Labels are drawn from the model itself, as KL to it asks.
 
@@ -69,6 +74,8 @@ def block_moments(
 ) -> dict[str, mx.array]:
     """Moments of the inputs of a block's linear layers, float32, by names such as `mlp.up_proj`.
 
+    Means over tokens are weighted, as the file says.
+
     Args:
         block: one layer, as it is now.
         stream: what goes into it.
@@ -92,7 +99,7 @@ def collect_moments(
         total, tokens = mx.zeros(()), 0
         for x in stream:
             states = decoder.model.norm(x).reshape(-1, x.shape[-1]).astype(mx.float32)
-            total = total + (states.T @ states if full else mx.square(states).sum(0))
+            total = total + _moment(states, mx.ones((len(states), 1)), full)
             tokens += len(states)
             mx.eval(total)
         found["lm_head"] = total / max(tokens, 1)
@@ -154,16 +161,17 @@ def _measured(
 ) -> tuple[dict[str, mx.array], Stream]:
     """What `block_moments` answers, and what comes out of the block."""
     totals: dict[str, mx.array] = {}
-    tokens, after = 0, []
+    counted, after = mx.zeros(()), []
     with _probed({site: (block, site) for site in sites}) as probes:
         for x in stream:
             after.append(block(x, "causal"))
+            counts = 1 / mx.square(after[-1].astype(mx.float32)).mean(-1).reshape(-1, 1)
             for site, probe in probes.items():
-                summed = _moment(probe, full)
+                summed = _moment(_inputs(probe), counts, full)
                 totals[site] = totals[site] + summed if site in totals else summed
-            tokens += x.shape[0] * x.shape[1]
-            mx.eval(totals, after[-1])
-    moments = {name: totals[site] / max(tokens, 1) for site in sites for name in SITES[site]}
+            counted = counted + counts.sum()
+            mx.eval(totals, counted, after[-1])
+    moments = {name: totals[site] / counted for site in sites for name in SITES[site]}
     return moments, after
 
 
@@ -194,9 +202,9 @@ def _inputs(probe: _Probe) -> mx.array:
     return probe._seen.reshape(-1, probe._seen.shape[-1]).astype(mx.float32)
 
 
-def _moment(probe: _Probe, full: bool) -> mx.array:
-    x = _inputs(probe)
-    return x.T @ x if full else mx.square(x).sum(0)
+def _moment(x: mx.array, counts: mx.array, full: bool) -> mx.array:
+    """Weighted sum over tokens, [I, I] or [I], of inputs [B x L, I] that count [B x L, 1] each."""
+    return (x * counts).T @ x if full else (mx.square(x) * counts).sum(0)
 
 
 def _outputs(linear: nn.Module) -> int:
