@@ -22,6 +22,7 @@ from afm_mlx.compression.moments import Stream, advance
 from afm_mlx.compression.tables import Palette, fit_tables
 from afm_mlx.decoder.decoder import Decoder
 from afm_mlx.decoder.palette import (
+    INT8_BITS,
     Int8Linear,
     PaletteLinear,
     int8_rows,
@@ -29,7 +30,6 @@ from afm_mlx.decoder.palette import (
     pack,
     replace_linears,
 )
-from afm_mlx.decoder.palette_format import INT8_BITS
 
 
 def fit_alone(

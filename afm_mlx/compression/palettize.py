@@ -43,6 +43,7 @@ from afm_mlx.compression.equalize import equalize
 from afm_mlx.compression.feedback import Curvature, fit_with_feedback
 from afm_mlx.compression.moments import (
     SITES,
+    Stream,
     advance,
     block_moments,
     collect_moments,
@@ -51,6 +52,7 @@ from afm_mlx.compression.moments import (
 )
 from afm_mlx.decoder.decoder import Block, Decoder, named_parameters
 from afm_mlx.decoder.palette import (
+    INT8_BITS,
     Int8Embedding,
     Int8Linear,
     PaletteLinear,
@@ -58,7 +60,7 @@ from afm_mlx.decoder.palette import (
     linears,
     replace_linears,
 )
-from afm_mlx.decoder.palette_format import EMBEDDING, INT8_BITS
+from afm_mlx.decoder.palette_format import EMBEDDING
 from afm_mlx.decoder.weights import listed, write_file
 from afm_mlx.errors import ModelError
 from afm_mlx.progress import Progress
@@ -211,7 +213,7 @@ class Palettizer:
         self,
         number: int,
         block: Block,
-        stream: Sequence[mx.array],
+        stream: Stream,
         bits: Mapping[str, int],
         gradients: Mapping[str, mx.array],
     ) -> dict[str, float]:

@@ -15,7 +15,7 @@ from afm_mlx.settings.sections import Shape
 
 BATCH_TOKENS = 2_048  # read at once, stages/quantize.py
 OWN_HELD_OUT = 8  # the same
-PASSES = 6  # forward passes on the texts: to equalize, for damages, to fit; two each, ours
+PASSES = 5  # forward passes on the texts: one to equalize, two for damages, two to fit; ours
 GRADIENT_PASSES = 3  # labels, forward, and backward to the outputs alone
 FITS = 2  # tables of each weight for damages, at 2 and at 4 bits; then those that are kept
 GRADIENT_ARRAYS = 2  # of the size of all outputs: what they are moved by, and its gradient

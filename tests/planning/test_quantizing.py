@@ -27,13 +27,13 @@ def recipe_of(tmp_path, text=SHAPE + QUANTIZE, *assignments):
     return load_recipe(file, assignments)
 
 
-def test_work_is_six_passes_moments_three_passes_with_logits_and_fits(tmp_path):
+def test_work_is_five_passes_moments_three_passes_with_logits_and_fits(tmp_path):
     recipe = recipe_of(tmp_path)
     plan = plan_quantize(recipe, CPU)
     work = {each.name: each for each in plan.work}
     shape = recipe.shape
     moments = 2 * 2 * (3 * 64**2 + 128**2)  # of both layers and a token, x x^T at four places
-    inputs = 6 * 10 * forward_flops(shape, 64, 64, 0) + 2 * 640 * moments
+    inputs = 5 * 10 * forward_flops(shape, 64, 64, 0) + 2 * 640 * moments
     assert work["inputs"].flops == pytest.approx(inputs)
     assert work["inputs"].seconds == pytest.approx(inputs / RATE)
     assert work["gradients"].flops == pytest.approx(3 * 4 * forward_flops(shape, 64, 64, 64))
