@@ -7,7 +7,7 @@ the errors before it ask for, is rounded to its nearest entries. This is GPTQ wi
 
 Sources. arXiv:2210.17323 (GPTQ), section 3; arXiv:2307.13304 (QuIP), equation 3 and theorem 6, for
 this form of it. Ours: entries are not a grid's but tables, fitted to what is rounded with d as
-importance, and fitted again by least squares under M.
+importance; then ids one by one, and tables by least squares, descend under M.
 
 Shapes. O rows (outputs), I columns (inputs), G groups of rows, T = 2**bits.
 """
@@ -25,6 +25,10 @@ from afm_mlx.errors import ModelError
 
 BLOCK_COLUMNS = 64
 """Columns between two products of all errors so far with all columns to come. Ours."""
+
+GRADIENT_STEPS = 2
+"""Of conjugate gradients when tables are fitted to ids; each takes O x I x I multiplications. Ours:
+on SmolLM2, eight steps give an error that differs from two steps' by less than 0.01 %."""
 
 Array = NDArray[np.float32]
 
@@ -78,7 +82,7 @@ def fit_with_feedback(
     importance: Array | None = None,
     damping: float = 0.01,
     passes: int = 2,
-    steps: int = 8,
+    descents: int = 3,
     name: str = "matrix",
 ) -> Palette:
     """Ids and tables of a matrix that keep the squared error of its outputs small.
@@ -91,7 +95,8 @@ def fit_with_feedback(
         importance: what an error of each output costs, [O], among rows that share a table.
         damping: as in `Curvature.of`.
         passes: over the columns; tables are fitted anew before each.
-        steps: of conjugate gradients for the last tables; each costs O x I x I multiplications.
+        descents: after the passes, over the columns; each sets every id to what is best while all
+            others stay, and then fits the tables to the ids by least squares.
         name: of the matrix, for errors.
 
     Raises:
@@ -110,7 +115,11 @@ def fit_with_feedback(
             rounded, bits=bits, group_rows=group_rows, importance=costs, name=name
         ).tables
         ids, rounded = _pass(ordered, tables.astype(np.float32), factors, group_rows)
-    tables = _refitted(ordered, ids, tables, factors.moments, worth, group_rows, steps)
+    for sweep in range(descents + 1):
+        if sweep:
+            ids = _descended(ordered, ids, tables.astype(np.float32), factors.moments, group_rows)
+        tables = _refitted(ordered, ids, tables, factors.moments, worth, group_rows)
+        ids, tables = _ascending(ids, tables, group_rows)
     left = ordered - dense(ids, tables, group_rows=group_rows)
     lost, total = _energy(left, factors.moments), _energy(ordered, factors.moments)
     back = np.empty_like(ids)
@@ -150,6 +159,43 @@ def _pass(
     return np.ascontiguousarray(ids.T), np.ascontiguousarray(rounded.T)
 
 
+def _descended(
+    weight: Array,
+    ids: NDArray[np.uint8],
+    tables: Array,
+    moments: Array,
+    group_rows: int,
+) -> NDArray[np.uint8]:
+    """Ids [O, I] of no greater output error: each in turn is the best one, if all others stay."""
+    rows, columns = weight.shape
+    own = np.repeat(tables, group_rows, axis=0)[:rows]
+    middles = np.ascontiguousarray(((own[:, 1:] + own[:, :-1]) / 2).T)
+    starts, flat = np.arange(rows) * own.shape[1], own.reshape(-1)
+    found = np.ascontiguousarray(ids.T)
+    values = flat[starts + found]  # [I, O]
+    pulls = np.array(mx.array(moments) @ mx.array(weight.T - values))  # [I, O], M E^T
+    for first in range(0, columns, BLOCK_COLUMNS):
+        end = min(first + BLOCK_COLUMNS, columns)
+        moved = np.zeros((end - first, rows), np.float32)
+        for column in range(first, end):
+            pull = pulls[column] - moments[column, first:end] @ moved
+            wanted = values[column] + pull / moments[column, column]
+            found[column] = (wanted > middles).sum(0, dtype=np.uint8)
+            moved[column - first] = flat[starts + found[column]] - values[column]
+        pulls[end:] -= moments[end:, first:end] @ moved
+    return np.ascontiguousarray(found.T)
+
+
+def _ascending(
+    ids: NDArray[np.uint8], tables: NDArray[np.float16], group_rows: int
+) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
+    """The same palette, with entries in ascending order."""
+    order = np.argsort(tables, axis=1, kind="stable")
+    places = np.argsort(order, axis=1).astype(np.uint8)
+    groups = np.arange(len(ids)) // group_rows
+    return places[groups[:, None], ids], np.take_along_axis(tables, order, 1)
+
+
 def _refitted(
     weight: Array,
     ids: NDArray[np.uint8],
@@ -157,7 +203,6 @@ def _refitted(
     moments: Array,
     worth: Array | None,
     group_rows: int,
-    steps: int,
 ) -> NDArray[np.float16]:
     """Tables of least output error for given ids, by conjugate gradients on all groups at once."""
     size = tables.shape[1]
@@ -179,7 +224,7 @@ def _refitted(
     residual = summed(applied(left))
     guess = residual / scale
     direction, steepness = guess, (residual * guess).sum(1, keepdims=True)
-    for _ in range(steps):
+    for _ in range(GRADIENT_STEPS):
         moved = summed(applied(direction.astype(np.float32).reshape(-1)[places]))
         bend = (direction * moved).sum(1, keepdims=True)
         length = np.where(bend > 0, steepness / np.where(bend > 0, bend, 1), 0)

@@ -53,7 +53,7 @@ def test_inputs_that_do_not_depend_on_each_other_need_no_feedback(weight):
 
 def test_a_refitted_table_is_where_no_entry_can_be_moved_to_gain(weight, moments):
     factors = Curvature.of(moments, damping=0.01)
-    found = fit_with_feedback(weight, factors, bits=2, group_rows=16, steps=16)
+    found = fit_with_feedback(weight, factors, bits=2, group_rows=16)
     damped = np.empty_like(factors.moments)
     damped[np.ix_(factors.order, factors.order)] = factors.moments
 
@@ -68,6 +68,33 @@ def test_a_refitted_table_is_where_no_entry_can_be_moved_to_gain(weight, moments
                 tables = found.tables.copy()
                 tables[group, entry] += step
                 assert error(tables) > least
+
+
+def test_descents_lower_the_error_and_never_raise_it(weight, moments):
+    errors = [
+        fit_with_feedback(weight, moments, bits=2, group_rows=16, descents=descents).error
+        for descents in (0, 1, 2, 4)
+    ]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.97 * errors[0]
+
+
+def test_no_single_id_is_better_after_many_descents(weight, moments):
+    factors = Curvature.of(moments, damping=0.01)
+    found = fit_with_feedback(weight, factors, bits=2, group_rows=16, descents=40)
+    damped = np.empty_like(factors.moments)
+    damped[np.ix_(factors.order, factors.order)] = factors.moments
+    left = weight - dense(found.ids, found.tables, group_rows=16)
+    pulls = left @ damped
+    tables = found.tables.astype(np.float32)[np.arange(ROWS) // 16]  # [O, T]
+    moves = tables[:, None] - dense(found.ids, found.tables, group_rows=16)[..., None]
+    gains = 2 * moves * pulls[..., None] - moves**2 * np.diag(damped)[:, None]
+    assert gains.max() < 1e-3 * np.einsum("oi,oi->", pulls, left) / ROWS
+
+
+def test_tables_are_in_ascending_order(weight, moments):
+    found = fit_with_feedback(weight, moments, bits=4, group_rows=16)
+    assert (np.diff(found.tables.astype(np.float32), axis=1) >= 0).all()
 
 
 def test_the_error_that_is_told_is_that_of_the_damped_outputs(weight, moments):

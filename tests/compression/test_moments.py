@@ -12,6 +12,7 @@ from afm_mlx.compression.moments import (
     collect_moments,
     fisher,
     start_stream,
+    token_worths,
 )
 from afm_mlx.decoder.palette import linears, replace_linears
 
@@ -51,7 +52,8 @@ def recorded(decoder):
         x = decoder.model.embed_tokens(inputs)
         for number, block in enumerate(decoder.layers):
             x = block(x, "causal")
-            counts[number].append(1 / np.square(np.array(x)).mean(-1).reshape(-1))
+            own = 1 / np.square(np.array(x)).mean(-1).reshape(-1)
+            counts[number].append(own / own.mean())
         mx.eval(decoder._logits(decoder.model.norm(x)))
     replace_linears(decoder, {name: each.linear for name, each in recorders.items()})
     counts = [np.concatenate(each) for each in counts]
@@ -85,6 +87,33 @@ def test_one_token_of_huge_states_does_not_decide():
     embedding.weight = embedding.weight * huge
     found = collect_moments(decoder, [inputs])[name]
     np.testing.assert_allclose(np.array(found), np.array(without), rtol=1e-3)
+
+
+def test_gradients_decide_half_of_what_tokens_count(decoder):
+    (inputs,) = batches()[:1]
+    worths = token_worths(decoder, [inputs], seed=0)
+    only_first = {
+        name: [mx.where(mx.arange(inputs.shape[1]) == 0, each[0], 0.0)]
+        for name, each in worths.items()
+    }
+    found = collect_moments(decoder, [inputs], worths=only_first)
+    plain = collect_moments(decoder, [inputs])
+    x = decoder.layers[0].input_layernorm(decoder.model.embed_tokens(inputs))
+    for part in ("q_proj", "v_proj"):
+        name = f"model.layers.0.self_attn.{part}"
+        counts = only_first[name][0][..., None]
+        first = (mx.square(x) * counts).sum((0, 1)) / counts.sum() if counts.sum() > 0 else 0
+        wanted = (first + plain[name]) / 2 if counts.sum() > 0 else plain[name]
+        np.testing.assert_allclose(np.array(found[name]), np.array(wanted), rtol=1e-3)
+
+
+def test_worths_are_the_sums_of_squared_gradients(decoder):
+    worths = token_worths(decoder, batches(), seed=2)
+    outputs = fisher(decoder, batches(), seed=2)
+    for name, each in worths.items():
+        tokens = np.concatenate([np.array(worth).reshape(-1) for worth in each])
+        assert [worth.shape for worth in each] == [inputs.shape for inputs in batches()]
+        assert tokens.mean() == pytest.approx(outputs[name].sum().item(), rel=1e-3)
 
 
 def test_probes_leave_the_decoder_as_it_was(decoder):
