@@ -22,6 +22,7 @@ from .doctor import doctor
 from .generate import generate
 from .models_io import import_
 from .plan import plan
+from .quantize import quantize
 from .run import pretrain, run
 from .shrink import distill, prune
 from .terminal import show_error, tell
@@ -101,6 +102,7 @@ app.command("adapt", rich_help_panel=ALIGN)(adapt.adapt)
 app.add_typer(adapt.app, name="adapters", rich_help_panel=ALIGN)
 app.command("prune", rich_help_panel=SHRINK)(prune)
 app.command("distill", rich_help_panel=SHRINK)(distill)
+app.command("quantize", rich_help_panel=SHRINK)(quantize)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
