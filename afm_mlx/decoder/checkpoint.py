@@ -1,7 +1,8 @@
 """Checkpoints: a folder with config.json, safetensors and the tokenizer's files.
 
 A dense checkpoint is a Qwen3 folder (Llama, when QK-norm is off) that mlx-lm and transformers open
-as it is. What only we need stands in the table `afm` of its config.json.
+as it is. What only we need stands in the table `afm` of its config.json. A palettized one, see
+palette_format.py, opens here only.
 """
 
 from __future__ import annotations
@@ -18,10 +19,20 @@ from mlx.utils import tree_unflatten
 
 from afm_mlx.decoder.config import config_of_shape, read_config, read_shape
 from afm_mlx.decoder.decoder import Decoder, named_parameters
+from afm_mlx.decoder.palette_format import (
+    PaletteFormat,
+    StoredBits,
+    count_bits,
+    format_of_config,
+    format_of_model,
+    place,
+    tensors,
+)
 from afm_mlx.decoder.weights import (
     SHARD_BYTES,
     TensorFact,
     check_tensors,
+    listed,
     read_headers,
     read_weights,
     write_weights,
@@ -33,9 +44,11 @@ __all__ = [
     "check_tokenizer",
     "open_checkpoint",
     "read_facts",
+    "read_palette",
     "read_shape",
     "read_tensors",
     "save_checkpoint",
+    "stored_bits",
     "tokenizer_pieces",
     "write_checkpoint",
 ]
@@ -64,22 +77,29 @@ def save_checkpoint(
     *,
     facts: Mapping[str, Any] = _NO_FACTS,
 ) -> None:
-    """Write a model as a folder that this toolkit, mlx-lm and transformers open.
+    """Write a model as a folder that this toolkit opens; a dense one, mlx-lm and transformers too.
 
     Not atomic by itself: stages write into a folder that is published by one rename.
 
     Args:
         folder: created if absent; its weight files are replaced.
-        model: with weights in float32, bfloat16 or float16, which they keep.
+        model: with weights in float32, bfloat16 or float16, which they keep, or palettized.
         tokenizer_folder: its tokenizer files are copied; None leaves the model without.
         facts: what to remember in the table `afm` of config.json; JSON values.
 
     Raises:
-        ModelError: the tokenizer has more pieces than the model has rows.
+        ModelError: the tokenizer has more pieces than the model has rows, or the model has
+            tensors beside its own, such as low-rank factors.
         RunError: the weights could not be written whole.
     """
-    weights = named_parameters(model)
-    write_checkpoint(folder, model.shape, weights, tokenizer_folder, facts=facts)
+    weights, palette = named_parameters(model), format_of_model(model)
+    beside = [name for name in weights if name not in tensors(model.shape, palette)]
+    if beside:
+        raise ModelError(
+            f"a checkpoint cannot hold {listed(beside)}",
+            hint="save an adapter as an adapter, or make it one with its layers",
+        )
+    write_checkpoint(folder, model.shape, weights, tokenizer_folder, facts=facts, palette=palette)
 
 
 def write_checkpoint(
@@ -90,11 +110,13 @@ def write_checkpoint(
     *,
     facts: Mapping[str, Any] = _NO_FACTS,
     token_ids: Mapping[str, Any] | None = None,
+    palette: PaletteFormat | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """`save_checkpoint` of weights by tensor name, in files of at most `shard_bytes` each.
 
     `token_ids` are bos_token_id, eos_token_id and pad_token_id; None: as the tokenizer says.
+    `palette` says which layers have ids in place of weights.
     """
     if tokenizer_folder is not None:
         pieces = tokenizer_pieces(tokenizer_folder)
@@ -104,8 +126,16 @@ def write_checkpoint(
     write_weights(folder, weights, shard_bytes=shard_bytes)
     if token_ids is None:
         token_ids = {} if tokenizer_folder is None else _token_ids(tokenizer_folder)
-    dtype = _DTYPE_NAMES[weights["model.embed_tokens.weight"].dtype]
-    config = config_of_shape(shape, dtype=dtype, token_ids=token_ids, facts=facts)
+    number = weights.get("model.embed_tokens.weight")
+    if number is None:  # palettized: the gains are numbers in any case
+        number = next(array for name, array in weights.items() if name.endswith(".weight"))
+    config = config_of_shape(
+        shape,
+        dtype=_DTYPE_NAMES[number.dtype],
+        token_ids=token_ids,
+        facts=facts,
+        quantization=None if palette is None else palette.as_config(),
+    )
     text = json.dumps(config, indent=2) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
     if tokenizer_folder is not None and tokenizer_folder.resolve() != folder.resolve():
@@ -115,23 +145,40 @@ def write_checkpoint(
 
 
 def open_checkpoint(
-    folder: Path, *, shape: Shape | None = None, dtype: mx.Dtype | None = None
+    folder: Path,
+    *,
+    shape: Shape | None = None,
+    dtype: mx.Dtype | None = None,
+    dense: bool = False,
 ) -> Decoder:
     """Model of a folder: ours, or any Qwen3- or Llama-class one.
 
     Args:
         folder: with config.json and safetensors.
         shape: of the decoder to make, which may rotate by another base; None: the folder's.
-        dtype: convert the weights to it; None keeps theirs.
+        dtype: convert the weights to it; None keeps theirs. Tables and scales stay float16.
+        dense: refuse a palettized model: for whoever changes its weights.
 
     Raises:
-        ModelError: the folder, its config or its tensors are not those of our decoder.
+        ModelError: the folder, its config or its tensors are not those of our decoder, or it is
+            palettized and must not be.
     """
     shape = shape or read_shape(folder)
+    palette = read_palette(folder, shape)
+    if dense and palette is not None:
+        raise ModelError(
+            f"the weights of '{folder}' are look-up tables, which this does not change",
+            hint="name the model that it was quantized from, or train an adapter: afm adapt",
+        )
     weights = read_tensors(folder, shape)
     if dtype is not None:
-        weights = {name: array.astype(dtype) for name, array in weights.items()}
+        weights = {
+            name: array.astype(dtype) if name.endswith(".weight") else array
+            for name, array in weights.items()
+        }
     model = Decoder(shape)
+    if palette is not None:
+        place(model, palette, weights, weights["model.norm.weight"].dtype)
     model.update(tree_unflatten(list(weights.items())))
     mx.eval(model.parameters())
     return model
@@ -146,21 +193,37 @@ def read_tensors(folder: Path, shape: Shape) -> dict[str, mx.array]:
     Raises:
         ModelError: a tensor is missing, too many, of another shape, or of another number format.
     """
-    facts: dict[str, TensorFact] = {
-        name: fact
-        for name, fact in read_headers(folder).items()
-        if not name.endswith("rotary_emb.inv_freq")
-        and not (shape.tied and name == "lm_head.weight")
-    }
-    wanted = tensor_shapes(shape)
-    check_tensors({name: fact.shape for name, fact in facts.items()}, wanted, f"'{folder}'")
-    weights = read_weights(folder, facts)
+    wanted = tensors(shape, read_palette(folder, shape))
+    facts = _own_headers(folder, shape)
+    sizes = {name: tensor.shape for name, tensor in wanted.items()}
+    check_tensors({name: fact.shape for name, fact in facts.items()}, sizes, f"'{folder}'")
+    formats = {name: tensor.format for name, tensor in wanted.items() if tensor.format is not None}
+    weights = read_weights(folder, facts, formats)
     return {name: weights[name] for name in wanted}
 
 
+def read_palette(folder: Path, shape: Shape) -> PaletteFormat | None:
+    """Which layers of a folder's model are palettized, and how; None when none is.
+
+    Raises:
+        ModelError: its config.json does not say it as we do.
+    """
+    return format_of_config(read_config(folder), shape, str(folder / "config.json"))
+
+
+def stored_bits(folder: Path) -> dict[str, StoredBits]:
+    """What a folder's weight files hold, counted from their headers, tables and scales with it.
+
+    Returns:
+        Sizes of "linears" (an untied output layer is one), "embedding", "norms" and "all".
+    """
+    shape = read_shape(folder)
+    return count_bits(shape, _own_headers(folder, shape))
+
+
 def tensor_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
-    """Sizes of each tensor of a decoder, by name. Allocates nothing."""
-    return {name: array.shape for name, array in named_parameters(Decoder(shape)).items()}
+    """Sizes of each tensor of a decoder of numbers, by name. Allocates nothing."""
+    return {name: tensor.shape for name, tensor in tensors(shape, None).items()}
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -206,6 +269,16 @@ def tokenizer_pieces(folder: Path) -> int | None:
     # A unigram model lists [piece, score] in the order of ids, the others map pieces to ids.
     own = len(vocab) - 1 if isinstance(vocab, list) else max(vocab.values(), default=-1)
     return max([own, *added]) + 1
+
+
+def _own_headers(folder: Path, shape: Shape) -> dict[str, TensorFact]:
+    """Headers of a folder's files, without the tensors that are recomputed or unused."""
+    return {
+        name: fact
+        for name, fact in read_headers(folder).items()
+        if not name.endswith("rotary_emb.inv_freq")
+        and not (shape.tied and name == "lm_head.weight")
+    }
 
 
 def _token_ids(folder: Path) -> dict[str, Any]:

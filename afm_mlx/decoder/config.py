@@ -19,6 +19,9 @@ from afm_mlx.settings.sections import Shape
 ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}
 """What we write: with QK-norm, and without."""
 
+QUANT_METHOD = "afm_palette"
+"""Our name in the table `quantization_config`: look-up tables, see palette_format.py."""
+
 _READABLE = ("qwen3", "llama", "mistral")  # without a sliding window, mistral is llama
 
 # Settings that change the function, and their values that do not. Absent counts as neutral.
@@ -131,7 +134,12 @@ def shape_of_config(config: Mapping[str, Any], where: str) -> Shape:
 
 
 def config_of_shape(
-    shape: Shape, *, dtype: str, token_ids: Mapping[str, Any], facts: Mapping[str, Any]
+    shape: Shape,
+    *,
+    dtype: str,
+    token_ids: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    quantization: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The config.json of a checkpoint: model_type qwen3, or llama when QK-norm is off.
 
@@ -143,6 +151,7 @@ def config_of_shape(
         dtype: of its weights: "float32", "bfloat16" or "float16".
         token_ids: any of bos_token_id, eos_token_id, pad_token_id.
         facts: ours, kept in the table `afm`, which other programs ignore.
+        quantization: the table `quantization_config`; None where all weights are numbers.
     """
     kind = "qwen3" if shape.qk_norm else "llama"
     rope: dict[str, Any] = {"rope_type": "default"}
@@ -176,6 +185,7 @@ def config_of_shape(
         "dtype": dtype,
         "torch_dtype": dtype,
         **{name: token_ids.get(name) for name in _TOKEN_IDS},
+        **({} if quantization is None else {"quantization_config": dict(quantization)}),
         "afm": dict(facts),
     }
 
@@ -183,6 +193,8 @@ def config_of_shape(
 def _refuse_other_functions(config: Mapping[str, Any], kind: str, where: str) -> None:
     """Raise for the first setting that makes the model compute something else than ours."""
     for name, neutral in _NEUTRAL.items():
+        if name == "quantization_config" and _is_ours(config.get(name)):
+            continue
         if name in config and config[name] not in neutral:
             value = "set" if isinstance(config[name], dict) else f"'{config[name]}'"
             hint = "take the model's unquantized weights" if "quantization" in name else ""
@@ -199,6 +211,10 @@ def _refuse_other_functions(config: Mapping[str, Any], kind: str, where: str) ->
             f"{where}: layers with {', '.join(sorted(layers)) or f'a sliding window of {window}'}"
             " cannot be represented, only full attention can"
         )
+
+
+def _is_ours(quantization: object) -> bool:
+    return isinstance(quantization, dict) and quantization.get("quant_method") == QUANT_METHOD
 
 
 def _rope_settings(config: Mapping[str, Any], kind: str, where: str) -> dict[str, Any]:

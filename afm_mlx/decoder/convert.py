@@ -10,7 +10,13 @@ import importlib.util
 from pathlib import Path
 
 from afm_mlx.artifact import made_whole
-from afm_mlx.decoder.checkpoint import read_facts, read_shape, read_tensors, write_checkpoint
+from afm_mlx.decoder.checkpoint import (
+    read_facts,
+    read_palette,
+    read_shape,
+    read_tensors,
+    write_checkpoint,
+)
 from afm_mlx.decoder.gguf import import_gguf
 from afm_mlx.errors import ModelError
 from afm_mlx.settings.sections import Shape
@@ -62,5 +68,6 @@ def _import_folder(source: Path, out: Path) -> Shape:
     weights = read_tensors(source, shape)
     # Our own models keep theirs: the stage decides whether a model chats.
     facts = read_facts(source) | {"imported_from": source.resolve().name}
-    write_checkpoint(out, shape, weights, source, facts=facts)
+    palette = read_palette(source, shape)
+    write_checkpoint(out, shape, weights, source, facts=facts, palette=palette)
     return shape

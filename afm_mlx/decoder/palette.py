@@ -101,10 +101,15 @@ class Int8Linear(_Int8):
 class Int8Embedding(_Int8):
     """An embedding of 8-bit integers and one scale per row; also the tied output layer."""
 
+    def __init__(self, ids: mx.array, scales: mx.array, *, dtype: mx.Dtype = mx.float32) -> None:
+        """`dtype`: number format of the rows it gives, and so of the model's stream."""
+        super().__init__(ids, scales)
+        self.dtype = dtype
+
     def __call__(self, tokens: mx.array) -> mx.array:
         """[...] token ids to [..., I]."""
         rows = self.ids[tokens].astype(mx.float32)
-        return rows * self.scales[tokens].astype(mx.float32)[..., None]
+        return (rows * self.scales[tokens].astype(mx.float32)[..., None]).astype(self.dtype)
 
     def as_linear(self, x: mx.array) -> mx.array:
         """[..., I] to logits [..., O]."""
@@ -114,6 +119,14 @@ class Int8Embedding(_Int8):
     def weight(self) -> mx.array:
         """The weight [O, I], for whoever computes the output layer itself."""
         return self.dense()
+
+
+def int8_rows(weight: mx.array) -> tuple[mx.array, mx.array]:
+    """Integers [O, I] int8 and scales [O] float16 of a weight [O, I]; the largest becomes 127."""
+    weight = weight.astype(mx.float32)
+    scales = (mx.abs(weight).max(axis=1) / 127).astype(mx.float16)
+    steps = mx.where(scales == 0, 1, scales).astype(mx.float32)
+    return mx.clip(mx.round(weight / steps[:, None]), -127, 127).astype(mx.int8), scales
 
 
 def linears(model: Decoder) -> dict[str, nn.Module]:

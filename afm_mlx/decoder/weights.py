@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import mlx.core as mx
 
@@ -20,10 +21,11 @@ SHARD_BYTES = 5 * 10**9
 
 INDEX = "model.safetensors.index.json"
 
+_NO_FORMATS: Mapping[str, str] = MappingProxyType({})
 _NAMED = 3  # tensors named in a message; the rest are counted
 
 DTYPES = {"F32": mx.float32, "BF16": mx.bfloat16, "F16": mx.float16}
-"""Number formats we read, by their name in safetensors."""
+"""Number formats of weights we read, by their name in safetensors."""
 
 
 @dataclass(frozen=True)
@@ -50,18 +52,24 @@ def read_headers(folder: Path) -> dict[str, TensorFact]:
     return facts
 
 
-def read_weights(folder: Path, facts: Mapping[str, TensorFact]) -> dict[str, mx.array]:
+def read_weights(
+    folder: Path, facts: Mapping[str, TensorFact], formats: Mapping[str, str] = _NO_FORMATS
+) -> dict[str, mx.array]:
     """The named tensors, in their own number formats, read when they are first computed with.
 
     Args:
         folder: named in messages.
         facts: the tensors wanted, as `read_headers` returns them.
+        formats: of the tensors that must have one, by name, as in safetensors: F16, U32.
 
     Raises:
-        ModelError: a tensor is not float32, bfloat16 or float16.
+        ModelError: a tensor is not in its format, or not float32, bfloat16 or float16.
     """
     for name, fact in facts.items():
-        if fact.dtype not in DTYPES:
+        if (wanted := formats.get(name)) is not None:
+            if fact.dtype != wanted:
+                raise ModelError(f"'{folder}': {name} is {fact.dtype}, must be {wanted}")
+        elif fact.dtype not in DTYPES:
             raise ModelError(
                 f"'{folder}': {name} is {fact.dtype}, not float32, bfloat16 or float16",
                 hint="take the model's unquantized weights",

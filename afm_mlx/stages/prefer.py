@@ -105,7 +105,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
         most_answers=micro_answers,
         chunk_bytes=settings.loss_bytes,
     )
-    model = open_checkpoint(folder, dtype=mx.float32)
+    model = open_checkpoint(folder, dtype=mx.float32, dense=True)
     outcome = train(
         model,
         loss,

@@ -45,7 +45,7 @@ def run(
         model = Decoder(shape)
         initialize(model, settings.seed)
     else:
-        model = open_checkpoint(inputs[before] / "model", shape=shape, dtype=mx.float32)
+        model = open_checkpoint(inputs[before] / "model", shape=shape, dtype=mx.float32, dense=True)
 
     texts = TrainingTexts(
         inputs["data"],

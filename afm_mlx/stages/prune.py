@@ -58,7 +58,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     assert section is not None
     folder = inputs["tokenizer"] / "tokenizer"
     tokenizer = Tokenizer.open(folder)
-    model = open_checkpoint(inputs["teacher"] / "model", dtype=mx.float32)
+    model = open_checkpoint(inputs["teacher"] / "model", dtype=mx.float32, dense=True)
     wide = model.shape.intermediate_size
     _check_shape(model.shape, recipe)
     texts = TrainingTexts(

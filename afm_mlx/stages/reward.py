@@ -61,7 +61,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     )
     steps, trained = order.steps(section.epochs), pairs.all_train()
     progress.say(f"  {pairs.summary()}; {steps:,} steps of {section.pairs_per_step:,} pairs")
-    decoder = open_checkpoint(folder, dtype=mx.float32)
+    decoder = open_checkpoint(folder, dtype=mx.float32, dense=True)
     width = decoder.shape.hidden_size
     model = RewardModel(
         decoder,

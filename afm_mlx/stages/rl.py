@@ -44,7 +44,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     assert start is not None
     folder = inputs[start] / "model"
     tokenizer = Tokenizer.open(folder)
-    policy = open_checkpoint(folder, dtype=mx.float32)
+    policy = open_checkpoint(folder, dtype=mx.float32, dense=True)
     policy.eval()
     reference = open_checkpoint(folder, dtype=compat.compute_dtype(settings.compute))
     files = [source.file(inputs) for source in section.data.values()]

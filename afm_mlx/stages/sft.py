@@ -43,7 +43,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     assert start is not None
     folder = inputs[start] / "model"
     tokenizer = Tokenizer.open(folder)
-    model = open_checkpoint(folder, dtype=mx.float32)
+    model = open_checkpoint(folder, dtype=mx.float32, dense=True)
     shape = model.shape
     if section.row_tokens > shape.max_tokens:
         raise ModelError(

@@ -6,9 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import pytest
 
 from afm_mlx.decoder.decoder import Decoder, initialize, named_parameters
+from afm_mlx.decoder.palette import (
+    Int8Embedding,
+    Int8Linear,
+    PaletteLinear,
+    int8_rows,
+    linears,
+    pack,
+    replace_linears,
+)
 from afm_mlx.settings.sections import Llama3Rope, Shape
 
 TINY = Shape(
@@ -56,6 +66,43 @@ def make() -> Callable[..., Decoder]:
         return model
 
     return make
+
+
+@pytest.fixture
+def palettize() -> Callable[..., Decoder]:
+    """Palettizes a model in place, to `bits`, or to 4 with 2, 8 and numbers here and there."""
+
+    def palettize(model: Decoder, *, bits: int | None = None, group_rows: int = 16) -> Decoder:
+        mixed = {2: 2, 4: 8, 5: None}  # by a layer's number, in turns of seven
+        layers: dict[str, nn.Module] = {}
+        for number, (name, layer) in enumerate(linears(model).items()):
+            own = bits or mixed.get(number % 7, 4)
+            if own == 8:
+                layers[name] = Int8Linear(*int8_rows(layer.weight))
+            elif own is not None:
+                layers[name] = quantile_palette(layer.weight, own, group_rows)
+        embedding = model.model.embed_tokens
+        layers["model.embed_tokens"] = Int8Embedding(*int8_rows(embedding.weight))
+        replace_linears(model, layers)
+        return model
+
+    return palettize
+
+
+def quantile_palette(weight: mx.array, bits: int, group_rows: int) -> PaletteLinear:
+    """A palette whose values are quantiles of each group of rows."""
+    rows, columns = weight.shape
+    tables, ids = [], []
+    for start in range(0, rows, group_rows):
+        group = weight[start : start + group_rows]
+        ordered = mx.sort(group.reshape(-1))
+        at = ((mx.arange(2**bits) + 0.5) * ordered.size / 2**bits).astype(mx.int32)
+        tables.append(ordered[at].astype(mx.float16))
+        ids.append(mx.abs(group[..., None] - tables[-1].astype(mx.float32)).argmin(-1))
+    packed = pack(mx.concatenate(ids), bits)
+    return PaletteLinear(
+        packed, mx.stack(tables), bits=bits, group_rows=group_rows, in_features=columns
+    )
 
 
 @pytest.fixture
