@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from afm_mlx import artifact, pipeline
+from afm_mlx.compression.palettize import check_target
 from afm_mlx.compression.teacher import check_teacher
 from afm_mlx.corpus.clean import kind_of
 from afm_mlx.corpus.documents import read_documents
@@ -31,7 +32,10 @@ from afm_mlx.text.tokenizer import Tokenizer
 RESULTS = {"reject": "answers", ADAPTER: "adapter"}
 """Folder that is the result of a stage, where it is not `model`, by the start of its name."""
 
-BESIDE = {"itec": {"rounds.md": "rounds.md", "reward/model": "reward"}}
+BESIDE = {
+    "itec": {"rounds.md": "rounds.md", "reward/model": "reward"},
+    "quantize": {"bits.svg": "bits.svg"},
+}
 """What else of a stage is kept, and its name in the result."""
 
 NAME = "own"
@@ -269,6 +273,47 @@ def itec_recipe(
         "rl": defaults.RL,
     }
     return _post_training_recipe(model, sections, assignments, watch=defaults.RL_WATCH)
+
+
+def quantize_recipe(
+    model: Path,
+    *,
+    texts: Path | None = None,
+    kind: SourceKind | None = None,
+    bits_per_weight: float = defaults.BITS_PER_WEIGHT,
+    assignments: Sequence[str] = (),
+) -> Recipe:
+    """Recipe that palettizes the model in folder `model`.
+
+    Args:
+        model: a model of numbers.
+        texts: to calibrate on; None: what the model itself writes.
+        kind: of the texts.
+        bits_per_weight: average over the matrices of the blocks.
+        assignments: `name=value`.
+
+    Raises:
+        ModelError: the folder holds no model of ours.
+        RecipeError, DataError: an assignment is wrong, no choice of bits has this average, or there
+            are no texts.
+    """
+    shape = read_shape(model)
+    section = {
+        "calibration_row_tokens": min(defaults.ROW_TOKENS, shape.max_tokens),
+        "target_bits_per_weight": bits_per_weight,
+    }
+    recipe = _recipe(
+        {
+            "base": str(model),
+            "shape": shape.model_dump(mode="json"),
+            "data": {} if texts is None else _data(texts, kind),
+            "quantize": defaults.QUANTIZE | section,
+        },
+        assignments,
+    )
+    assert recipe.quantize is not None
+    check_target(shape, recipe.quantize)
+    return recipe
 
 
 def check_out(out: Path) -> None:

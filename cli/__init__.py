@@ -22,6 +22,7 @@ from .doctor import doctor
 from .generate import generate
 from .models_io import import_
 from .plan import plan
+from .quantize import quantize
 from .run import pretrain, run
 from .shrink import distill, prune
 from .terminal import show_error, tell
@@ -99,6 +100,7 @@ app.command("itec", rich_help_panel=ALIGN)(itec)
 app.command("rl", rich_help_panel=ALIGN)(rl)
 app.command("prune", rich_help_panel=SHRINK)(prune)
 app.command("distill", rich_help_panel=SHRINK)(distill)
+app.command("quantize", rich_help_panel=SHRINK)(quantize)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -51,7 +51,7 @@ def prune(
         data,
         width=ffn,
         method=PruneMethod(method),
-        kind=_kind(kind),
+        kind=source_kind(kind),
         assignments=set_,
     )
     metrics = run_own_model(recipe, "prune", out, log_json, json_)
@@ -85,7 +85,7 @@ def distill(
         find_model(student, runs),
         find_model(teacher, runs),
         data,
-        kind=_kind(kind),
+        kind=source_kind(kind),
         assignments=set_,
     )
     metrics = run_own_model(recipe, "core", out, log_json, json_)
@@ -104,7 +104,8 @@ def _show_held_out(metrics: dict[str, Any], before: str) -> None:
         )
 
 
-def _kind(kind: str | None) -> Any:
+def source_kind(kind: str | None) -> Any:
+    """The kind of texts that `--kind` names."""
     from afm_mlx.settings.sections import SourceKind
 
     kinds = [each for each in SourceKind if each is not SourceKind.WARC]  # which is cleaned first

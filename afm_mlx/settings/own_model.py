@@ -123,3 +123,9 @@ CORE: dict[str, Any] = {
     "mixture": {TEXTS: 1.0},
 }
 """[core] of a distillation."""
+
+BITS_PER_WEIGHT = 4.0
+"""Average bits of a weight of the blocks' matrices, where the command does not say."""
+
+QUANTIZE: dict[str, Any] = {"calibration_rows": 64, "gradient_rows": 8}
+"""[quantize]"""

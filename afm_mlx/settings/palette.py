@@ -15,22 +15,34 @@ from pydantic import Field, model_validator
 from afm_mlx.settings.alignment import Conversations, FineTuning
 from afm_mlx.settings.sections import Count, Fraction, NotNegative, Positive, Section
 
-Bits = Literal[1, 2, 3, 4, 6, 8]
+
+class DamageMeasure(StrEnum):
+    """How it is found what few bits cost a matrix."""
+
+    ESTIMATE = "estimate"
+    MEASURED = "measured"
 
 
 class Quantize(Section):
     """Palettization: each group of channels shares a small table of values."""
 
     target_bits_per_weight: Positive
-    """Average bits per weight after the layers are given their widths."""
+    """Average bits per weight after the matrices are given their widths, tables not counted."""
     target_counts_embedding: bool = False
-    """The average includes the embedding. Ours; B24 does not say."""
-    bits: Bits = 4
-    """Bits of a weight in ordinary layers. Source: LS, OB."""
-    low_bits: Bits = 2
-    """Bits of a weight in the least sensitive layers. Source: LS, OB."""
-    embedding_bits: Bits = 8
+    """The average includes the embedding, and an untied output layer. Ours; B24 does not say."""
+    bits: Literal[2, 4] = 4
+    """Bits of a weight in ordinary matrices. Source: LS, OB."""
+    low_bits: Literal[2, 4] = 2
+    """Bits of a weight in the least sensitive matrices. Source: LS, OB."""
+    high_bits: Literal[4, 8] = 8
+    """Bits of a weight in the most sensitive matrices: integers with one scale per row. Ours."""
+    embedding_bits: Literal[8] = 8
     """Bits of the embedding: integers with one scale per row. Source: LS."""
+    damage: DamageMeasure = DamageMeasure.ESTIMATE
+    """How the damage of low bits is found. estimate: to second order, from one backward pass.
+    measured: each matrix alone is stored so, and the model reads the texts again. Ours."""
+    equalize: bool = True
+    """First move scales between channels, which changes no output, so that tables fit. Ours."""
     group_channels: Count = 16
     """Output channels that share one table. Source: OB."""
     cluster_iterations: Count = 30
@@ -38,16 +50,23 @@ class Quantize(Section):
     cluster_tolerance: Positive = 1e-4
     """Relative change of the error at which k-means stops. Ours."""
     calibration_rows: Count = 512
-    """Rows on which each layer's damage is measured. Ours."""
+    """Rows that the inputs of each matrix are measured on. Ours."""
     calibration_row_tokens: Count = 2_048
     """Tokens in such a row. Ours."""
+    gradient_rows: Count = 64
+    """How many of these rows gradients are taken on. Ours."""
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Bits that a matrix may have, ascending."""
+        return tuple(sorted({self.low_bits, self.bits, self.high_bits}))
 
     @model_validator(mode="after")
     def _target_is_between(self) -> Self:
-        if not self.low_bits <= self.target_bits_per_weight <= self.embedding_bits:
+        if not self.low_bits <= self.target_bits_per_weight <= self.high_bits:
             raise ValueError(
                 f"target_bits_per_weight ({self.target_bits_per_weight:g}) must be between "
-                f"low_bits ({self.low_bits}) and embedding_bits ({self.embedding_bits})"
+                f"low_bits ({self.low_bits}) and high_bits ({self.high_bits})"
             )
         return self
 
