@@ -6,6 +6,7 @@ folder beside the result. So it resumes as every recipe does, and there is no se
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,12 +19,13 @@ from afm_mlx.compression.palettize import check_target
 from afm_mlx.compression.teacher import check_teacher
 from afm_mlx.corpus.clean import kind_of
 from afm_mlx.corpus.documents import read_documents
-from afm_mlx.decoder.adapters import default_adapter, read_adapter_facts
+from afm_mlx.decoder.adapters import NONE, default_adapter, read_adapter_facts
 from afm_mlx.decoder.checkpoint import read_shape
-from afm_mlx.errors import DataError, ModelError
+from afm_mlx.errors import DataError, ModelError, RecipeError
 from afm_mlx.progress import Progress
 from afm_mlx.recipe import Recipe, load_section
 from afm_mlx.settings import own_model as defaults
+from afm_mlx.settings.agreement import PLAIN_NAME
 from afm_mlx.settings.compression import PruneMethod
 from afm_mlx.settings.recipe import ADAPTER
 from afm_mlx.settings.sections import Source, SourceKind
@@ -150,6 +152,11 @@ def adapt_recipe(
         ModelError: the folder holds no model of ours.
         RecipeError: an assignment or the name is wrong.
     """
+    if name == NONE or not re.fullmatch(PLAIN_NAME, name):
+        raise RecipeError(
+            f"an adapter cannot be called '{name}'",
+            hint=f"--name with letters, digits, dashes and underscores, and not '{NONE}'",
+        )
     shape = read_shape(model)
     section = defaults.ADAPT | {
         "row_tokens": min(defaults.CHAT_ROW_TOKENS, shape.max_tokens),

@@ -19,6 +19,7 @@ from pathlib import Path
 from afm_mlx.decoder.adapters import FOLDER, find_adapters, is_adapter, read_adapter_facts
 from afm_mlx.errors import ModelError
 from afm_mlx.recipe import nearest, recipe_files
+from afm_mlx.settings.recipe import ADAPTER
 
 SMOLLM2 = "smollm2"
 """The word for SmolLM2-135M-Instruct, which comes inside a package."""
@@ -180,12 +181,13 @@ def resolve_adapter(word: str, model: Path) -> Path:
 
 def known_adapters(model: Path) -> list[Path]:
     """Adapters that have a name beside a model: its own, those in `adapters` here, its recipe's."""
-    beside = model.resolve().parent.parent.glob("adapter-*/adapter")
-    return [
-        *find_adapters(model),
-        *find_adapters(Path(FOLDER)),
-        *(folder for folder in sorted(beside) if is_adapter(folder)),
-    ]
+    return [*find_adapters(model), *find_adapters(Path(FOLDER)), *beside_model(model)]
+
+
+def beside_model(model: Path) -> list[Path]:
+    """Adapters that a recipe has made, when `model` is the model of one of its stages."""
+    stages = sorted(model.resolve().parent.parent.glob(f"{ADAPTER}*/adapter"))
+    return [folder for folder in stages if is_adapter(folder)]
 
 
 def _adapter_name(folder: Path) -> str:

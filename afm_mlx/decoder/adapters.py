@@ -22,6 +22,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
@@ -32,7 +33,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from afm_mlx.artifact import made_whole, write_text
-from afm_mlx.decoder.checkpoint import read_facts
+from afm_mlx.decoder.checkpoint import open_checkpoint, read_facts, save_checkpoint
 from afm_mlx.decoder.decoder import Decoder
 from afm_mlx.decoder.lora import LoraLinear, features
 from afm_mlx.decoder.palette import linears, replace_linears
@@ -50,9 +51,12 @@ FOLDER = "adapters"
 NONE = "none"
 """In place of an adapter: the base as it is."""
 
+PIECE_BYTES = 2**26
+"""Bytes of a base's weights that are hashed at a time; part of what a base's hash means."""
+
 _SHOWN = 8  # digits of a hash in messages
 _PEFT_PREFIX = "base_model.model."
-_READ_BYTES = 2**22
+_READ_BYTES = 2**20  # divides a piece
 
 
 @dataclass(frozen=True)
@@ -102,8 +106,9 @@ class Adapter:
 def base_hash(folder: Path) -> str:
     """SHA-256 over a model's weight files, in the order of their names: 64 hexadecimal digits.
 
-    Adapters inside the folder, its config and its tokenizer are not in it. All bytes are read, once
-    in a process: files of the same size and time of change are taken to be the same.
+    To use all cores, it is that of the hashes of pieces. Adapters inside the folder, its config and
+    its tokenizer are not in it. All bytes are read, once in a process: a file of the same size and
+    time of change is taken to be the same.
 
     Raises:
         ModelError: there are no weights.
@@ -241,6 +246,40 @@ def recovery_adapter(base: Path, *, rank: int) -> Adapter | None:
         f"and an adapter of rank {rank} is to start from one",
         hint=f"--rank {read_adapter_facts(wanted).rank}",
     )
+
+
+def fuse(base: Path, adapter: Path, out: Path) -> None:
+    """Write a dense model with an adapter melted in: W + scale (A B)^T, in the base's formats.
+
+    Args:
+        base: folder of a dense model.
+        adapter: folder of an adapter for it.
+        out: folder to make: whole or not at all.
+
+    Raises:
+        ModelError: as `read_adapter`; or the base is palettized.
+    """
+    read = read_adapter(adapter, base)
+    model = open_checkpoint(base)
+    found: dict[str, Any] = linears(model)
+    looked_up = [name for name in found if not isinstance(found[name], nn.Linear)]
+    if looked_up:
+        raise ModelError(
+            f"'{base_name(base)}' is palettized ({listed(looked_up)}), and an adapter's values do "
+            "not fit its tables",
+            hint="use both side by side: --adapter, or fuse with the model before quantization",
+        )
+    check_factors(read.arrays, found, read.facts.name)
+    for name in _layers(read.arrays):
+        a, b = (read.arrays[f"{name}.{each}"].astype(mx.float32) for each in ("lora_a", "lora_b"))
+        weight = found[name].weight
+        change = read.facts.scale * (a @ b).T
+        found[name].weight = (weight.astype(mx.float32) + change).astype(weight.dtype)
+    facts = {key: value for key, value in read_facts(base).items() if key != "adapter"}
+    if read.facts.chat:
+        facts["stage"] = "sft"  # it has seen conversations, whatever the base was
+    with made_whole(out) as part:
+        save_checkpoint(part, model, base, facts=facts | {"fused": read.facts.name})
 
 
 class Adapters:
@@ -432,10 +471,17 @@ def _stamp(file: Path) -> tuple[int, int]:
 
 @lru_cache(maxsize=16)
 def _hash(files: tuple[tuple[Path, int, int], ...]) -> str:
+    pieces = [(path, start) for path, size, _ in files for start in range(0, size, PIECE_BYTES)]
+    with ThreadPoolExecutor() as pool:  # hashlib lets other threads run
+        digests = list(pool.map(_hash_piece, pieces))
+    return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def _hash_piece(piece: tuple[Path, int]) -> bytes:
+    path, start = piece
     digest = hashlib.sha256()
-    buffer = memoryview(bytearray(_READ_BYTES))
-    for path, _, _ in files:
-        with path.open("rb", buffering=0) as file:
-            while count := file.readinto(buffer):
-                digest.update(buffer[:count])
-    return digest.hexdigest()
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        for _ in range(PIECE_BYTES // _READ_BYTES):
+            digest.update(file.read(_READ_BYTES))
+    return digest.digest()

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from afm_mlx.settings.recipe import Recipe
 
 
+PLAIN_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
+"""Names that a recipe gives to its sources, generated data and adapters."""
+
+
 def check_sections(recipe: Recipe) -> None:
     """Raise ValueError at the first contradiction between two sections."""
     for check in _CHECKS:
@@ -30,7 +34,7 @@ def check_sections(recipe: Recipe) -> None:
 def _names_are_plain(recipe: Recipe) -> None:
     for table in ("data", "synthetic", "adapters"):
         for name in getattr(recipe, table):
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+            if not re.fullmatch(PLAIN_NAME, name):
                 raise ValueError(
                     f"{table} holds '{name}': a name has letters, digits, dashes, underscores"
                 )

@@ -161,7 +161,6 @@ def fine_tune(
     return {
         **final,
         **{f"start_{key}": value for key, value in before.items()},
-        "loss": outcome.losses[-1][1] if outcome.losses else None,
         "conversations": shown.num_conversations,
         "skipped": len(shown.skipped),
         "too_long": shown.num_too_long,
@@ -172,8 +171,7 @@ def fine_tune(
         "tokens": packed.tokens,
         "filled": round(packed.filled, 4),
         "steps": packed.steps,
-        "earlier_seconds": outcome.earlier_seconds,
-        "peak_gb": round(outcome.peak_bytes / 1e9, 3),
+        **outcome.metrics(),
     }
 
 
