@@ -47,7 +47,7 @@ class Layout:
     bits: int
     """Of an id: 2, 4, or 8, where the tables are scales."""
     group_rows: int
-    """Rows of the weight that share a table."""
+    """Rows of the weight that share a table; at 8 bits 1."""
     columns: int
     """Columns of the weight; rows of ids are padded to whole words."""
 
@@ -126,9 +126,7 @@ def palette_matmul(
 @cache
 def _product(layout: Layout, kernels: Kernels | None) -> Callable[..., mx.array]:
     """Rows [M, I], ids and tables to [M, O], with a gradient that makes the weight anew."""
-    rows_per_table = 1 if layout.bits == INT8_BITS else layout.group_rows
-    per_word = WORD_BITS // layout.bits
-    padding = -layout.columns % per_word
+    padding = -layout.columns % (WORD_BITS // layout.bits)
 
     def weight(ids: mx.array, tables: mx.array, dtype: mx.Dtype) -> mx.array:
         if kernels is None:
@@ -137,7 +135,7 @@ def _product(layout: Layout, kernels: Kernels | None) -> Callable[..., mx.array]
             as_words(ids),
             tables,
             bits=layout.bits,
-            group_rows=rows_per_table,
+            group_rows=layout.group_rows,
             columns=layout.columns,
             dtype=dtype,
         )
@@ -148,7 +146,7 @@ def _product(layout: Layout, kernels: Kernels | None) -> Callable[..., mx.array]
             return rows @ weight(ids, tables, rows.dtype).T
         padded = mx.pad(rows, [(0, 0), (0, padding)]) if padding else rows
         return kernels.matvec(
-            padded, as_words(ids), tables, bits=layout.bits, group_rows=rows_per_table
+            padded, as_words(ids), tables, bits=layout.bits, group_rows=layout.group_rows
         )
 
     @product.vjp
@@ -156,9 +154,7 @@ def _product(layout: Layout, kernels: Kernels | None) -> Callable[..., mx.array]
         primals: tuple[mx.array, ...], to_y: mx.array, output: mx.array
     ) -> tuple[mx.array, ...]:
         rows, ids, tables = primals
-        # Without this, the weights of all layers could be made before any is needed.
-        late_ids, late_tables = mx.depends([ids, tables], [to_y])
-        to_rows = to_y @ weight(late_ids, late_tables, to_y.dtype)
+        to_rows = to_y @ weight(ids, tables, to_y.dtype)
         to_weight = to_y.astype(mx.float32).T @ rows.astype(mx.float32)
         _, (to_tables,) = mx.vjp(
             lambda tables: dense_weight(ids, tables, layout, mx.float32), [tables], [to_weight]
