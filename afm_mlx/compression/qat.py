@@ -60,8 +60,12 @@ class QatLinear(nn.Module):
         """W~ [O, I] float32."""
         s = self._steps()
         index = self.weight / s + ZERO
-        nearest = index + mx.stop_gradient(mx.round(index) - index)
-        value = s * (mx.clip(nearest, LOWEST, HIGHEST) - ZERO)
+        nearest = mx.clip(mx.round(index), LOWEST, HIGHEST)
+        # Straight through the rounding, but not where the clamp holds. (`mx.clip` itself has no
+        # gradient at its borders, which are the outer values of the grid.)
+        free = mx.stop_gradient(nearest == mx.round(index))
+        nearest = mx.stop_gradient(nearest - index) + mx.where(free, index, mx.stop_gradient(index))
+        value = s * (nearest - ZERO)
         # As float16 holds it: the gradient goes through this rounding, too.
         return value + mx.stop_gradient(value.astype(mx.float16).astype(mx.float32) - value)
 

@@ -115,7 +115,8 @@ def _train_adapters(work: _Recovery, model: Decoder, before: dict[str, Any]) -> 
         if not is_adapter(folder / FOLDER / name):
             result.parent.mkdir(exist_ok=True)
             add_lora(model, rank=rank, scale=section.scale, seed=seed)
-            set_first_factors(model, factors)
+            if section.start is RecoverStart.INPUTS:
+                set_first_factors(model, factors)
             outcome = work.train(model, result.parent)
             # What is measured is what is kept: 16 bits.
             halves = {key: each.astype(mx.float16) for key, each in lora_arrays(model).items()}
