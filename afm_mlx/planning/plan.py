@@ -20,6 +20,7 @@ from afm_mlx.planning.hardware import Hardware
 from afm_mlx.planning.post_training import PostTrainingPlan, plan_post_training
 from afm_mlx.planning.pretraining import Planner, StagePlan
 from afm_mlx.planning.quantizing import plan_quantize
+from afm_mlx.planning.recovery import plan_recovery
 from afm_mlx.recipe import Recipe, load_named_recipe, recipe_files
 from afm_mlx.settings.compression import LabelTime
 from afm_mlx.settings.sections import Shape
@@ -91,13 +92,16 @@ def plan_recipe(recipe: Recipe, hardware: Hardware) -> Plan:
         post_training=(
             *plan_post_training(recipe, hardware),
             *([plan_quantize(recipe, hardware)] if recipe.quantize else []),
+            *plan_recovery(recipe, hardware),
         ),
         checkpoint_bytes=WEIGHT_BYTES * total,
         snapshot_bytes=WEIGHT_BYTES * total + state_bytes(recipe.shape, recipe.optimizer.name),
         wide_snapshot_bytes=planner.wide_snapshot_bytes(),
         cache_bytes_per_token=cache_bytes_per_token(recipe.shape),
         max_tokens=recipe.shape_of(last).max_tokens,
-        not_planned=tuple(name for name in recipe.finishing_stages() if name != "quantize"),
+        not_planned=tuple(
+            name for name in recipe.finishing_stages() if name not in ("quantize", "recover")
+        ),
     )
 
 

@@ -6,6 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from afm_mlx.compression.qat import prepare, store
 from afm_mlx.corpus.documents import Document
 from afm_mlx.corpus.shards import Shards, write_shards
 from afm_mlx.decoder.decoder import Decoder, initialize, named_parameters
@@ -75,3 +76,12 @@ def shards(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Sh
 def rows(shards: Shards) -> np.ndarray:
     """[4, 16] tokens."""
     return shards.read(0, 64).reshape(4, 16).astype(np.int32)
+
+
+@pytest.fixture
+def palettized() -> Decoder:
+    """A model whose linear layers are tables of 2 bits."""
+    model = build()
+    prepare(model, group_rows=8)
+    store(model)
+    return model
