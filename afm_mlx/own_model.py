@@ -6,6 +6,7 @@ folder beside the result. So it resumes as every recipe does, and there is no se
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,17 +19,20 @@ from afm_mlx.compression.palettize import check_target
 from afm_mlx.compression.teacher import check_teacher
 from afm_mlx.corpus.clean import kind_of
 from afm_mlx.corpus.documents import read_documents
+from afm_mlx.decoder.adapters import NONE, default_adapter, read_adapter_facts
 from afm_mlx.decoder.checkpoint import read_shape
-from afm_mlx.errors import DataError, ModelError
+from afm_mlx.errors import DataError, ModelError, RecipeError
 from afm_mlx.progress import Progress
 from afm_mlx.recipe import Recipe, load_section
 from afm_mlx.settings import own_model as defaults
+from afm_mlx.settings.agreement import PLAIN_NAME
 from afm_mlx.settings.compression import PruneMethod
+from afm_mlx.settings.recipe import ADAPTER
 from afm_mlx.settings.sections import Source, SourceKind
 from afm_mlx.text.tokenizer import Tokenizer
 
-RESULTS = {"reject": "answers"}
-"""Folder that is the result of a stage, where it is not `model`."""
+RESULTS = {"reject": "answers", ADAPTER: "adapter"}
+"""Folder that is the result of a stage, where it is not `model`, by the start of its name."""
 
 BESIDE = {
     "itec": {"rounds.md": "rounds.md", "reward/model": "reward"},
@@ -123,6 +127,48 @@ def sft_recipe(
         },
         assignments,
     )
+
+
+def adapt_recipe(
+    model: Path,
+    conversations: Path,
+    *,
+    name: str,
+    rank: int | None = None,
+    skip_bad: bool = False,
+    assignments: Sequence[str] = (),
+) -> Recipe:
+    """Recipe that trains adapter `name` for the model in folder `model`.
+
+    Args:
+        model: dense or palettized; where it has a recovery adapter, training starts from that.
+        conversations: what to learn from.
+        name: of the adapter.
+        rank: of the factors; None: the recovery adapter's, else the default.
+        skip_bad: leave out bad lines.
+        assignments: `name=value`.
+
+    Raises:
+        ModelError: the folder holds no model of ours.
+        RecipeError: an assignment or the name is wrong.
+    """
+    if name == NONE or not re.fullmatch(PLAIN_NAME, name):
+        raise RecipeError(
+            f"an adapter cannot be called '{name}'",
+            hint=f"--name with letters, digits, dashes and underscores, and not '{NONE}'",
+        )
+    shape = read_shape(model)
+    section = defaults.ADAPT | {
+        "row_tokens": min(defaults.CHAT_ROW_TOKENS, shape.max_tokens),
+        "skip_bad": skip_bad,
+        "data": _file(defaults.CHATS, conversations),
+    }
+    recovery = default_adapter(model)
+    if rank is None and recovery is not None:
+        rank = read_adapter_facts(recovery).rank
+    if rank is not None:
+        section["rank"] = rank
+    return _post_training_recipe(model, {"adapters": {name: section}}, assignments)
 
 
 def reward_recipe(
@@ -298,7 +344,7 @@ def run(recipe: Recipe, stage: str, out: Path, progress: Progress) -> dict[str, 
     work = out.with_name(f"{out.name}.work")
     *_, manifest = pipeline.run(recipe, work, progress, last=stage)
     folder = work / recipe.name / stage
-    result = folder / RESULTS.get(stage, "model")
+    result = folder / next((RESULTS[word] for word in RESULTS if stage.startswith(word)), "model")
     # The manifest first: killed in between, the stage counts as not done, and is done again.
     (folder / artifact.MANIFEST).rename(result / artifact.MANIFEST)
     for name, place in BESIDE.get(stage, {}).items():

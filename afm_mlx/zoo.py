@@ -16,8 +16,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from afm_mlx.decoder.adapters import FOLDER, find_adapters, is_adapter, read_adapter_facts
 from afm_mlx.errors import ModelError
 from afm_mlx.recipe import nearest, recipe_files
+from afm_mlx.settings.recipe import ADAPTER
 
 SMOLLM2 = "smollm2"
 """The word for SmolLM2-135M-Instruct, which comes inside a package."""
@@ -149,6 +151,51 @@ def newest_stage(folder: Path) -> Path | None:
         if finished and (folder / stage / "model" / "config.json").is_file():
             return folder / stage
     return None
+
+
+def resolve_adapter(word: str, model: Path) -> Path:
+    """Folder of the adapter that `word` stands for, for the model in folder `model`.
+
+    A word is an adapter's folder, or the name of one: inside the model's folder, in a folder
+    `adapters` here, or made by the model's recipe.
+
+    Raises:
+        ModelError: nothing is called so, or a folder of this name is no adapter.
+    """
+    place = Path(word).expanduser()
+    for folder in (place, place / "adapter"):
+        if is_adapter(folder):
+            return folder
+    known = {_adapter_name(folder): folder for folder in reversed(known_adapters(model))}
+    if word in known:
+        return known[word]
+    if place.is_dir():
+        read_adapter_facts(place)  # says what is wrong with it
+    near = nearest(word, known)
+    hint = f"did you mean '{near}'?" if near else f"there are {', '.join(sorted(known))}"
+    raise ModelError(
+        f"no adapter is called '{word}'",
+        hint=hint if known else f"afm adapt {model} --name {place.name} --data FILE makes one",
+    )
+
+
+def known_adapters(model: Path) -> list[Path]:
+    """Adapters that have a name beside a model: its own, those in `adapters` here, its recipe's."""
+    return [*find_adapters(model), *find_adapters(Path(FOLDER)), *beside_model(model)]
+
+
+def beside_model(model: Path) -> list[Path]:
+    """Adapters that a recipe has made, when `model` is the model of one of its stages."""
+    stages = sorted(model.resolve().parent.parent.glob(f"{ADAPTER}*/adapter"))
+    return [folder for folder in stages if is_adapter(folder)]
+
+
+def _adapter_name(folder: Path) -> str:
+    """What an adapter calls itself; a damaged one goes by its folder."""
+    try:
+        return read_adapter_facts(folder).name
+    except ModelError:
+        return folder.name
 
 
 def cache_folder() -> Path:

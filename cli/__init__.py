@@ -13,7 +13,7 @@ import typer
 
 from afm_mlx.errors import AfmError
 
-from . import data, synth, tokenizer, zoo
+from . import adapt, data, synth, tokenizer, zoo
 from .align import sft
 from .align_prefer import prefer, reward
 from .align_rl import itec, reject, rl
@@ -98,6 +98,8 @@ app.command("prefer", rich_help_panel=ALIGN)(prefer)
 app.command("reject", rich_help_panel=ALIGN)(reject)
 app.command("itec", rich_help_panel=ALIGN)(itec)
 app.command("rl", rich_help_panel=ALIGN)(rl)
+app.command("adapt", rich_help_panel=ALIGN)(adapt.adapt)
+app.add_typer(adapt.app, name="adapters", rich_help_panel=ALIGN)
 app.command("prune", rich_help_panel=SHRINK)(prune)
 app.command("distill", rich_help_panel=SHRINK)(distill)
 app.command("quantize", rich_help_panel=SHRINK)(quantize)

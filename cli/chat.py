@@ -14,7 +14,7 @@ import typer
 
 from afm_mlx.errors import AfmError
 
-from .models_io import find_model
+from .models_io import open_engine
 from .options import (
     MAX_TOKENS,
     RUNS,
@@ -51,6 +51,16 @@ def chat(
         ),
     ] = "smollm2",
     system: SystemFlag = "",
+    adapter: Annotated[
+        list[str],
+        typer.Option(
+            "--adapter",
+            metavar="ADAPTER",
+            help="Folder or name of an adapter to answer with; none for the model itself. "
+            "Can be repeated: /adapter changes between them.",
+            show_default=False,
+        ),
+    ] = [],
     max_tokens: MaxTokensFlag = MAX_TOKENS,
     temperature: TemperatureFlag = CHAT_TEMPERATURE,
     top_p: TopPFlag = CHAT_TOP_P,
@@ -59,9 +69,8 @@ def chat(
 ) -> None:
     """Talk with a model. Type /help there for what else it understands."""
     from afm_mlx.inference.chat import Session
-    from afm_mlx.inference.engine import Engine
 
-    engine = Engine.open(find_model(model, runs))
+    engine = open_engine(model, runs, adapter)
     session = Session(engine, max_tokens, temperature, top_p, system, seed)
     if not engine.is_chat:
         tell("this model is not trained to chat: it continues what you type")

@@ -9,10 +9,11 @@ from typing import Annotated
 
 import typer
 
-from .models_io import find_model
+from .models_io import open_engine
 from .options import (
     MAX_TOKENS,
     RUNS,
+    AdapterFlag,
     JsonFlag,
     MaxTokensFlag,
     ModelArgument,
@@ -29,6 +30,7 @@ def generate(
     model: ModelArgument,
     prompt: Annotated[str, typer.Option(help="What to answer; - reads it from stdin.")],
     system: SystemFlag = "",
+    adapter: AdapterFlag = None,
     max_tokens: MaxTokensFlag = MAX_TOKENS,
     temperature: TemperatureFlag = 0.0,
     top_p: TopPFlag = 1.0,
@@ -40,10 +42,8 @@ def generate(
     runs: RunsFlag = RUNS,
 ) -> None:
     """Answer one prompt, or continue it, with any model."""
-    from afm_mlx.inference.engine import Engine
-
     text = sys.stdin.read() if prompt == "-" else prompt
-    engine = Engine.open(find_model(model, runs))
+    engine = open_engine(model, runs, [adapter] if adapter else [])
     first = [{"role": "system", "content": system}] if system else []
     messages = [*first, {"role": "user", "content": text}]
     pieces, finished = [], None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .options import RUNS, JsonFlag, ModelArgument, RunsFlag
 from .terminal import tell
+
+if TYPE_CHECKING:
+    from afm_mlx.inference.engine import Engine
 
 
 def find_model(word: str, runs: Path) -> Path:
@@ -20,6 +23,23 @@ def find_model(word: str, runs: Path) -> Path:
     if found.said:
         tell(found.said)
     return found.path
+
+
+def open_engine(word: str, runs: Path, adapters: list[str]) -> Engine:
+    """The model that `word` stands for, with adapters loaded, of which the first is in use."""
+    from afm_mlx.decoder.adapters import NONE
+    from afm_mlx.inference.engine import Engine
+    from afm_mlx.zoo import resolve_adapter
+
+    folder = find_model(word, runs)
+    found = [None if each == NONE else resolve_adapter(each, folder) for each in adapters]
+    engine = Engine.open(folder)
+    names = [None if each is None else engine.adapters.add(each) for each in found]
+    if names:
+        engine.use_adapter(names[0])
+    if engine.adapters.active:
+        tell(f"adapter: {engine.adapters.active}")
+    return engine
 
 
 def import_(

@@ -57,6 +57,15 @@ SystemFlag = Annotated[
     str, typer.Option("--system", metavar="TEXT", help="System prompt.", show_default=False)
 ]
 
+AdapterFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--adapter",
+        metavar="ADAPTER",
+        help="Folder or name of an adapter to answer with; none for the model itself.",
+        show_default=False,
+    ),
+]
 OutFlag = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to create.")]
 SkipBadFlag = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out and count lines that are wrong.")

@@ -1,11 +1,14 @@
+import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from afm_mlx import zoo
+from afm_mlx.decoder.adapters import MANIFEST, AdapterFacts
 from afm_mlx.errors import ModelError
-from afm_mlx.zoo import resolve_model
+from afm_mlx.zoo import resolve_adapter, resolve_model
 
 
 @pytest.fixture(autouse=True)
@@ -218,3 +221,38 @@ def test_identity_of_a_recipe_s_name_is_that_of_its_newest_stage(runs):
 def test_identity_of_a_hub_id_or_a_missing_model_is_the_word(runs):
     assert zoo.identity("some/model", runs=runs) == "some/model"
     assert zoo.identity("nothing", runs=runs) == "nothing"
+
+
+def adapter_in(folder: Path, name: str) -> Path:
+    folder.mkdir(parents=True)
+    facts = AdapterFacts(name, "0" * 64, "base", 4, 4.0)
+    (folder / MANIFEST).write_text(json.dumps(asdict(facts)))
+    return folder
+
+
+def test_an_adapter_is_a_folder_or_a_name_beside_its_model(runs, tmp_path):
+    model = stage_in(runs / "mine" / "recover")
+    own = adapter_in(model / "adapters" / "recovery-4", "recovery-4")
+    here = adapter_in(tmp_path / "adapters" / "letters", "letters")
+    made = adapter_in(runs / "mine" / "adapter-mail" / "adapter", "mail")
+    adapter_in(tmp_path / "adapters" / "mail", "mail")
+    assert resolve_adapter("recovery-4", model) == own
+    assert resolve_adapter("letters", model).resolve() == here
+    assert resolve_adapter("mail", model) == Path("adapters/mail")  # what is here comes first
+    assert resolve_adapter(str(made), model) == made
+    assert resolve_adapter(str(made.parent), model) == made
+    with pytest.raises(ModelError, match="no adapter is called 'leters'") as refused:
+        resolve_adapter("leters", model)
+    assert refused.value.hint == "did you mean 'letters'?"
+    with pytest.raises(ModelError, match="no adapter is called 'other'") as refused:
+        resolve_adapter("other", model)
+    assert refused.value.hint == "there are letters, mail, recovery-4"
+
+
+def test_a_folder_that_is_no_adapter_is_said_to_be_none(tmp_path):
+    model = model_in(tmp_path / "model")
+    with pytest.raises(ModelError, match=r"is no adapter: it has no adapter\.json"):
+        resolve_adapter(str(model), model)
+    with pytest.raises(ModelError, match="no adapter is called 'mail'") as refused:
+        resolve_adapter("mail", model)
+    assert refused.value.hint.endswith("--name mail --data FILE makes one")

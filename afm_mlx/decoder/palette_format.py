@@ -22,6 +22,7 @@ import mlx.nn as nn
 from afm_mlx.decoder.config import QUANT_METHOD
 from afm_mlx.decoder.decoder import Decoder, named_parameters
 from afm_mlx.decoder.palette import (
+    INT8_BITS,
     PALETTE_BITS,
     WORD_BITS,
     Int8Embedding,
@@ -36,12 +37,6 @@ from afm_mlx.settings.sections import Shape
 
 EMBEDDING = "model.embed_tokens"
 """Name of the embedding, which is also the output layer of a tied model."""
-
-INT8_BITS = 8
-"""Size of a weight that is an integer, with a scale per row."""
-
-ID_FORMATS = {"U32": mx.uint32, "I8": mx.int8}
-"""Number formats of ids, by their name in safetensors."""
 
 
 @dataclass(frozen=True)

@@ -47,8 +47,8 @@ def read_headers(folder: Path) -> dict[str, TensorFact]:
         ModelError: there are no weights, a file that the index names is absent, or one is damaged.
     """
     facts: dict[str, TensorFact] = {}
-    for file in _weight_files(folder):
-        facts.update(_read_header(file))
+    for file in weight_files(folder):
+        facts.update(read_header(file))
     return facts
 
 
@@ -125,7 +125,7 @@ def write_file(file: Path, arrays: Mapping[str, mx.array]) -> None:
     """
     try:
         mx.save_safetensors(str(file), dict(arrays), metadata={"format": "mlx"})
-        _read_header(file)
+        read_header(file)
     except (RuntimeError, OSError, ModelError) as error:
         bytes_needed = sum(array.nbytes for array in arrays.values())
         raise RunError(
@@ -163,7 +163,12 @@ def listed(names: list[str]) -> str:
     return ", ".join(names[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """Weight files of a model folder: those that its index names, or all.
+
+    Raises:
+        ModelError: there are none, or one that the index names is absent.
+    """
     index = folder / INDEX
     if index.is_file():
         try:
@@ -185,8 +190,12 @@ def _weight_files(folder: Path) -> list[Path]:
     return files
 
 
-def _read_header(file: Path) -> dict[str, TensorFact]:
-    """Header of a safetensors file: 8 bytes with its length, JSON, then the numbers."""
+def read_header(file: Path) -> dict[str, TensorFact]:
+    """Header of a safetensors file: 8 bytes with its length, JSON, then the numbers.
+
+    Raises:
+        ModelError: it cannot be read, or the file is not as long as it says.
+    """
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")

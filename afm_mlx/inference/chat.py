@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from afm_mlx.decoder.adapters import NONE
 from afm_mlx.errors import DataError
 from afm_mlx.inference.engine import Chunk, Engine
 
@@ -180,6 +181,15 @@ def _system(session: Session, argument: str) -> Outcome:
     return Outcome("system prompt set" if session.system else "system prompt removed")
 
 
+def _adapter(session: Session, argument: str) -> Outcome:
+    held = session.engine.adapters
+    if argument:
+        session.engine.use_adapter(None if argument == NONE else argument)
+        return Outcome(f"adapter: {argument}")
+    shown = f"of {', '.join(held.names)}" if held.names else "none is loaded; --adapter loads one"
+    return Outcome(f"adapter: {held.active or NONE} ({shown})")
+
+
 def _save(session: Session, argument: str) -> Outcome:
     if not argument:
         raise DataError("/save needs a file name", hint="/save talk.json")
@@ -200,6 +210,11 @@ COMMANDS: dict[str, Command] = {
     "/help": Command("", "this list", lambda session, argument: Outcome(help_text())),
     "/clear": Command("", "forget the conversation", _clear),
     "/system": Command("TEXT", "set the system prompt; - for none, nothing to see it", _system),
+    "/adapter": Command(
+        "NAME",
+        "answer with another adapter; none for the model itself, nothing to see it",
+        _adapter,
+    ),
     "/retry": Command(
         "", "answer again, differently", lambda session, argument: Outcome(answer=session.retry())
     ),

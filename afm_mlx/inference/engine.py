@@ -17,6 +17,7 @@ from afm_mlx.errors import DataError
 if TYPE_CHECKING:
     import mlx.core as mx
 
+    from afm_mlx.decoder.adapters import Adapters
     from afm_mlx.decoder.decoder import Decoder
     from afm_mlx.text.tokenizer import Tokenizer
 
@@ -109,8 +110,9 @@ class Engine:
         self.stats = Stats()
         """Of the newest answer; kept up to date while it is written."""
         facts = read_facts(folder) if (folder / "config.json").is_file() else {}
-        self.is_chat = _has_chat_template(folder) and facts.get("stage") not in BASE_STAGES
-        """Whether messages go through the folder's chat template; else they are continued."""
+        self._has_template = _has_chat_template(folder)
+        self._is_base = facts.get("stage") in BASE_STAGES
+        self._adapter_chats = False
         self._reuse_cache = reuse_cache
         self._cache: list[Any] = []
         self._cached_ids: list[int] = []
@@ -119,14 +121,51 @@ class Engine:
     def open(cls, path: Path, *, dtype: mx.Dtype | None = None) -> Engine:
         """Load a model folder; in bfloat16 on a GPU and float32 on the CPU, unless told.
 
+        The adapter that the folder wants to be used with is in use.
+
         Raises:
             ModelError: the folder is no model that we can represent, or its tokenizer is not its.
             DataError: it has no tokenizer that can be read.
         """
+        from afm_mlx.decoder.adapters import default_adapter
         from afm_mlx.decoder.checkpoint import open_checkpoint
 
         import_mlx_lm("mlx_lm.generate")  # a second that would count as the first answer's
-        return cls(open_checkpoint(path, dtype=dtype or compute_dtype()), path, reuse_cache=True)
+        model = open_checkpoint(path, dtype=dtype or compute_dtype())
+        engine = cls(model, path, reuse_cache=True)
+        if (adapter := default_adapter(path)) is not None:
+            engine.use_adapter(engine.adapters.add(adapter))
+        return engine
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether messages go through the folder's chat template; else they are continued.
+
+        They do unless nothing in use, model or adapter, has seen conversations.
+        """
+        return self._has_template and (not self._is_base or self._adapter_chats)
+
+    @cached_property
+    def adapters(self) -> Adapters:
+        """Adapters that are loaded beside the model. `use_adapter` changes between them."""
+        from afm_mlx.decoder.adapters import Adapters
+
+        return Adapters(self.model, self.folder, dtype=compute_dtype())
+
+    def use_adapter(self, name: str | None) -> None:
+        """Answer with an adapter of `adapters` from now on; None for the model as it is.
+
+        What was read of the last conversation is read again: its keys and values are the old
+        adapter's.
+
+        Raises:
+            ModelError: none of this name is loaded.
+        """
+        if name == self.adapters.active:
+            return
+        self.adapters.use(name)
+        self._adapter_chats = name is not None and self.adapters[name].facts.chat
+        self.forget()
 
     def prompt_ids(self, prompt: str | Sequence[Message], *, raw: bool = False) -> list[int]:
         """Token ids that the model reads for a text or a conversation.

@@ -5,13 +5,24 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from afm_mlx.settings.alignment import MEMBER_SECTIONS, POST_TRAINING_STAGES, Itec, Reject, Rl
+from afm_mlx.settings.alignment import (
+    MEMBER_SECTIONS,
+    POST_TRAINING_STAGES,
+    FineTuning,
+    Itec,
+    Reject,
+    Rl,
+)
 from afm_mlx.settings.compression import Prune
 from afm_mlx.settings.mistakes import nearest
 from afm_mlx.settings.sections import Pretraining, SourceKind
 
 if TYPE_CHECKING:
     from afm_mlx.settings.recipe import Recipe
+
+
+PLAIN_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
+"""Names that a recipe gives to its sources, generated data and adapters."""
 
 
 def check_sections(recipe: Recipe) -> None:
@@ -23,7 +34,7 @@ def check_sections(recipe: Recipe) -> None:
 def _names_are_plain(recipe: Recipe) -> None:
     for table in ("data", "synthetic", "adapters"):
         for name in getattr(recipe, table):
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+            if not re.fullmatch(PLAIN_NAME, name):
                 raise ValueError(
                     f"{table} holds '{name}': a name has letters, digits, dashes, underscores"
                 )
@@ -70,20 +81,21 @@ def _stages_fit(recipe: Recipe) -> None:
             )
 
 
-def _sft_fits(recipe: Recipe) -> None:
-    if recipe.sft is None:
-        return
-    if recipe.sft.row_tokens > recipe.shape.max_tokens:
-        raise ValueError(
-            f"sft.row_tokens ({recipe.sft.row_tokens:,}) is above "
-            f"shape.max_tokens ({recipe.shape.max_tokens:,})"
-        )
-    micro_rows = recipe.training.rows_at_once(recipe.sft.rows_per_step)
-    if recipe.sft.rows_per_step % micro_rows:
-        raise ValueError(
-            f"sft.rows_per_step ({recipe.sft.rows_per_step}) must be a multiple of "
-            f"training.micro_rows ({micro_rows})"
-        )
+def _rows_fit(recipe: Recipe) -> None:
+    sections: dict[str, FineTuning] = {"sft": recipe.sft} if recipe.sft else {}
+    sections |= {f"adapters.{name}": adapter for name, adapter in recipe.adapters.items()}
+    for name, section in sections.items():
+        if section.row_tokens > recipe.shape.max_tokens:
+            raise ValueError(
+                f"{name}.row_tokens ({section.row_tokens:,}) is above "
+                f"shape.max_tokens ({recipe.shape.max_tokens:,})"
+            )
+        micro_rows = recipe.training.rows_at_once(section.rows_per_step)
+        if section.rows_per_step % micro_rows:
+            raise ValueError(
+                f"{name}.rows_per_step ({section.rows_per_step}) must be a multiple of "
+                f"training.micro_rows ({micro_rows})"
+            )
 
 
 def _pairs_fit(recipe: Recipe) -> None:
@@ -204,6 +216,17 @@ def _recovery_fits(recipe: Recipe) -> None:
             )
 
 
+def _adapters_fit(recipe: Recipe) -> None:
+    for name, section in recipe.adapters.items():
+        if name == "none":
+            raise ValueError("adapters holds 'none', which stands for the model without any")
+        if recipe.recover and section.rank not in recipe.recover.ranks:
+            raise ValueError(
+                f"adapters.{name}.rank ({section.rank}) is not one of "
+                f"recover.ranks {recipe.recover.ranks}"
+            )
+
+
 def _lacks_reward(recipe: Recipe, stage: str) -> bool:
     """Whether a stage asks for a reward model that no stage before it makes."""
     made = recipe.reward is not None and (bool(recipe.reward.data) or recipe.itec is not None)
@@ -214,7 +237,7 @@ _CHECKS = (
     _names_are_plain,
     _clean_fits,
     _stages_fit,
-    _sft_fits,
+    _rows_fit,
     _pairs_fit,
     _answers_fit,
     _examples_are_there,
@@ -223,4 +246,5 @@ _CHECKS = (
     _has_a_core,
     _teacher_fits,
     _recovery_fits,
+    _adapters_fit,
 )

@@ -49,13 +49,13 @@ class Conversations(Examples):
     the next epoch through the other."""
 
 
-class Sft(Section):
-    """Supervised fine-tuning on demonstrations: what the assistant says in conversations."""
+class FineTuning(Section):
+    """Training on conversations, of all weights or of an adapter: what the assistant says."""
 
     data: dict[str, Conversations] = Field(default={})
-    """Files of conversations, by name. Without any, the section only says how [itec] trains."""
+    """Files of conversations, by name."""
     lr: Positive
-    """Learning rate. Source: LS, OB; 2e-5 on the device, 5e-6 on the server."""
+    """Learning rate."""
     final_lr_fraction: Fraction = 1.0
     """Learning rate at the end of the cosine, as a share of `lr`, 0 to 1; at 1 it is constant.
     Source: LS, OB; constant."""
@@ -78,6 +78,15 @@ class Sft(Section):
     and after. Ours."""
     skip_bad: bool = False
     """Leave out, name and count lines that are no conversation, instead of stopping at one."""
+
+
+class Sft(FineTuning):
+    """Supervised fine-tuning on demonstrations: what the assistant says in conversations."""
+
+    data: dict[str, Conversations] = Field(default={})
+    """Files of conversations, by name. Without any, the section only says how [itec] trains."""
+    lr: Positive
+    """Learning rate. Source: LS, OB; 2e-5 on the device, 5e-6 on the server."""
 
 
 class PreferenceLevels(Section):

@@ -58,6 +58,15 @@ SFT: dict[str, Any] = {
 are trained without it rely on a few very large values, and 0.1 takes SmolLM2-135M from 1.0 to 6.6
 nats per token before the first step."""
 
+ADAPT: dict[str, Any] = {
+    "lr": 1e-3,
+    "final_lr_fraction": 0.1,
+    "rows_per_step": 4,
+    "epochs": 3,
+    "held_out_fraction": 0.05,
+}
+"""[adapters.NAME]; the learning rate is that of Apple's example of 2025 (TK)."""
+
 REWARD: dict[str, Any] = {"lr": 1e-5, "pairs_per_step": 16, "epochs": 1}
 """[reward]"""
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from afm_mlx.settings.alignment import Conversations
+from afm_mlx.settings.alignment import Conversations, FineTuning
 from afm_mlx.settings.sections import Count, Fraction, NotNegative, Positive, Section
 
 
@@ -113,22 +113,17 @@ class Recover(Section):
         return self
 
 
-class Adapter(Section):
-    """One product adapter, `[adapters.NAME]`; it starts from the recovery adapter."""
+class Adapter(FineTuning):
+    """One product adapter, `[adapters.NAME]`; it starts from the recovery adapter of its rank."""
 
-    data: dict[str, Conversations]
+    data: Annotated[dict[str, Conversations], Field(min_length=1)]
     """Files of conversations, by name."""
     lr: Positive
-    """Peak learning rate."""
-    epochs: Count
-    """Passes over the examples."""
-    examples_per_step: Count
-    """Examples of one optimizer step."""
-    rank: Count = 16
-    """Rank of the factors. Source: OB, LS."""
-    scale: Positive = 1.0
-    """Alpha over rank: what the adapter's output is multiplied by. Ours."""
+    """Learning rate. TK's example has 1e-3."""
     dropout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the adapter's input set to zero, 0 to below 1. Source: TK's toolkit."""
-    max_tokens: Count = 4_096
-    """Longest example, in tokens; longer ones are dropped and counted. Source: TK's toolkit."""
+    """Share of residual branch values set to zero, 0 to below 1. Ours; TK names none."""
+    rank: Count = 16
+    """Rank of the factors; one of [recover]'s, where there is one. Source: OB, LS."""
+    scale: Positive = 1.0
+    """Alpha over rank: what the adapter's output is multiplied by. One that starts from a recovery
+    adapter keeps that one's. Ours."""

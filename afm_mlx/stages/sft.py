@@ -7,166 +7,39 @@ from typing import Any
 
 import mlx.core as mx
 
-from afm_mlx import compat
-from afm_mlx.artifact import Inputs, write_text
-from afm_mlx.corpus.packing import document_mask
+from afm_mlx.artifact import Inputs
 from afm_mlx.decoder.checkpoint import open_checkpoint, save_checkpoint
-from afm_mlx.decoder.decoder import Decoder, count_parameters
-from afm_mlx.errors import ModelError
 from afm_mlx.progress import Progress
 from afm_mlx.recipe import Recipe
 from afm_mlx.text.tokenizer import Tokenizer
-from afm_mlx.training.demonstrations import Demonstrations, read_demonstrations
-from afm_mlx.training.dropout import residual_dropout
-from afm_mlx.training.examples import PackedExamples
-from afm_mlx.training.loop import Batch, Course, train
-from afm_mlx.training.objectives import next_token_loss
-from afm_mlx.training.optimizer import UpdateRule
-from afm_mlx.training.state import step_key
-from afm_mlx.training.validation import held_out_answers
-
-SHOWN = 3  # bad lines that are printed; all are in skipped.txt
+from afm_mlx.training.fine_tuning import fine_tune
 
 
 def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[str, Any]:
     """Fine-tune the model that comes before on the conversations; leave a checkpoint in `out`.
 
     Raises:
-        DataError: a file or line is no conversation, or the chat template refuses one, or none is
-            short enough.
-        ModelError: the model's context is shorter than a row.
-        FitError, RunError: see `training.loop.train`.
+        DataError, ModelError, FitError, RunError: as `fine_tune`.
     """
-    section, settings = recipe.sft, recipe.training
+    section = recipe.sft
     start = recipe.start_of("sft")
     assert section is not None
     assert start is not None
     folder = inputs[start] / "model"
     tokenizer = Tokenizer.open(folder)
     model = open_checkpoint(folder, dtype=mx.float32, dense=True)
-    shape = model.shape
-    if section.row_tokens > shape.max_tokens:
-        raise ModelError(
-            f"sft.row_tokens is {section.row_tokens:,}, "
-            f"and the model's context {shape.max_tokens:,}",
-            hint=f"--set sft.row_tokens={shape.max_tokens}",
-        )
-    shown = read_demonstrations(
-        {name: source.file(inputs) for name, source in section.data.items()},
-        tokenizer,
-        row_tokens=section.row_tokens,
-        held_out_fraction=section.held_out_fraction,
-        skip_bad=section.skip_bad,
-    )
-    packed = PackedExamples(
-        shown.train,
-        {name: source.weight for name, source in section.data.items()},
-        row_tokens=section.row_tokens,
-        rows_per_step=section.rows_per_step,
-        epochs=section.epochs,
-        seed=settings.seed,
-    )
-    _tell(shown, packed, out, progress)
-    micro_steps = section.rows_per_step // settings.rows_at_once(section.rows_per_step)
-
-    def batches(step: int) -> list[Batch]:
-        rows = packed.rows(step)
-        keys = mx.random.split(step_key(settings.seed, step), section.rows_per_step)
-        arrays = (rows.inputs, rows.targets, rows.weights, rows.documents, keys)
-        return list(zip(*(mx.split(mx.array(each), micro_steps) for each in arrays), strict=True))
-
-    def loss(
-        model: Decoder,
-        tokens: mx.array,
-        targets: mx.array,
-        weights: mx.array,
-        documents: mx.array,
-        keys: mx.array,
-    ) -> tuple[mx.array, dict[str, mx.array]]:
-        return next_token_loss(
-            model,
-            tokens,
-            targets,
-            weights,
-            mask=document_mask(documents) if section.document_mask else "causal",
-            z_loss=settings.z_loss,
-            chunk_bytes=settings.loss_bytes,
-            checkpoint=settings.activation_checkpointing,
-            branch=residual_dropout(section.dropout_fraction, keys, num_layers=shape.num_layers),
-        )
-
-    def evaluate(model: Decoder) -> dict[str, Any]:
-        return held_out_answers(
-            model,
-            shown.held_out,
-            row_tokens=section.row_tokens,
-            most_tokens=recipe.watch.evaluation_tokens,
-            micro_rows=settings.rows_at_once(section.rows_per_step),
-            chunk_bytes=settings.loss_bytes,
-        )
-
-    before = evaluate(model)
-    if before:
-        progress.say(f"  before: held out {before['held_out_nats']:.4f} nats per assistant token")
-    progress.say(
-        f"  {sum(count_parameters(shape).values()):,} parameters, {packed.steps:,} steps of "
-        f"{section.rows_per_step:,} rows of {section.row_tokens:,} tokens"
-    )
-    outcome = train(
+    metrics = fine_tune(
         model,
-        loss,
-        batches,
-        UpdateRule(recipe.optimizer, hidden_size=shape.hidden_size),
-        Course(
-            steps=packed.steps,
-            lr=section.lr,
-            warmup_steps=0,
-            final_lr_fraction=section.final_lr_fraction,
-            weight_decay=section.weight_decay,
-            most_skipped_steps=settings.most_skipped_steps,
-        ),
-        compute=compat.compute_dtype(settings.compute),
-        work=out,
+        tokenizer,
+        section,
+        {name: source.file(inputs) for name, source in section.data.items()},
+        name="sft",
+        settings=recipe.training,
+        optimizer=recipe.optimizer,
         watch=recipe.watch,
+        work=out,
         progress=progress,
-        evaluate=evaluate if shown.held_out else None,
     )
-    final = outcome.evaluation or evaluate(model)
-    if final:
-        progress.say(f"  after: held out {final['held_out_nats']:.4f} nats per assistant token")
     facts = {"recipe": recipe.name, "stage": "sft", "tokenizer": tokenizer.fingerprint}
     save_checkpoint(out / "model", model, folder, facts=facts)
-    return {
-        **final,
-        **{f"start_{name}": value for name, value in before.items()},
-        "conversations": shown.num_conversations,
-        "skipped": len(shown.skipped),
-        "too_long": shown.num_too_long,
-        "held_out_examples": len(shown.held_out),
-        "examples": {name: len(examples) for name, examples in shown.train.items()},
-        "seen": packed.seen,
-        "learned": sum(examples.learned for examples in shown.train.values()),
-        "tokens": packed.tokens,
-        "filled": round(packed.filled, 4),
-        "steps": packed.steps,
-        **outcome.metrics(),
-    }
-
-
-def _tell(shown: Demonstrations, packed: PackedExamples, out: Path, progress: Progress) -> None:
-    """What was read, what was left out, and how full the rows are."""
-    examples = [*shown.train.values(), shown.held_out]
-    learned, tokens = sum(e.learned for e in examples), sum(e.ids.size for e in examples)
-    progress.say(
-        f"  {shown.num_conversations:,} conversations, {len(shown.held_out):,} examples held out; "
-        f"the assistant says {learned:,} of {tokens:,} tokens"
-    )
-    if shown.skipped:
-        write_text(out / "skipped.txt", "".join(f"{line}\n" for line in shown.skipped))
-        for line in shown.skipped[:SHOWN]:
-            progress.say(f"  left out: {line}")
-        lines = "line" if len(shown.skipped) == 1 else "lines"
-        progress.say(f"  {len(shown.skipped):,} {lines} left out, see skipped.txt")
-    if shown.num_too_long:
-        progress.say(f"  {shown.num_too_long:,} dropped, longer than {packed.row_tokens:,} tokens")
-    progress.say(f"  rows are {packed.filled:.1%} full")
+    return metrics

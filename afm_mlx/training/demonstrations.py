@@ -37,6 +37,7 @@ def read_demonstrations(
     row_tokens: int,
     held_out_fraction: float,
     skip_bad: bool = False,
+    section: str = "sft",
 ) -> Demonstrations:
     """Examples of JSONL files. A conversation is held out by its hash, so copies go together.
 
@@ -49,6 +50,7 @@ def read_demonstrations(
         row_tokens: longest example, in tokens.
         held_out_fraction: expected share of conversations, 0 to below 1.
         skip_bad: leave out what is wrong, instead of stopping at it.
+        section: whose settings a hint names.
 
     Raises:
         DataError: a file cannot be read, a line is no conversation, the chat template refuses one,
@@ -94,7 +96,7 @@ def read_demonstrations(
             why = f"; {too_long:,} are longer than {row_tokens:,} tokens"
         raise DataError(
             f"no conversation to learn from in {names}{why}",
-            hint="--set sft.row_tokens=... with more tokens" if too_long else "",
+            hint=f"--set {section}.row_tokens=... with more tokens" if too_long else "",
         )
     return demonstrations
 
