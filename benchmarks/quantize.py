@@ -1,0 +1,384 @@
+"""Quality of a small pretrained model at few bits: tables and recovery, beside mlx-lm's methods.
+
+SmolLM2 without its old grid (`quantize_setup.py`) is quantized by each method, then measured on
+held-out text: nats per token, and KL(full || quantized) over the whole vocabulary. Bits count ids,
+scales, biases, tables and adapters. mlx-lm's methods run as `quantize_peers.py` says; ours run as
+`afm quantize` and `afm recover`. What is in the file of results is not done again.
+
+    python benchmarks/quantize.py peers --json peers.json             # hours on two cores
+    python benchmarks/quantize.py peers affine-4-64 --json peers.json  # a method apart
+    python benchmarks/quantize.py ours --json ours.json
+    python benchmarks/quantize.py check                      # that the faster ways are the same
+    python benchmarks/quantize.py show peers.json ours.json --plot benchmarks/quantize.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+DWQ_TOKENS = 40_880
+DWQ_SEEN = 10  # steps between two measurements
+DWQ_LRS = {4: 1e-5, 3: 1e-5}
+PEERS = (
+    *("affine-4-64", "affine-4-32", "affine-3-64", "affine-3-32", "mixed_3_4", "mixed_3_6"),
+    *("gptq-4-64", "gptq-3-64", "awq-4-64", "awq-3-64", "dwq-4-64", "dwq-3-64"),
+)
+OURS_BITS = (4.0, 3.7, 3.5, 2.5)
+OURS_TOKENS = 40_960
+OURS_RANKS = (8, 16, 32)
+FAMILIES = {
+    "affine": "mlx-lm affine",
+    "mixed": "mlx-lm mixed",
+    "gptq": "mlx-lm GPTQ",
+    "awq": "mlx-lm AWQ",
+    "dwq": "mlx-lm DWQ",
+    "ours": "tables",
+    "recovered": "tables and adapter",
+}
+
+
+class Book:
+    """Results, kept in a file after each."""
+
+    def __init__(self, path: Path | None, model: Path, work: Path) -> None:
+        import quantize_setup as setup
+
+        from afm_mlx.decoder.config import read_shape
+
+        self.path, self.model, self.work, self.setup = path, model, work, setup
+        self.shape = read_shape(model)
+        self.held = setup.Held(model, work)
+        self.rows: list[dict[str, Any]] = []
+        if path is not None and path.is_file():
+            self.rows = json.loads(path.read_text())["rows"]
+        self.start()
+
+    def has(self, name: str) -> bool:
+        """Whether a method's results are there already."""
+        return any(row["name"] == name for row in self.rows)
+
+    def start(self) -> None:
+        """Start a method's clocks."""
+        self.began = clocks()
+
+    def add(
+        self,
+        name: str,
+        decoder: Any,
+        bits: Mapping[str, float],
+        *,
+        tokens: int = 0,
+        rank: int = 0,
+        ids: Mapping[str, float] | None = None,
+        table_rows: int = 0,
+    ) -> None:
+        """Measure a decoder and keep the result.
+
+        Args:
+            name: of the method.
+            decoder: measured.
+            bits: of each linear layer and the embedding, all counted but the adapter.
+            tokens: that the method read.
+            rank: of the adapter; 0: there is none.
+            ids: bits of ids alone, where there are tables.
+            table_rows: rows that share a table.
+        """
+        setup, shape = self.setup, self.shape
+        now = clocks()
+        sizes = setup.linear_sizes(shape)
+        adapter = setup.adapter_bits(rank, shape)
+        weights = sum(rows * columns for rows, columns in sizes.values())
+        linear = setup.mean_bits(bits, sizes)
+        row = {
+            "name": name,
+            "tokens": tokens,
+            "rank": rank,
+            "linear_bits": linear,
+            "adapted_bits": linear + adapter,
+            "all_bits": setup.all_bits(bits, shape)
+            + adapter * weights / (weights + shape.vocab_size * shape.hidden_size),
+            "scaled_bits": setup.scaled_bits(
+                setup.bits_by_kind(ids or bits, shape), table_rows=table_rows, rank=rank
+            ),
+            "seconds": now[0] - self.began[0],
+            "cpu_seconds": now[1] - self.began[1],
+        } | self.held.measure(decoder)
+        spent = clocks()
+        self.began = self.began[0] + spent[0] - now[0], self.began[1] + spent[1] - now[1]
+        self.rows.append(row)
+        print(
+            f"{name:18} {row['adapted_bits']:.3f} bits, KL {row['kl']:.4f} +- {row['error']:.4f}, "
+            f"{row['nats']:.4f} nats, {tokens:,} tokens, {row['cpu_seconds']:.0f} s of CPU",
+            flush=True,
+        )
+        if self.path is not None:
+            machine = (
+                f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+            )
+            self.path.write_text(json.dumps({"machine": machine, "rows": self.rows}, indent=1))
+
+
+def clocks() -> tuple[float, float]:
+    """Seconds, and seconds of CPU of this process and of those that it waited for."""
+    times = os.times()
+    return time.monotonic(), sum(times[:4])
+
+
+def run_peers(book: Book, names: Sequence[str]) -> None:
+    """All methods of mlx-lm that are not in the book."""
+    if not book.has("full"):
+        full = book.setup.with_weights(book.model, {})
+        layers = [*book.setup.linear_sizes(book.shape), book.setup.EMBEDDING]
+        book.add("full", full, dict.fromkeys(layers, 16.0))
+    for name in names:
+        if not book.has(name):
+            book.start()
+            run_peer(book, name)
+
+
+def run_peer(book: Book, name: str) -> None:
+    """Quantize by one of mlx-lm's methods, and measure."""
+    import mlx.core as mx
+    import quantize_peers as peers
+
+    from afm_mlx.text.tokenizer import Tokenizer
+
+    model = book.model
+    rows = book.setup.read_rows(book.work / "calib.jsonl", Tokenizer.open(model))
+    method, *numbers = name.split("-")
+    bits, group = map(int, numbers) if numbers else (0, 0)
+    used = mx.array(rows[: {"gptq": peers.GPTQ_ROWS, "awq": peers.AWQ_ROWS}.get(method, 0)])
+
+    def measure(made: Any, layers: Mapping[str, peers.Affine], tokens: int) -> None:
+        decoder = book.setup.with_weights(model, peers.dense_weights(made, layers))
+        book.add(name, decoder, peers.layer_bits(layers), tokens=tokens)
+
+    if method == "affine":
+        measure(*peers.plain(model, bits, group), 0)
+    elif method.startswith("mixed"):
+        measure(*peers.mixed(model, name), 0)
+    elif method == "gptq":
+        measure(*peers.gptq(model, used, bits, group), used.size)
+    elif method == "awq":
+        measure(*peers.awq(model, used, bits, group), used.size)
+    elif method == "dwq":
+        peers.dwq(
+            model,
+            rows,
+            bits,
+            group,
+            tokens=DWQ_TOKENS,
+            lr=DWQ_LRS[bits],
+            kept=book.work / "states",
+            seen=lambda tokens, made, layers: measure(made, layers, tokens),
+            every=DWQ_SEEN,
+        )
+    else:
+        raise SystemExit(f"there is no method '{name}'; there are {', '.join(PEERS)}")
+
+
+def run_ours(
+    book: Book, targets: Sequence[float], ranks: Sequence[int], tokens: int, settings: Sequence[str]
+) -> None:
+    """Tables at each average, before and after recovery."""
+    texts = str(book.work / "calib.jsonl")
+    for target in targets:
+        folder = book.work / f"tables-{target:g}"
+        name = f"ours-{target:g}"
+        sets = [
+            word for each in settings if each.startswith("quantize") for word in ("--set", each)
+        ]
+        book.start()
+        if not folder.is_dir():
+            row_tokens = f"quantize.calibration_row_tokens={book.setup.ROW_TOKENS}"
+            asked = ["--data", texts, "--bits-per-weight", str(target), "--set", row_tokens, *sets]
+            afm("quantize", str(book.model), "--out", str(folder), *asked)
+        if not book.has(name):
+            measure_ours(book, name, folder)
+        recovered = book.work / f"recovered-{target:g}"
+        sets = [word for each in settings if each.startswith("recover") for word in ("--set", each)]
+        book.start()
+        if ranks and not recovered.is_dir():
+            asked = ["--teacher", str(book.model), "--data", texts, "--out", str(recovered)]
+            chosen = f"recover.ranks=[{','.join(map(str, ranks))}]"
+            afm(
+                "recover",
+                str(folder),
+                *asked,
+                "--set",
+                chosen,
+                "--set",
+                f"recover.tokens={tokens}",
+                *sets,
+            )
+        for rank in ranks:
+            if not book.has(f"{name}-r{rank}"):
+                measure_ours(book, f"{name}-r{rank}", recovered, rank=rank, tokens=tokens)
+
+
+def afm(*words: str) -> None:
+    """Run a command of ours."""
+    program = "import sys; from afm_cli import main; sys.exit(main())"
+    subprocess.run([sys.executable, "-c", program, *words], check=True)
+
+
+def measure_ours(book: Book, name: str, folder: Path, *, rank: int = 0, tokens: int = 0) -> None:
+    """Measure a folder with tables, alone or with its recovery adapter of a rank."""
+    import mlx.core as mx
+
+    from afm_mlx.decoder.adapters import read_adapter
+    from afm_mlx.decoder.checkpoint import open_checkpoint
+    from afm_mlx.decoder.lora import load_lora
+
+    decoder = open_checkpoint(folder, dtype=mx.float32)
+    bits, ids, group_rows = book.setup.table_bits(folder)
+    if rank:
+        adapter = read_adapter(folder / "adapters" / f"recovery-{rank}", folder)
+        arrays = {key: array.astype(mx.float32) for key, array in adapter.arrays.items()}
+        load_lora(decoder, arrays, scale=adapter.facts.scale)
+    book.add(name, decoder, bits, tokens=tokens, rank=rank, ids=ids, table_rows=group_rows)
+
+
+def last_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The last result of each method, in order."""
+    return list({row["name"]: row for row in rows}.values())
+
+
+def tables(rows: Sequence[dict[str, Any]]) -> str:
+    """Results in Markdown, and what was to be shown."""
+    lines = [
+        "| method | bits, linears | with adapter | with embedding | at 2.7B, with adapter "
+        "| nats per token | KL | tokens read | seconds of CPU |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in sorted(last_rows(rows), key=lambda row: row["scaled_bits"]):
+        lines.append(
+            f"| {row['name']} | {row['linear_bits']:.3f} | {row['adapted_bits']:.3f} "
+            f"| {row['all_bits']:.3f} | {row['scaled_bits']:.3f} | {row['nats']:.4f} "
+            f"| {row['kl']:.4f} +- {row['error']:.4f} | {row['tokens']:,} "
+            f"| {row['cpu_seconds']:,.0f} |"
+        )
+    return "\n".join([*lines, "", *_claims(last_rows(rows))])
+
+
+def _claims(rows: Sequence[dict[str, Any]]) -> list[str]:
+    found = {row["name"]: row for row in rows}
+    ours = [row for row in rows if row["name"].startswith("ours")]
+    lines = []
+    for row in rows:
+        if row["name"] == "full" or row in ours:
+            continue
+        for bits, where in (("adapted_bits", "true"), ("scaled_bits", "2.7B's")):
+            fewer = [each for each in ours if each[bits] <= row[bits] + 1e-9]
+            if not fewer:
+                lines.append(f"{row['name']}: none of ours has as few of {where} bits")
+                continue
+            best = min(fewer, key=lambda each: each["kl"])
+            lines.append(
+                f"{row['name']}: {best['name']} has {best[bits]:.3f} of {where} bits to "
+                f"{row[bits]:.3f}, and KL {best['kl']:.4f} to {row['kl']:.4f}: "
+                + ("lower" if best["kl"] < row["kl"] else "NOT lower")
+            )
+    for row in ours:
+        if row["rank"]:
+            before = found[row["name"].rpartition("-r")[0]]
+            share = 1 - row["kl"] / before["kl"]
+            lines.append(f"{row['name']}: {share:.1%} of KL {before['kl']:.4f} is won back")
+    return lines
+
+
+def family(row: Mapping[str, Any]) -> str:
+    """Which line of the plot a result is on."""
+    if row["rank"]:
+        return "recovered"
+    return next(key for key in FAMILIES if row["name"].startswith(key))
+
+
+def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """KL over true bits, of this model and of the 2.7B shape."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise SystemExit("the plot needs matplotlib: pip install matplotlib") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shown = [row for row in last_rows(rows) if row["name"] != "full" and row["rank"] in (0, 16)]
+    figure, axes = pyplot.subplots(1, 2, figsize=(12, 5), sharey=True)
+    for axis, bits, title in (
+        (axes[0], "adapted_bits", "SmolLM2, 135M"),
+        (axes[1], "scaled_bits", "bits of the 2.7B shape"),
+    ):
+        for key, label in FAMILIES.items():
+            points = sorted((row[bits], row["kl"]) for row in shown if family(row) == key)
+            if not points:
+                continue
+            style = {"ours": "s--", "recovered": "o-"}.get(key, "^:")
+            color = {"ours": "black", "recovered": "tab:red"}.get(key)
+            axis.plot(*zip(*points, strict=True), style, label=label, color=color)
+        axis.set(title=title, xlabel="bits per weight of the linear layers, all counted")
+        axis.set_yscale("log")
+        axis.grid(alpha=0.3, which="both")
+    axes[0].set_ylabel("KL(full || quantized), nats per token")
+    axes[1].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Run methods, or show what files hold."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/quantize"), help="kept between runs"
+    )
+    parts = parser.add_subparsers(dest="part", required=True)
+    peers = parts.add_parser("peers", help="mlx-lm's methods")
+    peers.add_argument("names", nargs="*", default=PEERS, metavar="METHOD")
+    ours = parts.add_parser("ours", help="tables and recovery")
+    ours.add_argument("--bits", type=float, nargs="+", default=OURS_BITS)
+    ours.add_argument("--ranks", type=int, nargs="*", default=OURS_RANKS)
+    ours.add_argument("--tokens", type=int, default=OURS_TOKENS, help="of recovery")
+    ours.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    for part in (peers, ours):
+        part.add_argument("--json", type=Path)
+    parts.add_parser("check", help="that the faster ways to compute are the same functions")
+    show = parts.add_parser("show", help="what files hold")
+    show.add_argument("files", type=Path, nargs="+")
+    show.add_argument("--plot", type=Path)
+    args = parser.parse_args()
+    if args.part == "show":
+        rows = [row for path in args.files for row in json.loads(path.read_text())["rows"]]
+        print(tables(rows))
+        if args.plot:
+            plot(rows, args.plot)
+        return
+    import quantize_setup as setup
+
+    import afm_mlx  # noqa: F401  (loads the tuned BLAS before MLX)
+
+    model = setup.prepare(args.work)
+    if args.part == "check":
+        import quantize_peers
+
+        for line in quantize_peers.checks(model, args.work):
+            print(line)
+        return
+    book = Book(args.json, model, args.work)
+    if args.part == "peers":
+        run_peers(book, args.names)
+    else:
+        run_ours(book, args.bits, args.ranks, args.tokens, args.set)
+    print(tables(book.rows))
+
+
+if __name__ == "__main__":
+    main()
