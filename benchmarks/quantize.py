@@ -42,7 +42,8 @@ FAMILIES = {
     "awq": "mlx-lm AWQ",
     "dwq": "mlx-lm DWQ",
     "ours": "tables",
-    "recovered": "tables and adapter",
+    "rank-8": "tables and adapter of rank 8",
+    "rank-16": "tables and adapter of rank 16",
 }
 
 
@@ -135,10 +136,6 @@ def clocks() -> tuple[float, float]:
 
 def run_peers(book: Book, names: Sequence[str]) -> None:
     """All methods of mlx-lm that are not in the book."""
-    if not book.has("full"):
-        full = book.setup.with_weights(book.model, {})
-        layers = [*book.setup.linear_sizes(book.shape), book.setup.EMBEDDING]
-        book.add("full", full, dict.fromkeys(layers, 16.0))
     for name in names:
         if not book.has(name):
             book.start()
@@ -267,7 +264,10 @@ def tables(rows: Sequence[dict[str, Any]]) -> str:
             f"| {row['kl']:.4f} +- {row['error']:.4f} | {row['tokens']:,} "
             f"| {row['cpu_seconds']:,.0f} |"
         )
-    return "\n".join([*lines, "", *_claims(last_rows(rows))])
+    full = {f"{row['full_nats']:.4f}" for row in rows}
+    tokens = {f"{row['tokens_measured']:,}" for row in rows}
+    said = f"The full model has {' '.join(full)} nats per token, of {' '.join(tokens)} measured."
+    return "\n".join([*lines, "", said, "", *_claims(last_rows(rows))])
 
 
 def _claims(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -275,7 +275,7 @@ def _claims(rows: Sequence[dict[str, Any]]) -> list[str]:
     ours = [row for row in rows if row["name"].startswith("ours")]
     lines = []
     for row in rows:
-        if row["name"] == "full" or row in ours:
+        if row in ours:
             continue
         for bits, where in (("adapted_bits", "true"), ("scaled_bits", "2.7B's")):
             fewer = [each for each in ours if each[bits] <= row[bits] + 1e-9]
@@ -299,7 +299,7 @@ def _claims(rows: Sequence[dict[str, Any]]) -> list[str]:
 def family(row: Mapping[str, Any]) -> str:
     """Which line of the plot a result is on."""
     if row["rank"]:
-        return "recovered"
+        return f"rank-{row['rank']}"
     return next(key for key in FAMILIES if row["name"].startswith(key))
 
 
@@ -312,7 +312,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shown = [row for row in last_rows(rows) if row["name"] != "full" and row["rank"] in (0, 16)]
+    shown = last_rows(rows)
     figure, axes = pyplot.subplots(1, 2, figsize=(12, 5), sharey=True)
     for axis, bits, title in (
         (axes[0], "adapted_bits", "SmolLM2, 135M"),
@@ -322,8 +322,8 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
             points = sorted((row[bits], row["kl"]) for row in shown if family(row) == key)
             if not points:
                 continue
-            style = {"ours": "s--", "recovered": "o-"}.get(key, "^:")
-            color = {"ours": "black", "recovered": "tab:red"}.get(key)
+            style = {"ours": "s--", "rank-8": "o-", "rank-16": "o-"}.get(key, "^:")
+            color = {"ours": "black", "rank-8": "tab:orange", "rank-16": "tab:red"}.get(key)
             axis.plot(*zip(*points, strict=True), style, label=label, color=color)
         axis.set(title=title, xlabel="bits per weight of the linear layers, all counted")
         axis.set_yscale("log")

@@ -173,7 +173,7 @@ class Held:
             np.save(kept, np.array(self._states))
 
     def measure(self, model: Any) -> dict[str, float]:
-        """Nats per token of a model, and its KL(full || model), both means over all tokens.
+        """Nats per token of a model and of the full one, and KL(full || model), as means.
 
         Over the whole vocabulary, in float32. `error` is the standard error of the KL by rows.
         """
@@ -181,22 +181,25 @@ class Held:
 
         began = time.monotonic()
         weight = model.output_weight
-        losses, gaps = [], []
+        losses, own, gaps = [], [], []
         for row, states in zip(self.rows, self._states, strict=True):
             told = (states @ self._weight.T).astype(mx.float32)
             said = (model.hidden(row[None, :-1])[0] @ weight.T).astype(mx.float32)
             said -= mx.logsumexp(said, axis=-1, keepdims=True)
             told -= mx.logsumexp(told, axis=-1, keepdims=True)
             gap = (mx.exp(told) * (told - said)).sum(-1).mean()
-            loss = -mx.take_along_axis(said, row[1:, None], axis=-1).mean()
-            mx.eval(gap, loss)
+            targets = row[1:, None]
+            loss, best = (-mx.take_along_axis(a, targets, axis=-1).mean() for a in (said, told))
+            mx.eval(gap, loss, best)
             gaps.append(gap.item())
             losses.append(loss.item())
+            own.append(best.item())
         return {
             "nats": float(np.mean(losses)),
+            "full_nats": float(np.mean(own)),
             "kl": float(np.mean(gaps)),
             "error": float(np.std(gaps, ddof=1) / len(gaps) ** 0.5),
-            "tokens": int(self._states.shape[0] * self._states.shape[1]),
+            "tokens_measured": int(self._states.shape[0] * self._states.shape[1]),
             "measure_seconds": time.monotonic() - began,
         }
 
