@@ -16,17 +16,19 @@ from typing import Any
 
 from afm_mlx import artifact, pipeline
 from afm_mlx.compression.palettize import check_target
-from afm_mlx.compression.teacher import check_teacher
+from afm_mlx.compression.recover import not_in_tables
+from afm_mlx.compression.teacher import check_original, check_teacher
 from afm_mlx.corpus.clean import kind_of
 from afm_mlx.corpus.documents import read_documents
 from afm_mlx.decoder.adapters import NONE, default_adapter, read_adapter_facts
-from afm_mlx.decoder.checkpoint import read_shape
+from afm_mlx.decoder.checkpoint import read_palette, read_shape
 from afm_mlx.errors import DataError, ModelError, RecipeError
 from afm_mlx.progress import Progress
 from afm_mlx.recipe import Recipe, load_section
 from afm_mlx.settings import own_model as defaults
 from afm_mlx.settings.agreement import PLAIN_NAME
 from afm_mlx.settings.compression import PruneMethod
+from afm_mlx.settings.palette import RecoverMethod
 from afm_mlx.settings.recipe import ADAPTER
 from afm_mlx.settings.sections import Source, SourceKind
 from afm_mlx.text.tokenizer import Tokenizer
@@ -321,6 +323,70 @@ def quantize_recipe(
     assert recipe.quantize is not None
     check_target(shape, recipe.quantize)
     return recipe
+
+
+def recover_recipe(
+    model: Path,
+    texts: Path,
+    *,
+    teacher: Path | None = None,
+    method: RecoverMethod = RecoverMethod.LORA,
+    rank: int | None = None,
+    kind: SourceKind | None = None,
+    assignments: Sequence[str] = (),
+) -> Recipe:
+    """Recipe that wins back what quantization took from the model in folder `model`.
+
+    Args:
+        model: in tables; with method qat, the 16-bit model itself.
+        texts: to train on.
+        teacher: the 16-bit model that `model` was made of; with qat there is none beside `model`.
+        method: what is trained.
+        rank: of the one adapter; None: the default.
+        kind: of the texts.
+        assignments: `name=value`.
+
+    Raises:
+        ModelError: a folder holds no model of ours, `model` is not in tables, or not made of
+            `teacher`.
+        RecipeError, DataError: an assignment is wrong, or there are no texts.
+    """
+    shape = read_shape(model)
+    section = defaults.RECOVER | {
+        "method": method.value,
+        "row_tokens": min(defaults.RECOVER_ROW_TOKENS, shape.max_tokens),
+        "candidates": min(defaults.CANDIDATES, shape.vocab_size),
+    }
+    if rank is not None:
+        section |= {"ranks": [rank], "product_rank": rank}
+    sections: dict[str, Any] = {}
+    if method is RecoverMethod.QAT:
+        section |= defaults.QAT
+        if teacher is not None:
+            raise ModelError(
+                "with method qat, the model is its own teacher",
+                hint=f"leave out --teacher, and name the 16-bit model: afm recover {teacher}",
+            )
+    else:
+        if read_palette(model, shape) is None:
+            raise not_in_tables(model)
+        if teacher is None:
+            raise ModelError(
+                f"'{model}' was made of a 16-bit model, and none is named",
+                hint="--teacher MODEL, the one that was quantized",
+            )
+        check_original(teacher, model)
+        sections["teacher"] = {"model": str(teacher)}
+    return _recipe(
+        {
+            "base": str(model),
+            "shape": shape.model_dump(mode="json"),
+            "data": _data(texts, kind),
+            "recover": section,
+        }
+        | sections,
+        assignments,
+    )
 
 
 def check_out(out: Path) -> None:

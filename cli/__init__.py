@@ -23,6 +23,7 @@ from .generate import generate
 from .models_io import import_
 from .plan import plan
 from .quantize import quantize
+from .recover import recover
 from .run import pretrain, run
 from .shrink import distill, prune
 from .terminal import show_error, tell
@@ -103,6 +104,7 @@ app.add_typer(adapt.app, name="adapters", rich_help_panel=ALIGN)
 app.command("prune", rich_help_panel=SHRINK)(prune)
 app.command("distill", rich_help_panel=SHRINK)(distill)
 app.command("quantize", rich_help_panel=SHRINK)(quantize)
+app.command("recover", rich_help_panel=SHRINK)(recover)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -74,20 +74,26 @@ class LiveTeacher:
 
     def says(self, rows: NDArray[np.int32], places: Sequence[tuple[str, int]] = ()) -> Said:
         """Candidates of the tokens of `rows` [R, T]; `places` do not matter."""
-        parts = [
-            self._read(mx.array(rows[start : start + self.micro_rows]))
-            for start in range(0, len(rows), self.micro_rows)
-        ]
-        return Said(
-            np.concatenate([ids for ids, _ in parts]),
-            np.concatenate([logps for _, logps in parts]),
-        )
+        inputs = shift_right(mx.array(rows), self.eos_id)
+        documents = np.array(document_ids(inputs, self.eos_id)) if self.document_mask else None
+        return self.continues(np.array(inputs), documents)
 
-    def _read(self, rows: mx.array) -> tuple[NDArray[np.int32], NDArray[np.float16]]:
-        inputs = shift_right(rows, self.eos_id)
-        mask: Any = "causal"
-        if self.document_mask:
-            mask = document_mask(document_ids(inputs, self.eos_id))
+    def continues(self, inputs: NDArray[np.int32], documents: NDArray[np.int32] | None) -> Said:
+        """Candidates for the token after each of `inputs` [R, T].
+
+        `documents` [R, T] are the numbers of documents that see only themselves; None: a row is
+        one document.
+        """
+        ids, logps = [], []
+        for start in range(0, len(inputs), self.micro_rows):
+            rows = slice(start, start + self.micro_rows)
+            mask: Any = "causal" if documents is None else document_mask(mx.array(documents[rows]))
+            found = self._read(mx.array(inputs[rows]), mask)
+            ids.append(found[0])
+            logps.append(found[1])
+        return Said(np.concatenate(ids), np.concatenate(logps))
+
+    def _read(self, inputs: mx.array, mask: Any) -> tuple[NDArray[np.int32], NDArray[np.float16]]:
         hidden = self.model.hidden(inputs, mask=mask)
         # Logits near 30 in bfloat16 are multiples of 0.125, and several would be the highest.
         hidden = hidden.reshape(-1, hidden.shape[-1]).astype(mx.float32)
@@ -101,7 +107,7 @@ class LiveTeacher:
             mx.eval(found)
             ids.append(np.array(found[0]))
             logps.append(np.array(found[1]).astype(np.float16))
-        shape = (*rows.shape, self.candidates)
+        shape = (*inputs.shape, self.candidates)
         return np.concatenate(ids).reshape(shape), np.concatenate(logps).reshape(shape)
 
 
@@ -148,6 +154,23 @@ def check_teacher(folder: Path, student: Shape, tokenizer: Tokenizer) -> None:
             f"the teacher has {layers} layers, and the student {student.num_layers}",
             hint="a teacher is at least as deep as its student: is the order right?",
         )
+
+
+def check_original(folder: Path, changed: Path) -> None:
+    """Raise unless the model in `folder` can be the one that the model in `changed` was made of.
+
+    Raises:
+        ModelError: their shapes or tokenizers differ.
+    """
+    theirs, ours = read_shape(folder), read_shape(changed)
+    for name in ("num_layers", *(name for name in type(ours).model_fields)):
+        there, here = getattr(theirs, name), getattr(ours, name)
+        if there != here:
+            raise ModelError(
+                f"the teacher's {name} is {there}, and that of '{changed}' {here}",
+                hint="the teacher is the model as it was before it was quantized",
+            )
+    check_teacher(folder, ours, Tokenizer.open(changed))
 
 
 def open_teacher(

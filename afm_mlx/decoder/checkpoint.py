@@ -29,12 +29,14 @@ from afm_mlx.decoder.palette_format import (
     tensors,
 )
 from afm_mlx.decoder.weights import (
+    INDEX,
     SHARD_BYTES,
     TensorFact,
     check_tensors,
     listed,
     read_headers,
     read_weights,
+    weight_files,
     write_weights,
 )
 from afm_mlx.errors import ModelError
@@ -100,6 +102,26 @@ def save_checkpoint(
             hint="save an adapter as an adapter, or make it one with its layers",
         )
     write_checkpoint(folder, model.shape, weights, tokenizer_folder, facts=facts, palette=palette)
+
+
+def copy_model(source: Path, folder: Path, *, facts: Mapping[str, Any] = _NO_FACTS) -> None:
+    """Make `folder` the same model, whose weights are the same files where the disk can do that.
+
+    `facts` are added to the table `afm` of its config.json. Adapters are left behind.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in [*weight_files(source), *(source / name for name in (INDEX, *TOKENIZER_FILES))]:
+        place = folder / file.name
+        if file.is_file() and not place.exists():
+            try:
+                place.hardlink_to(file.resolve())
+            except OSError:  # another disk, or one without links
+                part = place.with_name(f"{file.name}.part")
+                shutil.copyfile(file, part)
+                part.replace(place)
+    config = read_config(source)
+    config["afm"] = read_facts(source) | dict(facts)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def write_checkpoint(

@@ -47,7 +47,7 @@ class Layout:
     bits: int
     """Of an id: 2, 4, or 8, where the tables are scales."""
     group_rows: int
-    """Rows of the weight that share a table."""
+    """Rows of the weight that share a table; at 8 bits 1."""
     columns: int
     """Columns of the weight; rows of ids are padded to whole words."""
 
@@ -89,10 +89,12 @@ def dense_weight(ids: mx.array, tables: mx.array, layout: Layout, dtype: mx.Dtyp
     """The weight [O, I] in plain operations; differentiable in `tables`."""
     if layout.bits == INT8_BITS:
         return (ids.astype(mx.float32) * tables.astype(mx.float32)[:, None]).astype(dtype)
-    wanted = unpack(ids, layout.bits, layout.columns)
-    groups = mx.arange(ids.shape[0], dtype=mx.uint32) // layout.group_rows
-    flat = mx.take(tables.reshape(-1), wanted + (groups * 2**layout.bits)[:, None])
-    return flat.astype(dtype)
+    wanted, groups = unpack(ids, layout.bits, layout.columns), tables.shape[0]
+    if spare := groups * layout.group_rows - ids.shape[0]:
+        wanted = mx.pad(wanted, [(0, spare), (0, 0)])
+    # Along an axis, MLX's CPU back end looks up 10 times faster than with `mx.take`.
+    values = mx.take_along_axis(tables.astype(dtype), wanted.reshape(groups, -1), axis=1)
+    return values.reshape(-1, layout.columns)[: ids.shape[0]]
 
 
 def palette_matmul(
@@ -124,9 +126,7 @@ def palette_matmul(
 @cache
 def _product(layout: Layout, kernels: Kernels | None) -> Callable[..., mx.array]:
     """Rows [M, I], ids and tables to [M, O], with a gradient that makes the weight anew."""
-    rows_per_table = 1 if layout.bits == INT8_BITS else layout.group_rows
-    per_word = WORD_BITS // layout.bits
-    padding = -layout.columns % per_word
+    padding = -layout.columns % (WORD_BITS // layout.bits)
 
     def weight(ids: mx.array, tables: mx.array, dtype: mx.Dtype) -> mx.array:
         if kernels is None:
@@ -135,7 +135,7 @@ def _product(layout: Layout, kernels: Kernels | None) -> Callable[..., mx.array]
             as_words(ids),
             tables,
             bits=layout.bits,
-            group_rows=rows_per_table,
+            group_rows=layout.group_rows,
             columns=layout.columns,
             dtype=dtype,
         )
@@ -146,7 +146,7 @@ def _product(layout: Layout, kernels: Kernels | None) -> Callable[..., mx.array]
             return rows @ weight(ids, tables, rows.dtype).T
         padded = mx.pad(rows, [(0, 0), (0, padding)]) if padding else rows
         return kernels.matvec(
-            padded, as_words(ids), tables, bits=layout.bits, group_rows=rows_per_table
+            padded, as_words(ids), tables, bits=layout.bits, group_rows=layout.group_rows
         )
 
     @product.vjp
@@ -154,25 +154,14 @@ def _product(layout: Layout, kernels: Kernels | None) -> Callable[..., mx.array]
         primals: tuple[mx.array, ...], to_y: mx.array, output: mx.array
     ) -> tuple[mx.array, ...]:
         rows, ids, tables = primals
-        # Without this, the weights of all layers could be made before any is needed.
-        late_ids, late_tables = mx.depends([ids, tables], [to_y])
-        to_rows = to_y @ weight(late_ids, late_tables, to_y.dtype)
+        to_rows = to_y @ weight(ids, tables, to_y.dtype)
         to_weight = to_y.astype(mx.float32).T @ rows.astype(mx.float32)
-        return to_rows, mx.zeros_like(ids), _to_tables(to_weight, ids, tables, layout)
+        _, (to_tables,) = mx.vjp(
+            lambda tables: dense_weight(ids, tables, layout, mx.float32), [tables], [to_weight]
+        )
+        return to_rows, mx.zeros_like(ids), to_tables
 
     return cast(Callable[..., mx.array], product)
-
-
-def _to_tables(to_weight: mx.array, ids: mx.array, tables: mx.array, layout: Layout) -> mx.array:
-    """Gradient to tables from that to the weight [O, I]: sums over where each value stands."""
-    if layout.bits == INT8_BITS:
-        return (to_weight * ids).sum(1).astype(tables.dtype)
-    wanted = unpack(ids, layout.bits, layout.columns)
-    sums = [mx.where(wanted == value, to_weight, 0).sum(1) for value in range(2**layout.bits)]
-    by_row = mx.stack(sums, axis=1)
-    groups = tables.shape[0]
-    by_row = mx.pad(by_row, [(0, groups * layout.group_rows - by_row.shape[0]), (0, 0)])
-    return by_row.reshape(groups, layout.group_rows, -1).sum(1).astype(tables.dtype)
 
 
 class _Lookup(nn.Module):
@@ -202,7 +191,7 @@ class _Lookup(nn.Module):
     @property
     def keeps_copy(self) -> bool:
         """Whether it is computed from a dense copy: on the CPU, while the values are constant."""
-        return not compat.on_gpu() and not self.trainable_parameters()
+        return not compat.on_gpu() and compat.is_frozen(self, self.values_name)
 
     def kept(self, dtype: mx.Dtype) -> mx.array:
         """The dense copy, made at first and again when the values or `dtype` are others."""

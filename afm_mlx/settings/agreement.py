@@ -15,6 +15,7 @@ from afm_mlx.settings.alignment import (
 )
 from afm_mlx.settings.compression import Prune
 from afm_mlx.settings.mistakes import nearest
+from afm_mlx.settings.palette import Recover, RecoverMethod
 from afm_mlx.settings.sections import Pretraining, SourceKind
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ def _stages_fit(recipe: Recipe) -> None:
 
 
 def _rows_fit(recipe: Recipe) -> None:
-    sections: dict[str, FineTuning] = {"sft": recipe.sft} if recipe.sft else {}
+    sections: dict[str, FineTuning | Recover] = {"sft": recipe.sft} if recipe.sft else {}
+    sections |= {"recover": recipe.recover} if recipe.recover else {}
     sections |= {f"adapters.{name}": adapter for name, adapter in recipe.adapters.items()}
     for name, section in sections.items():
         if section.row_tokens > recipe.shape.max_tokens:
@@ -201,12 +203,21 @@ def _recovery_fits(recipe: Recipe) -> None:
     section = recipe.recover
     if section is None:
         return
-    if recipe.quantize is None and not (recipe.base and recipe.teacher and recipe.teacher.model):
+    taught = recipe.base and recipe.teacher and recipe.teacher.model
+    if section.method is RecoverMethod.QAT:
+        if recipe.quantize is not None:
+            raise ValueError("recover.method 'qat' rounds weights itself: leave out [quantize]")
+    elif recipe.quantize is None and not taught:
         raise ValueError(
             "recover needs a [quantize], or a quantized base and the teacher.model it was made of"
         )
     if not recipe.data and not section.data:
         raise ValueError("recover needs a [data.NAME] or a [recover.data.NAME]")
+    if section.candidates > recipe.shape.vocab_size:
+        raise ValueError(
+            f"recover.candidates ({section.candidates:,}) is above "
+            f"shape.vocab_size ({recipe.shape.vocab_size:,})"
+        )
     for name in section.mixture:
         if name not in recipe.data:
             near = nearest(name, recipe.data)

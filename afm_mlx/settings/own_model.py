@@ -129,3 +129,22 @@ BITS_PER_WEIGHT = 4.0
 
 QUANTIZE: dict[str, Any] = {"calibration_rows": 64, "gradient_rows": 8}
 """[quantize]"""
+
+RECOVER_ROW_TOKENS = 256
+"""Tokens in a row of recovery, or the model's context where that is shorter."""
+
+CANDIDATES = 64
+"""Tokens of the 16-bit model that count, or its vocabulary where that is smaller."""
+
+RECOVER: dict[str, Any] = {
+    "tokens": 100_000,
+    "rows_per_step": 4,
+    "lr": 1e-3,
+    "warmup_fraction": 0.1,
+    "ranks": [16],
+    "product_rank": 16,
+}
+"""[recover]"""
+
+QAT: dict[str, Any] = {"lr": 1e-4}
+"""What [recover] has other numbers for with method qat."""

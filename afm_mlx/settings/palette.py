@@ -2,7 +2,8 @@
 
 Sizes and learning rates have no default: a recipe states them. Constants of an algorithm do.
 Source keys: R24 is arXiv:2407.21075; B24 is Apple's post of July 2024; LS, OB are notes on R24;
-TK is Apple's page on adapter training. `Ours`: nobody has published it.
+TK is Apple's page on adapter training; QR a reproduction of 2-bit training. `Ours`: nobody has
+published it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from afm_mlx.settings.alignment import Conversations, FineTuning
+from afm_mlx.settings.compression import LabelTime
 from afm_mlx.settings.sections import Count, Fraction, NotNegative, Positive, Section
 
 
@@ -71,40 +73,86 @@ class Quantize(Section):
         return self
 
 
-class AdapterInit(StrEnum):
-    """How a recovery adapter starts."""
+class RecoverMethod(StrEnum):
+    """What is trained to win back what quantization lost."""
 
-    ZERO = "zero"
-    LOFTQ = "loftq"
+    LORA = "lora"
+    TABLES = "tables"
+    QAT = "qat"
+
+
+class RecoverStart(StrEnum):
+    """How the first factor of a recovery adapter starts; the second starts at 0."""
+
+    RANDOM = "random"
+    INPUTS = "inputs"
 
 
 class Recover(Section):
-    """LoRA adapters that win back what quantization lost."""
+    """Winning back what quantization lost, by training."""
 
+    method: RecoverMethod = RecoverMethod.LORA
+    """lora: adapters beside the frozen weights, one of each rank. tables: the tables' own values
+    and the gains of norms, which takes no more bits. qat: all weights, while they are rounded to 2
+    bits; it starts from the 16-bit model. Source: OB, LS for lora, QR for qat; ours for tables."""
     mixture: dict[str, Positive] = Field(default={})
     """Share of rows from each [data.NAME]; without any, all of them alike."""
     data: dict[str, Conversations] = Field(default={})
     """Files of conversations, by name, which are learned from after the texts."""
     tokens: Count
-    """Tokens trained on: first texts of pre-training, then of post-training."""
-    tokens_per_step: Count
-    """Tokens of one optimizer step."""
+    """Tokens trained on: first texts of pre-training, then of post-training. Each rank sees the
+    same ones."""
+    conversation_fraction: Fraction = 0.5
+    """Share of the steps, the last ones, that read conversations where there are texts and
+    conversations, 0 to 1. Ours."""
+    row_tokens: Annotated[int, Field(ge=8)]
+    """Tokens in a row, at least 8."""
+    rows_per_step: Count
+    """Rows of one optimizer step."""
     lr: Positive
     """Peak learning rate."""
     warmup_fraction: Fraction = 0.01
     """Share of steps of linear warm-up, 0 to 1. Ours."""
+    final_lr_fraction: Fraction = 0.1
+    """Learning rate at the end of the cosine, as a share of the peak. Ours."""
+    weight_decay: NotNegative = 0.0
+    """Decoupled decay of what is trained. Source: QR for qat; ours for the others."""
+    reference_weight: Fraction = 1.0
+    """Share of the target on the 16-bit model's predictions, 0 to 1; the rest is the text's token.
+    Ours."""
+    candidates: Annotated[int, Field(ge=1, le=1_024)] = 64
+    """Tokens of the 16-bit model that count, its likeliest; all others count as one. Ours."""
+    labels: LabelTime = LabelTime.BEFORE
+    """before: the 16-bit model reads all rows first, and need not be in memory while training is
+    under way. live: it reads each step's rows as they are trained on. It reads them once either
+    way, whatever the number of ranks. Same result."""
     ranks: tuple[Count, ...] = (8, 16, 32)
     """Ranks to train, one adapter each. Source: OB, LS."""
     product_rank: Count = 16
     """Rank that product adapters start from; one of `ranks`. Source: OB, LS."""
     scale: Positive = 1.0
     """Alpha over rank: what the adapter's output is multiplied by. Ours."""
-    start: AdapterInit = AdapterInit.ZERO
-    """zero: the second factor is 0; loftq: factors of the quantization error. Ours."""
-    loftq_rounds: Count = 5
-    """Alternations of quantizing and factoring, for loftq. Ours."""
-    reference_weight: NotNegative = 0.0
-    """Weight of the divergence from the 16-bit model. Ours."""
+    start: RecoverStart = RecoverStart.INPUTS
+    """random: drawn. inputs: the directions in which a layer's inputs are largest, which is where
+    an error without a direction of its own hurts most. Source: AX for random; arXiv:2410.07170 for
+    inputs, with other lengths."""
+    calibration_rows: Count = 32
+    """Rows that inputs are measured on, with start inputs. Ours."""
+    held_out_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    """Share of conversations, 0 to below 1, never trained on; the model is measured on them before
+    and after. Ours."""
+    skip_bad: bool = False
+    """Leave out, name and count lines that are no conversation, instead of stopping at one."""
+    group_channels: Count = 16
+    """With qat, output channels that share one table. Source: OB."""
+    average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """With qat, what the average of the weights keeps at each step, 0 to below 1; the average is
+    the result. Source: QR for an average; the number is ours."""
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps: whole steps that cover `tokens`."""
+        return -(-self.tokens // (self.row_tokens * self.rows_per_step))
 
     @model_validator(mode="after")
     def _trains_the_product_rank(self) -> Self:

@@ -20,7 +20,7 @@ from afm_mlx.settings.alignment import (
 )
 from afm_mlx.settings.clean import Clean
 from afm_mlx.settings.compression import Distill, Prune, Teacher
-from afm_mlx.settings.palette import Adapter, Quantize, Recover
+from afm_mlx.settings.palette import Adapter, Quantize, Recover, RecoverMethod
 from afm_mlx.settings.sections import (
     Optimizer,
     Pretraining,
@@ -195,7 +195,8 @@ class Recipe(Section):
 
     def compared_with(self) -> str | None:
         """Stage of the 16-bit model that [recover] learns from."""
-        return self.trained_last() if self.quantize is not None else "teacher"
+        rounds = self.recover is not None and self.recover.method is RecoverMethod.QAT
+        return self.trained_last() if rounds or self.quantize is not None else "teacher"
 
     def shape_of(self, stage: str) -> Shape:
         """Shape of the model that a training stage leaves: its width, RoPE base and context."""

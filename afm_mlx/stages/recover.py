@@ -1,15 +1,405 @@
-"""To be replaced."""
+"""Recovery: training that wins back what quantization lost, with the 16-bit model as teacher."""
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from afm_mlx.artifact import Inputs
-from afm_mlx.progress import Progress
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
+
+from afm_mlx import compat
+from afm_mlx.artifact import SNAPSHOTS, Inputs, write_text
+from afm_mlx.compression import qat
+from afm_mlx.compression.divergence import Reference
+from afm_mlx.compression.recover import (
+    KeptLabels,
+    leading_inputs,
+    not_in_tables,
+    set_first_factors,
+    store_tables,
+    unfreeze_tables,
+    won_back,
+)
+from afm_mlx.compression.teacher import check_original, open_teacher
+from afm_mlx.corpus.packing import shift_right
+from afm_mlx.decoder.adapters import (
+    FOLDER,
+    AdapterFacts,
+    base_hash,
+    base_name,
+    is_adapter,
+    write_adapter,
+)
+from afm_mlx.decoder.checkpoint import (
+    copy_model,
+    open_checkpoint,
+    read_palette,
+    read_shape,
+    save_checkpoint,
+)
+from afm_mlx.decoder.decoder import Decoder
+from afm_mlx.decoder.lora import add_lora, load_lora, lora_arrays, remove_lora
+from afm_mlx.progress import Progress, bar
 from afm_mlx.recipe import Recipe
+from afm_mlx.settings.compression import LabelTime
+from afm_mlx.settings.palette import Recover, RecoverMethod, RecoverStart
+from afm_mlx.text.tokenizer import Tokenizer
+from afm_mlx.training.demonstrations import read_demonstrations
+from afm_mlx.training.examples import Examples, fill
+from afm_mlx.training.lessons import Lessons, learn
+from afm_mlx.training.loop import Outcome, Rule
+from afm_mlx.training.optimizer import UpdateRule
+from afm_mlx.training.texts import TrainingTexts, open_held_out
+from afm_mlx.training.validation import Validation, held_out_answers
+
+LABELS = "labels"
+"""Folder of what the teacher said, as long as training is under way."""
+
+Measure = Callable[[Any], dict[str, Any]]
 
 
 def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[str, Any]:
-    """To be replaced."""
-    raise NotImplementedError
+    """Train by [recover]'s method; leave a quantized model, or one with adapters, in `out`.
+
+    Raises:
+        DataError: texts or conversations are damaged, or shorter than a row.
+        ModelError: the model is not quantized, or the teacher is not what it was made of.
+        FitError, RunError: see `training.loop.train`.
+    """
+    section, start, taught_by = recipe.recover, recipe.start_of("recover"), recipe.compared_with()
+    assert section is not None
+    assert start is not None
+    assert taught_by is not None
+    base, rounded = inputs[start] / "model", section.method is RecoverMethod.QAT
+    model = open_checkpoint(base, dense=rounded)
+    if not rounded and read_palette(base, model.shape) is None:
+        raise not_in_tables(base)
+    check_original(inputs[taught_by] / "model", base)
+    work = _Recovery.open(recipe, section, inputs, base, inputs[taught_by] / "model", out, progress)
+    before = {} if rounded else work.told("before", model)
+    trained = {
+        RecoverMethod.LORA: _train_adapters,
+        RecoverMethod.TABLES: _train_tables,
+        RecoverMethod.QAT: _train_rounded,
+    }[section.method](work, model, before)
+    shutil.rmtree(out / LABELS, ignore_errors=True)
+    return {
+        **trained,
+        **{f"base_{name}": value for name, value in before.items()},
+        **{f"teacher_{name}": value for name, value in work.of_teacher.items()},
+        "tokens": section.steps * section.row_tokens * section.rows_per_step,
+        "text_steps": work.lessons.text_steps,
+    }
+
+
+def _train_adapters(work: _Recovery, model: Decoder, before: dict[str, Any]) -> dict[str, Any]:
+    """One adapter of each rank, beside the same frozen base and from the same labels."""
+    section, seed = work.section, work.recipe.training.seed
+    folder = work.out / "model"
+    active = f"recovery-{section.product_rank}"
+    copy_model(work.base, folder, facts=work.facts | {"adapter": active})
+    factors = {}
+    if section.start is RecoverStart.INPUTS:
+        factors = leading_inputs(model, work.calibration(), rank=max(section.ranks), seed=seed)
+    found: dict[str, dict[str, Any]] = {}
+    for rank in section.ranks:
+        name = f"recovery-{rank}"
+        result = work.out / f"rank-{rank}" / "result.json"
+        if not is_adapter(folder / FOLDER / name):
+            result.parent.mkdir(exist_ok=True)
+            add_lora(model, rank=rank, scale=section.scale, seed=seed)
+            set_first_factors(model, factors)
+            outcome = work.train(model, result.parent)
+            # What is measured is what is kept: 16 bits.
+            halves = {key: each.astype(mx.float16) for key, each in lora_arrays(model).items()}
+            load_lora(model, halves, scale=section.scale)
+            final = work.told(f"rank {rank}", model, before) | outcome.metrics()
+            remove_lora(model)
+            final["parameters"] = sum(each.size for each in halves.values())
+            write_text(result, json.dumps(final))
+            facts = AdapterFacts(
+                name=name,
+                base=base_hash(folder),
+                base_name=base_name(folder),
+                rank=rank,
+                alpha=section.scale * rank,
+                tokenizer=work.tokenizer.fingerprint,
+                data=(*work.recipe.data, *section.data),
+            )
+            write_adapter(folder / FOLDER / name, halves, facts, dense=False)
+            shutil.rmtree(result.parent / SNAPSHOTS, ignore_errors=True)
+        found[str(rank)] = json.loads(result.read_text())
+    chosen = found[str(section.product_rank)]
+    seconds = sum(each["earlier_seconds"] for each in found.values())
+    return {**chosen, "ranks": found, "adapter": active, "earlier_seconds": seconds}
+
+
+def _train_tables(work: _Recovery, model: Decoder, before: dict[str, Any]) -> dict[str, Any]:
+    """Better values in the same tables, and better gains."""
+    dtype = model.model.norm.weight.dtype
+    unfreeze_tables(model)
+    outcome = work.train(model, work.out)
+    store_tables(model, dtype)
+    save_checkpoint(work.out / "model", model, work.base, facts=work.facts)
+    return work.told("tables", model, before) | outcome.metrics()
+
+
+def _train_rounded(work: _Recovery, model: Decoder, before: dict[str, Any]) -> dict[str, Any]:
+    """All weights, of which the average over the last steps is rounded and kept."""
+    dtype = model.model.norm.weight.dtype
+    qat.prepare(model, group_rows=work.section.group_channels)
+    start = work.told("rounded", model)
+    outcome = work.train(
+        model, work.out, lambda rule: qat.Averaged(rule, work.section.average_decay)
+    )
+    model.update(outcome.rule["average"])
+    qat.store(model)
+    store_tables(model, dtype)
+    save_checkpoint(work.out / "model", model, work.base, facts=work.facts)
+    return (
+        work.told("trained", model, start)
+        | {f"start_{name}": value for name, value in start.items()}
+        | outcome.metrics()
+    )
+
+
+@dataclass(frozen=True)
+class _Recovery:
+    """What all methods share: lessons, the teacher's labels, and what is measured."""
+
+    recipe: Recipe
+    section: Recover
+    base: Path
+    tokenizer: Tokenizer
+    lessons: Lessons
+    labels: KeptLabels
+    measure: Measure
+    of_teacher: dict[str, Any]
+    """What the 16-bit model reaches."""
+    facts: dict[str, Any]
+    """What a checkpoint remembers."""
+    out: Path
+    progress: Progress
+
+    @classmethod
+    def open(
+        cls,
+        recipe: Recipe,
+        section: Recover,
+        inputs: Inputs,
+        base: Path,
+        original: Path,
+        out: Path,
+        progress: Progress,
+    ) -> _Recovery:
+        """Read texts and conversations, and ask the teacher in `original`."""
+        check_original(original, base)
+        tokenizer, settings = Tokenizer.open(base), recipe.training
+        shown, held_out = _conversations(section, inputs, tokenizer)
+        lessons = Lessons(
+            _texts(recipe, section, inputs, tokenizer),
+            shown,
+            {name: source.weight for name, source in section.data.items()},
+            steps=section.steps,
+            conversation_fraction=section.conversation_fraction,
+            row_tokens=section.row_tokens,
+            rows_per_step=section.rows_per_step,
+            eos_id=tokenizer.eos_id,
+            document_mask=settings.document_mask,
+            seed=settings.seed,
+        )
+        teacher = open_teacher(
+            original,
+            read_shape(base),
+            tokenizer,
+            dtype=compat.compute_dtype(settings.compute),
+            candidates=section.candidates,
+            temperature=1.0,
+            document_mask=settings.document_mask,
+            micro_rows=settings.rows_at_once(section.rows_per_step),
+            chunk_bytes=settings.loss_bytes,
+        )
+        measure = _measure(recipe, section, inputs, tokenizer, held_out, teacher.model)
+        of_teacher = {
+            key: value for key, value in measure(teacher.model).items() if "kl" not in key
+        }
+        labels = KeptLabels(out / LABELS, teacher, lessons.step)
+        if section.labels is LabelTime.BEFORE and section.reference_weight:
+            for step in range(1, section.steps + 1):
+                labels.step(step)
+                line = f"  {bar(step, section.steps)} the 16-bit model reads step {step:,}"
+                progress.status(line, last=step == section.steps)
+            labels.forget_teacher()
+        facts = {"recipe": recipe.name, "stage": "recover", "tokenizer": tokenizer.fingerprint}
+        return cls(
+            recipe,
+            section,
+            base,
+            tokenizer,
+            lessons,
+            labels,
+            measure,
+            of_teacher,
+            facts,
+            out,
+            progress,
+        )
+
+    def train(
+        self, model: Decoder, work: Path, around: Callable[[Rule], Rule] = lambda rule: rule
+    ) -> Outcome:
+        """Train what is not frozen; `around` may add to the update rule."""
+        count = sum(array.size for _, array in tree_flatten(model.trainable_parameters()))
+        section = self.section
+        self.progress.say(
+            f"  {count:,} parameters, {section.steps:,} steps of {section.rows_per_step:,} rows of "
+            f"{section.row_tokens:,} tokens"
+        )
+        return learn(
+            model,
+            self.lessons,
+            self.labels.step if section.reference_weight else None,
+            section,
+            settings=self.recipe.training,
+            rule=around(UpdateRule(self.recipe.optimizer, hidden_size=model.shape.hidden_size)),
+            watch=self.recipe.watch,
+            work=work,
+            progress=self.progress,
+            evaluate=self.measure,
+        )
+
+    def told(
+        self, what: str, model: Decoder, before: Mapping[str, Any] = MappingProxyType({})
+    ) -> dict[str, Any]:
+        """Measure a model and say what was found; beside what was `before`, what is won back."""
+        found = self.measure(model)
+        words = []
+        for name, texts in (("held_out", "texts"), ("answers", "answers")):
+            if f"{name}_kl" not in found:
+                continue
+            line = f"{texts}: KL {found[f'{name}_kl']:.4f}"
+            if before:
+                share = won_back(before[f"{name}_kl"], found[f"{name}_kl"])
+                found[f"{name}_won_back"] = share
+                line += f", {share:.1%} won back"
+            nats, full = found[f"{name}_nats"], self.of_teacher[f"{name}_nats"]
+            words.append(f"{line}, {nats:.4f} nats per token (16-bit {full:.4f})")
+        self.progress.say(f"  {what}: {'; '.join(words)}")
+        return found
+
+    def calibration(self) -> list[mx.array]:
+        """Inputs of the first rows, in parts that are read at once."""
+        rows = self.recipe.training.rows_at_once(self.section.rows_per_step)
+        steps = -(-self.section.calibration_rows // self.section.rows_per_step)
+        inputs = [self.lessons.step(step).inputs for step in range(1, steps + 1)]
+        chosen = np.concatenate(inputs)[: self.section.calibration_rows]
+        return [mx.array(chosen[start : start + rows]) for start in range(0, len(chosen), rows)]
+
+
+def _texts(
+    recipe: Recipe, section: Recover, inputs: Inputs, tokenizer: Tokenizer
+) -> TrainingTexts | None:
+    if not recipe.data:
+        return None
+    return TrainingTexts(
+        inputs["data"],
+        section.mixture or dict.fromkeys(recipe.data, 1.0),
+        tokenizer,
+        row_tokens=section.row_tokens,
+        rows_per_step=section.rows_per_step,
+        seed=recipe.training.seed,
+    )
+
+
+def _conversations(
+    section: Recover, inputs: Inputs, tokenizer: Tokenizer
+) -> tuple[Mapping[str, Examples], Examples]:
+    """Examples to learn from, and those held out."""
+    if not section.data:
+        return {}, Examples.of([])
+    shown = read_demonstrations(
+        {name: source.file(inputs) for name, source in section.data.items()},
+        tokenizer,
+        row_tokens=section.row_tokens,
+        held_out_fraction=section.held_out_fraction,
+        skip_bad=section.skip_bad,
+        section="recover",
+    )
+    return shown.train, shown.held_out
+
+
+def _measure(
+    recipe: Recipe,
+    section: Recover,
+    inputs: Inputs,
+    tokenizer: Tokenizer,
+    answers: Examples,
+    original: Decoder,
+) -> Measure:
+    """Loss on held-out texts and answers, and the divergence from the 16-bit model there."""
+    settings, watch = recipe.training, recipe.watch
+    micro_rows = settings.rows_at_once(section.rows_per_step)
+    texts = (
+        {}
+        if not recipe.data
+        else open_held_out(
+            inputs["data"],
+            recipe.data,
+            tokenizer,
+            row_tokens=section.row_tokens,
+            span_tokens=section.row_tokens,
+            most_tokens=watch.evaluation_tokens,
+        )
+    )
+    validation = Validation(
+        texts, eos_id=tokenizer.eos_id, micro_rows=micro_rows, chunk_bytes=settings.loss_bytes
+    )
+    read = [
+        (shift_right(mx.array(each.targets[rows]), tokenizer.eos_id), mx.array(each.counts[rows]))
+        for each in texts.values()
+        for rows in _parts(len(each.targets), micro_rows)
+    ]
+    most = max(1, watch.evaluation_tokens // section.row_tokens)
+    plan = [[("", number)] for number in range(min(len(answers), most))]
+    filled = fill({"": answers}, plan, num_rows=len(plan), row_tokens=section.row_tokens)
+    said = [
+        (mx.array(filled.inputs[rows]), mx.array(filled.weights[rows]))
+        for rows in _parts(len(plan), micro_rows)
+    ]
+    references = {
+        name: Reference(
+            original,
+            [inputs for inputs, _ in batches],
+            counts=[counts for _, counts in batches],
+            chunk_bytes=settings.loss_bytes,
+        )
+        for name, batches in {"held_out": read, "answers": said}.items()
+        if batches
+    }
+
+    def measure(model: Any) -> dict[str, Any]:
+        found = validation(model)
+        if plan:
+            loss = held_out_answers(
+                model,
+                answers,
+                row_tokens=section.row_tokens,
+                most_tokens=watch.evaluation_tokens,
+                micro_rows=micro_rows,
+                chunk_bytes=settings.loss_bytes,
+            )
+            found["answers_nats"] = loss["held_out_nats"]
+        return found | {f"{name}_kl": each.kl(model) for name, each in references.items()}
+
+    return measure
+
+
+def _parts(count: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, count, size)]

@@ -127,6 +127,7 @@ class PackedExamples:
             seed: decides the order.
         """
         self.sources, self.weights, self.seed = dict(sources), dict(weights), seed
+        self.epochs = epochs
         self.row_tokens, self.rows_per_step = row_tokens, rows_per_step
         self._lengths = {name: examples.lengths for name, examples in sources.items()}
         plans = [self._plan(epoch) for epoch in range(epochs)]

@@ -80,6 +80,8 @@ class Outcome:
     """Time that interrupted processes of this run had spent before, in seconds."""
     peak_bytes: int = 0
     """Most memory that MLX held in this process."""
+    rule: Any = None
+    """The update rule's state after the last step."""
 
     def metrics(self) -> dict[str, Any]:
         """What every stage notes: last loss, earlier processes' time, most memory."""
@@ -212,6 +214,7 @@ def train(
                 raise _with_place(stop, step, snapshots)
 
     model.update(state.params)
+    outcome.rule = state.rule
     return outcome
 
 

@@ -28,6 +28,7 @@ from afm_mlx.decoder.palette_kernel import (
     EXPAND,
     LANES,
     MATVEC,
+    METAL,
     SIZES,
     TEAM_ROWS,
     TEAMS,
@@ -281,3 +282,62 @@ def test_trained_tables_are_followed_and_not_a_copy(make, palettize, tokens):
     ((name, gradient),) = tree_flatten(found)
     assert name == "model.layers.0.mlp.up_proj.tables"
     assert mx.abs(gradient).max() > 0
+
+
+# What Metal has and C++ has not, for the eyes of a C++ compiler.
+METAL_WORDS = """
+#include <algorithm>
+#include <cstdint>
+#define device
+#define constant
+#define threadgroup
+#define kernel maybe_unused
+using std::min;
+typedef unsigned uint;
+typedef float float16_t;
+struct uint3 { uint x, y, z; };
+enum class mem_flags { mem_threadgroup };
+inline void simdgroup_barrier(mem_flags) {}
+inline float simd_sum(float value) { return value; }
+"""
+
+
+@pytest.mark.parametrize("body", ["matvec", "expand"])
+def test_what_mlx_makes_of_a_body_for_metal_is_well_formed(body, tmp_path, capfd):
+    compiler = shutil.which("clang++") or shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no C++ compiler here: neither clang++ nor g++")
+    x, ids, tables = mx.zeros((1, 32), mx.float16), mx.zeros((16, 4), mx.uint32), mx.zeros((1, 16))
+    names, arrays = ["x", "ids", "tables"], [x, ids, tables]
+    if body == "expand":
+        names, arrays = names[1:], arrays[1:]
+    made = mx.fast.metal_kernel(
+        name=body,
+        input_names=names,
+        output_names=["y" if body == "matvec" else "w"],
+        source=METAL.start + (MATVEC if body == "matvec" else EXPAND),
+        header=METAL.header,
+    )
+
+    def call(*arrays):
+        return made(
+            inputs=list(arrays),
+            template=[("T", mx.float16), ("BITS", 4), ("GROUP_ROWS", 16), ("COLUMNS", 32)],
+            grid=(64, 1, 1),
+            threadgroup=(64, 1, 1),
+            output_shapes=[(16, 32)],
+            output_dtypes=[mx.float16],
+            verbose=True,
+        )[0]
+
+    mx.export_function(str(tmp_path / "function"), call, *arrays)  # runs nothing
+    printed = capfd.readouterr().out
+    source = printed.split("```")[1].rpartition("template [[host_name")[0]
+    for word in ("simdgroup_index_in_threadgroup", "thread_index_in_simdgroup"):
+        assert f"uint {word} [[{word}]]" in source
+    assert "uint3 threadgroup_position_in_grid [[threadgroup_position_in_grid]]" in source
+    instance = source[source.index("custom_kernel") :].partition("(")[0]
+    text = METAL_WORDS + source + f"\nauto used = &{instance}<float, 4, 16, 32>;\n"
+    (tmp_path / "kernel.cpp").write_text(text)
+    flags = ["-std=c++17", "-fsyntax-only", "-Wno-attributes", "-Wno-unknown-attributes"]
+    subprocess.run([compiler, *flags, str(tmp_path / "kernel.cpp")], check=True)
