@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 DWQ_TOKENS = 40_880
-DWQ_SEEN = 10  # steps between two measurements
-DWQ_LRS = {4: 1e-5, 3: 1e-5}
+DWQ_SEEN = 20  # steps between two measurements
+DWQ_LRS = {4: 1e-5, 3: 1e-4}  # the best of 1e-6, 1e-5, 5e-5, and of 1e-5, 3e-5, 1e-4
 PEERS = (
     *("affine-4-64", "affine-4-32", "affine-3-64", "affine-3-32", "mixed_3_4", "mixed_3_6"),
     *("gptq-4-64", "gptq-3-64", "awq-4-64", "awq-3-64", "dwq-4-64", "dwq-3-64"),
@@ -35,6 +35,7 @@ PEERS = (
 OURS_BITS = (4.0, 3.7, 3.5, 2.5)
 OURS_TOKENS = 40_960
 OURS_RANKS = (8, 16, 32)
+METHODS = ("lora", "tables", "both")  # what is trained: adapters, tables, or one after the other
 FAMILIES = {
     "affine": "mlx-lm affine",
     "mixed": "mlx-lm mixed",
@@ -42,8 +43,11 @@ FAMILIES = {
     "awq": "mlx-lm AWQ",
     "dwq": "mlx-lm DWQ",
     "ours": "tables",
+    "trained": "tables, trained",
     "rank-8": "tables and adapter of rank 8",
     "rank-16": "tables and adapter of rank 16",
+    "trained-rank-8": "trained tables and adapter of rank 8",
+    "trained-rank-16": "trained tables and adapter of rank 16",
 }
 
 
@@ -63,9 +67,9 @@ class Book:
             self.rows = json.loads(path.read_text())["rows"]
         self.start()
 
-    def has(self, name: str) -> bool:
+    def has(self, name: str, tokens: int | None = None) -> bool:
         """Whether a method's results are there already."""
-        return any(row["name"] == name for row in self.rows)
+        return any(row["name"] == name and tokens in (None, row["tokens"]) for row in self.rows)
 
     def start(self) -> None:
         """Start a method's clocks."""
@@ -175,7 +179,7 @@ def run_peer(book: Book, name: str) -> None:
             group,
             tokens=DWQ_TOKENS,
             lr=DWQ_LRS[bits],
-            kept=book.work / "states",
+            kept=book.work / f"{model.name}-states",
             seen=lambda tokens, made, layers: measure(made, layers, tokens),
             every=DWQ_SEEN,
         )
@@ -183,47 +187,59 @@ def run_peer(book: Book, name: str) -> None:
         raise SystemExit(f"there is no method '{name}'; there are {', '.join(PEERS)}")
 
 
-def run_ours(
-    book: Book, targets: Sequence[float], ranks: Sequence[int], tokens: int, settings: Sequence[str]
-) -> None:
-    """Tables at each average, before and after recovery."""
-    texts = str(book.work / "calib.jsonl")
-    for target in targets:
-        folder = book.work / f"tables-{target:g}"
-        name = f"ours-{target:g}"
-        sets = [
-            word for each in settings if each.startswith("quantize") for word in ("--set", each)
-        ]
+def run_ours(book: Book, args: argparse.Namespace) -> None:
+    """Tables at each average, before and after recovery by each method."""
+    row_tokens = f"quantize.calibration_row_tokens={book.setup.ROW_TOKENS}"
+    for target in args.bits:
+        folder, name = book.work / f"tables-{target:g}", f"ours-{target:g}"
         book.start()
-        if not folder.is_dir():
-            row_tokens = f"quantize.calibration_row_tokens={book.setup.ROW_TOKENS}"
-            asked = ["--data", texts, "--bits-per-weight", str(target), "--set", row_tokens, *sets]
-            afm("quantize", str(book.model), "--out", str(folder), *asked)
+        asked = ["--bits-per-weight", str(target), "--set", row_tokens]
+        make(book, folder, ["quantize", str(book.model), *asked], args.set)
         if not book.has(name):
             measure_ours(book, name, folder)
-        recovered = book.work / f"recovered-{target:g}"
-        sets = [word for each in settings if each.startswith("recover") for word in ("--set", each)]
-        book.start()
-        if ranks and not recovered.is_dir():
-            asked = ["--teacher", str(book.model), "--data", texts, "--out", str(recovered)]
-            chosen = f"recover.ranks=[{','.join(map(str, ranks))}]"
-            afm(
-                "recover",
-                str(folder),
-                *asked,
-                "--set",
-                chosen,
-                "--set",
-                f"recover.tokens={tokens}",
-                *sets,
-            )
-        for rank in ranks:
-            if not book.has(f"{name}-r{rank}"):
-                measure_ours(book, f"{name}-r{rank}", recovered, rank=rank, tokens=tokens)
+        for tokens in args.tokens:
+            if "lora" in args.methods:
+                adapt(book, name, folder, tokens, args)
+            if "tables" not in args.methods and "both" not in args.methods:
+                continue
+            trained = folder.with_name(f"{folder.name}-trained-{tokens}")
+            recover(book, folder, trained, tokens, ["--method", "tables"], args.set)
+            if not book.has(f"{name}-trained", tokens):
+                measure_ours(book, f"{name}-trained", trained, tokens=tokens)
+            if "both" in args.methods:
+                adapt(book, f"{name}-trained", trained, tokens, args)
 
 
-def afm(*words: str) -> None:
-    """Run a command of ours."""
+def adapt(book: Book, name: str, folder: Path, tokens: int, args: argparse.Namespace) -> None:
+    """Adapters of each rank beside the tables of a folder."""
+    recovered = folder.with_name(f"{folder.name}-lora-{tokens}")
+    chosen = 16 if 16 in args.ranks else args.ranks[-1]
+    sets = [f"recover.ranks=[{','.join(map(str, args.ranks))}]", f"recover.product_rank={chosen}"]
+    book.start()
+    recover(book, folder, recovered, tokens, [], [*sets, *args.set])
+    for rank in args.ranks:
+        if not book.has(f"{name}-r{rank}", tokens):
+            measure_ours(book, f"{name}-r{rank}", recovered, rank=rank, tokens=tokens)
+
+
+def recover(
+    book: Book, folder: Path, out: Path, tokens: int, words: Sequence[str], sets: Sequence[str]
+) -> None:
+    """`afm recover`, with the full model as teacher."""
+    book.start()
+    command = ["recover", str(folder), "--teacher", str(book.model), *words]
+    make(book, out, command, [f"recover.tokens={tokens}", *sets])
+
+
+def make(book: Book, out: Path, command: Sequence[str], sets: Sequence[str]) -> None:
+    """Run a command of ours on the texts, with the settings of its stage, unless it was run."""
+    if out.is_dir():
+        return
+    words = [*command, "--data", str(book.work / "calib.jsonl"), "--out", str(out)]
+    for each in sets:
+        if each.split(".")[0] in (command[0], "training"):
+            words += ["--set", each]
+    print("afm", *words, flush=True)
     program = "import sys; from afm_cli import main; sys.exit(main())"
     subprocess.run([sys.executable, "-c", program, *words], check=True)
 
@@ -246,8 +262,8 @@ def measure_ours(book: Book, name: str, folder: Path, *, rank: int = 0, tokens: 
 
 
 def last_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The last result of each method, in order."""
-    return list({row["name"]: row for row in rows}.values())
+    """The result of each method that read the most tokens."""
+    return list({row["name"]: row for row in sorted(rows, key=lambda r: r["tokens"])}.values())
 
 
 def tables(rows: Sequence[dict[str, Any]]) -> str:
@@ -257,7 +273,7 @@ def tables(rows: Sequence[dict[str, Any]]) -> str:
         "| nats per token | KL | tokens read | seconds of CPU |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in sorted(last_rows(rows), key=lambda row: row["scaled_bits"]):
+    for row in sorted(rows, key=lambda row: (row["scaled_bits"], row["name"], row["tokens"])):
         lines.append(
             f"| {row['name']} | {row['linear_bits']:.3f} | {row['adapted_bits']:.3f} "
             f"| {row['all_bits']:.3f} | {row['scaled_bits']:.3f} | {row['nats']:.4f} "
@@ -289,8 +305,8 @@ def _claims(rows: Sequence[dict[str, Any]]) -> list[str]:
                 + ("lower" if best["kl"] < row["kl"] else "NOT lower")
             )
     for row in ours:
-        if row["rank"]:
-            before = found[row["name"].rpartition("-r")[0]]
+        before = found["-".join(row["name"].split("-")[:2])]
+        if row is not before:
             share = 1 - row["kl"] / before["kl"]
             lines.append(f"{row['name']}: {share:.1%} of KL {before['kl']:.4f} is won back")
     return lines
@@ -298,13 +314,29 @@ def _claims(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def family(row: Mapping[str, Any]) -> str:
     """Which line of the plot a result is on."""
+    trained = "trained" in row["name"]
     if row["rank"]:
-        return f"rank-{row['rank']}"
-    return next(key for key in FAMILIES if row["name"].startswith(key))
+        return f"{'trained-' * trained}rank-{row['rank']}"
+    return "trained" if trained else row["name"].split("-")[0].split("_")[0]
+
+
+STYLES = {
+    "ours": ("s--", "black"),
+    "trained": ("D-", "tab:blue"),
+    "rank-8": ("o--", "tab:orange"),
+    "rank-16": ("o--", "tab:red"),
+    "trained-rank-8": ("o-", "tab:orange"),
+    "trained-rank-16": ("o-", "tab:red"),
+    "affine": ("^:", "tab:gray"),
+    "mixed": ("v:", "tab:olive"),
+    "gptq": ("<:", "tab:green"),
+    "awq": (">:", "tab:cyan"),
+    "dwq": ("^:", "tab:purple"),
+}
 
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """KL over true bits, of this model and of the 2.7B shape."""
+    """KL over true bits, of this model and of the 2.7B shape, and over the tokens trained on."""
     try:
         import matplotlib
     except ImportError:
@@ -312,24 +344,37 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shown = last_rows(rows)
-    figure, axes = pyplot.subplots(1, 2, figsize=(12, 5), sharey=True)
+    figure, axes = pyplot.subplots(1, 3, figsize=(17, 5.5), sharey=True)
     for axis, bits, title in (
-        (axes[0], "adapted_bits", "SmolLM2, 135M"),
-        (axes[1], "scaled_bits", "bits of the 2.7B shape"),
+        (axes[0], "adapted_bits", "bits per weight, 135M; all counted"),
+        (axes[1], "scaled_bits", "bits per weight, of the 2.7B shape; all counted"),
     ):
         for key, label in FAMILIES.items():
-            points = sorted((row[bits], row["kl"]) for row in shown if family(row) == key)
-            if not points:
-                continue
-            style = {"ours": "s--", "rank-8": "o-", "rank-16": "o-"}.get(key, "^:")
-            color = {"ours": "black", "rank-8": "tab:orange", "rank-16": "tab:red"}.get(key)
-            axis.plot(*zip(*points, strict=True), style, label=label, color=color)
-        axis.set(title=title, xlabel="bits per weight of the linear layers, all counted")
+            points = sorted((row[bits], row["kl"]) for row in last_rows(rows) if family(row) == key)
+            if points:
+                style, color = STYLES[key]
+                axis.plot(*zip(*points, strict=True), style, label=label, color=color)
+        axis.set_xlabel(title)
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for row in rows:
+        if row["name"].startswith(("dwq", "ours")):
+            curves.setdefault(row["name"], []).append((row["tokens"], row["kl"]))
+    starts = {row["name"]: row["kl"] for row in rows if not row["tokens"]}
+    for name, points in sorted(curves.items()):
+        if max(points)[0] == 0:
+            continue
+        words = name.split("-")
+        start = f"affine-{'-'.join(words[1:])}" if words[0] == "dwq" else "-".join(words[:2])
+        begun = [(0, starts[start])] if start in starts else []
+        x, y = zip(*sorted({*begun, *points}), strict=True)
+        axes[2].plot([each / 1000 for each in x], y, ".-", label=name)
+    axes[2].set_xlabel("thousand tokens trained on")
+    axes[0].set_ylabel("KL(full || quantized), nats per token")
+    for axis in axes:
         axis.set_yscale("log")
         axis.grid(alpha=0.3, which="both")
-    axes[0].set_ylabel("KL(full || quantized), nats per token")
-    axes[1].legend()
+    axes[0].legend(fontsize=7)
+    axes[2].legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
@@ -346,7 +391,8 @@ def main() -> None:
     ours = parts.add_parser("ours", help="tables and recovery")
     ours.add_argument("--bits", type=float, nargs="+", default=OURS_BITS)
     ours.add_argument("--ranks", type=int, nargs="*", default=OURS_RANKS)
-    ours.add_argument("--tokens", type=int, default=OURS_TOKENS, help="of recovery")
+    ours.add_argument("--tokens", type=int, nargs="+", default=[OURS_TOKENS], help="of recovery")
+    ours.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS)
     ours.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     for part in (peers, ours):
         part.add_argument("--json", type=Path)
@@ -376,7 +422,7 @@ def main() -> None:
     if args.part == "peers":
         run_peers(book, args.names)
     else:
-        run_ours(book, args.bits, args.ranks, args.tokens, args.set)
+        run_ours(book, args)
     print(tables(book.rows))
 
 
