@@ -109,7 +109,8 @@ def test_gradients_decide_half_of_what_tokens_count(decoder):
 
 def test_worths_are_the_sums_of_squared_gradients(decoder):
     worths = token_worths(decoder, batches(), seed=2)
-    outputs = fisher(decoder, batches(), seed=2)
+    rows = [row[None] for inputs in batches() for row in inputs]
+    outputs = fisher(decoder, rows, seed=2)
     for name, each in worths.items():
         tokens = np.concatenate([np.array(worth).reshape(-1) for worth in each])
         assert [worth.shape for worth in each] == [inputs.shape for inputs in batches()]
