@@ -4,6 +4,7 @@ Each block is fitted to what really goes into it: the texts as the blocks before
 tables, pass them on. At one time there are the model, the states between two blocks, and one
 block's work. What is done stays in a folder:
 
+    worths.safetensors       how much each token counts, for each matrix
     damages.json             what each matrix would lose at each width
     gradients.safetensors    how much each output matters
     block-0003.safetensors   a finished block; an interrupted run goes on behind the last one
@@ -40,15 +41,17 @@ from afm_mlx.compression.damage import (
 )
 from afm_mlx.compression.divergence import Reference
 from afm_mlx.compression.equalize import equalize
-from afm_mlx.compression.feedback import Curvature, fit_with_feedback
+from afm_mlx.compression.feedback import fit_with_feedback
 from afm_mlx.compression.moments import (
-    SITES,
     Stream,
+    Worths,
     advance,
     block_moments,
     collect_moments,
     fisher,
     start_stream,
+    token_worths,
+    worths_of_block,
 )
 from afm_mlx.decoder.decoder import Block, Decoder, named_parameters
 from afm_mlx.decoder.palette import (
@@ -113,11 +116,12 @@ class Palettizer:
         Raises:
             RecipeError: no choice of bits has the average that is asked for.
         """
+        self.worths = self._worths()
         if self.section.equalize:
             self.progress.status("  equalizing: scales of channels move to where tables fit best")
             equalize(
                 self.decoder,
-                collect_moments(self.decoder, self.batches),
+                collect_moments(self.decoder, self.batches, worths=self.worths),
                 bits=self.section.bits,
                 group_rows=self.section.group_channels,
             )
@@ -157,6 +161,19 @@ class Palettizer:
             "earlier_seconds": earlier_seconds,
         }
 
+    def _worths(self) -> Worths:
+        """What tokens count, which equalization does not change; kept in one file."""
+        file = self.work / "worths.safetensors"
+        if not file.exists():
+            self.progress.status("  gradients: how much each token counts")
+            found = token_worths(self.decoder, self.batches, seed=self.seed)
+            part_file = file.with_name("worths.part.safetensors")
+            write_file(part_file, {name: mx.concatenate(each) for name, each in found.items()})
+            part_file.replace(file)
+        ends = np.cumsum([len(each) for each in self.batches])[:-1].tolist()
+        kept = cast(dict[str, mx.array], mx.load(str(file)))
+        return {name: cast(list[mx.array], mx.split(each, ends)) for name, each in kept.items()}
+
     def _measurements(self) -> tuple[dict[str, mx.array], Damages, float]:
         """Gradients at outputs, damages, and the seconds it had taken if it was done earlier."""
         file, seconds = self.work / "damages.json", 0.0
@@ -189,7 +206,8 @@ class Palettizer:
         stream, read = (start_stream(self.decoder, each) for each in (self.batches, first))
         found: dict[str, dict[int, float]] = {}
         for number, block in enumerate(self.decoder.layers):
-            moments = block_moments(block, stream, full=True)
+            worths = worths_of_block(self.worths, number)
+            moments = block_moments(block, stream, full=True, worths=worths)
             for part, moment in moments.items():
                 name = f"model.layers.{number}.{part}"
                 weight = linears(self.decoder)[name].weight
@@ -219,21 +237,18 @@ class Palettizer:
     ) -> dict[str, float]:
         """Put tables in place of a block's matrices; the error of each."""
         errors: dict[str, float] = {}
-        moments = block_moments(block, stream, full=True)
+        worths = worths_of_block(self.worths, number)
+        moments = block_moments(block, stream, full=True, worths=worths)
         stored: dict[str, nn.Module] = {}
-        for parts in SITES.values():
-            factors: Curvature | None = None  # shared by matrices that read the same inputs
-            for part in parts:
-                name, moment = f"model.layers.{number}.{part}", moments[part]
-                weight, gradient = linears(self.decoder)[name].weight, gradients[name]
-                if bits[name] == INT8_BITS or not self.section.error_feedback:
-                    fitted = self._alone(name, weight, bits[name], moment, gradient)
-                else:
-                    damping = self.section.damping
-                    factors = factors or Curvature.of(np.array(moment), damping=damping, name=name)
-                    fitted = self._with_feedback(name, weight, bits[name], factors, gradient)
-                errors[part] = relative_error(weight, fitted, moment)
-                stored[name] = fitted
+        for part, moment in moments.items():
+            name = f"model.layers.{number}.{part}"
+            weight, gradient = linears(self.decoder)[name].weight, gradients[name]
+            if bits[name] == INT8_BITS or not self.section.error_feedback:
+                fitted = self._alone(name, weight, bits[name], moment, gradient)
+            else:
+                fitted = self._with_feedback(name, weight, bits[name], moment, gradient)
+            errors[part] = relative_error(weight, fitted, moment)
+            stored[name] = fitted
         replace_linears(self.decoder, stored)
         mx.eval(block.parameters())
         return errors
@@ -252,12 +267,13 @@ class Palettizer:
         )
 
     def _with_feedback(
-        self, name: str, weight: mx.array, bits: int, factors: Curvature, gradient: mx.array
+        self, name: str, weight: mx.array, bits: int, moment: mx.array, gradient: mx.array
     ) -> PaletteLinear:
         palette = fit_with_feedback(
             np.array(weight.astype(mx.float32)),
-            factors,
+            np.array(moment),
             bits=bits,
+            damping=self.section.damping,
             group_rows=self.section.group_channels,
             importance=np.array(gradient),
             name=name,

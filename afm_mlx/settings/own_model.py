@@ -127,7 +127,7 @@ CORE: dict[str, Any] = {
 BITS_PER_WEIGHT = 4.0
 """Average bits of a weight of the blocks' matrices, where the command does not say."""
 
-QUANTIZE: dict[str, Any] = {"calibration_rows": 64, "gradient_rows": 8}
+QUANTIZE: dict[str, Any] = {"calibration_rows": 32, "gradient_rows": 8}
 """[quantize]"""
 
 RECOVER_ROW_TOKENS = 256
