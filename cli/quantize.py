@@ -26,7 +26,7 @@ def quantize(
     ] = None,
     kind: KindFlag = None,
     bits_per_weight: Annotated[
-        float, typer.Option(metavar="N", help="Average bits per weight, 2 to 8.")
+        float, typer.Option(metavar="N", help="Average bits per weight, 2 to 4.")
     ] = 4.0,
     set_: SetFlag = [],
     runs: RunsFlag = RUNS,

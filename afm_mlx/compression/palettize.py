@@ -127,8 +127,11 @@ class Palettizer:
             )
         if done := len(list(self.work.glob("block-????.safetensors"))):
             self.progress.say(f"  {done} of {len(self.decoder.layers)} blocks are done already")
-        gradients, damages, earlier_seconds = self._measurements()
-        choice = _choose(damages, self.sizes, self.section)
+        # Where all may have the most bits there is nothing to choose, and damages are not taken.
+        most = _choose(_alike(self.sizes, self.section), self.sizes, self.section)
+        free = set(_inside(most.bits).values()) != {max(self.section.widths)}
+        gradients, damages, earlier_seconds = self._measurements(free)
+        choice = _choose(damages, self.sizes, self.section) if free else most
         self.progress.say(bits_table(choice.bits))
         self._round_ends()
         stream = start_stream(self.decoder, self.batches)
@@ -152,8 +155,8 @@ class Palettizer:
             "bits_per_weight": choice.bits_per_weight,
             "bits": choice.bits,
             "sizes": self.sizes,
-            "share_by_bits": shares({name: choice.bits[name] for name in damages}, self.sizes),
-            "damage": choice.damage,
+            "share_by_bits": shares(_inside(choice.bits), self.sizes),
+            "damage": choice.damage if free else None,
             "damages": damages,
             "fit_error": fmean(errors.values()),
             "fit_errors": errors,
@@ -174,8 +177,8 @@ class Palettizer:
         kept = cast(dict[str, mx.array], mx.load(str(file)))
         return {name: cast(list[mx.array], mx.split(each, ends)) for name, each in kept.items()}
 
-    def _measurements(self) -> tuple[dict[str, mx.array], Damages, float]:
-        """Gradients at outputs, damages, and the seconds it had taken if it was done earlier."""
+    def _measurements(self, free: bool) -> tuple[dict[str, mx.array], Damages, float]:
+        """Gradients at outputs, damages if bits are `free`, and the seconds of an earlier run."""
         file, seconds = self.work / "damages.json", 0.0
         gradients_file = self.work / "gradients.safetensors"
         if not file.exists():
@@ -183,7 +186,8 @@ class Palettizer:
             self.progress.status("  gradients: how much each output matters")
             gradients = fisher(self.decoder, self._first_rows(), seed=self.seed)
             write_file(gradients_file, gradients)
-            found = {"damages": self._damages(gradients), "seconds": time.monotonic() - started}
+            taken = self._damages(gradients) if free else {}
+            found = {"damages": taken, "seconds": time.monotonic() - started}
             write_text(file, json.dumps(found, indent=1) + "\n")
         else:
             seconds = json.loads(file.read_text())["seconds"]
@@ -305,8 +309,17 @@ def check_target(shape: Shape, section: Quantize) -> None:
         RecipeError: none has; the nearest averages are named.
     """
     sizes = matrix_sizes(shape)
-    names = [name for name in sizes if name not in _ENDS]
-    _choose({name: dict.fromkeys(section.widths, 0.0) for name in names}, sizes, section)
+    _choose(_alike(sizes, section), sizes, section)
+
+
+def _alike(sizes: Mapping[str, int], section: Quantize) -> Damages:
+    """Damages that are the same for all: fewer for more bits."""
+    return {name: {width: -float(width) for width in section.widths} for name in _inside(sizes)}
+
+
+def _inside(values: Mapping[str, int]) -> dict[str, int]:
+    """Of the blocks' matrices alone."""
+    return {name: value for name, value in values.items() if name not in _ENDS}
 
 
 def _choose(damages: Damages, sizes: Mapping[str, int], section: Quantize) -> Choice:

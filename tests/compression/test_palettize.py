@@ -23,7 +23,13 @@ from afm_mlx.settings.palette import Quantize
 from .conftest import KINDS, TINY, build
 
 BUDGET = 10**8
-SMALL = {"equalize": False, "calibration_rows": 8, "calibration_row_tokens": 16, "gradient_rows": 8}
+SMALL = {
+    "equalize": False,
+    "high_bits": 8,
+    "calibration_rows": 8,
+    "calibration_row_tokens": 16,
+    "gradient_rows": 8,
+}
 
 
 def drawn_batches(seed: int = 0) -> list[mx.array]:
@@ -128,6 +134,12 @@ def test_the_checkpoint_has_the_bits_that_were_given_out(tmp_path):
     assert ids / stored["linears"].weights == pytest.approx(metrics["bits_per_weight"])
     tokens = drawn_batches()[0]
     assert mx.array_equal(open_checkpoint(tmp_path / "model")(tokens), decoder(tokens))
+
+
+def test_where_all_matrices_can_have_the_most_bits_no_damage_is_measured(tmp_path):
+    metrics = palettizer(build(), tmp_path, target_bits_per_weight=4, high_bits=4).run()
+    assert metrics["damages"] == {}
+    assert metrics["share_by_bits"] == {4: 1.0}
 
 
 def test_nan_in_a_matrix_is_refused_with_its_name_and_count(tmp_path):

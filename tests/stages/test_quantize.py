@@ -7,9 +7,14 @@ import numpy as np
 import pytest
 
 from afm_mlx.compression.palettize import matrix_sizes
+from afm_mlx.corpus.packing import shift_right
 from afm_mlx.decoder.checkpoint import open_checkpoint, read_facts, save_checkpoint, stored_bits
 from afm_mlx.decoder.palette import Int8Embedding
 from afm_mlx.errors import DataError, ModelError, RecipeError
+from afm_mlx.recipe import load_recipe
+from afm_mlx.text.tokenizer import Tokenizer
+from afm_mlx.training.calibration import calibration_texts
+from afm_mlx.training.texts import open_held_out
 
 BEFORE = ("teacher", "prune", "tokenizer", "data", "core")
 QUANTIZE = (
@@ -50,11 +55,6 @@ def test_it_leaves_a_palettized_model_its_measures_and_a_picture(quantized, fini
 def test_held_out_divergence_is_that_of_the_files(quantized, finished):
     """Of both models as they are on disk, on the same rows, by the definition."""
     runs, metrics = quantized
-    from afm_mlx.corpus.packing import shift_right
-    from afm_mlx.recipe import load_recipe
-    from afm_mlx.text.tokenizer import Tokenizer
-    from afm_mlx.training.texts import open_held_out
-
     recipe = load_recipe(runs.recipe)
     tokenizer = Tokenizer.open(runs.stage("quantize") / "model")
     (rows,) = open_held_out(
@@ -82,12 +82,13 @@ def test_a_changed_target_makes_it_again_and_another_learning_rate_does_not(quan
     assert runs.todo(*changed) == ["quantize"]
 
 
-def test_texts_shorter_than_a_row_are_refused_with_their_length(copied):
-    runs = copied(*BEFORE)
-    # A stage before it would refuse them, too, where its rows are as long.
-    short = [f"{name}.row_tokens=8" for name in ("core", "prune")]
-    with pytest.raises(DataError, match=r"source 'poems' has \d+ tokens .* needs 32") as caught:
-        runs(*QUANTIZE, *short, "data.poems.max_bytes=60", last="quantize")
+def test_texts_shorter_than_a_row_are_refused_with_their_length(finished):
+    recipe = load_recipe(
+        finished.recipe, [*QUANTIZE[:1], "quantize.calibration_row_tokens=1_000_000"]
+    )
+    tokenizer = Tokenizer.open(finished.stage("tokenizer") / "tokenizer")
+    with pytest.raises(DataError, match=r"'poems' has [\d,]+ tokens .* needs 1,000,000") as caught:
+        calibration_texts(recipe, recipe.quantize, finished.stage("data"), tokenizer)
     assert "--set quantize.calibration_row_tokens=" in caught.value.hint
 
 
