@@ -305,11 +305,12 @@ def run(
 
 def summary(manifests: list[dict[str, Any]]) -> str:
     """A table of what ran: stage, time, and held-out loss where there is one."""
-    lines = [f"{'stage':12}{'time':>14}{'nats/token':>12}{'bits/byte':>11}{'peak GB':>9}"]
+    width = max([11, *(len(manifest["stage"]) for manifest in manifests)]) + 1
+    lines = [f"{'stage':{width}}{'time':>14}{'nats/token':>12}{'bits/byte':>11}{'peak GB':>9}"]
     for manifest in manifests:
         metrics = manifest["metrics"]
         lines.append(
-            f"{manifest['stage']:12}{duration(manifest['seconds']):>14}"
+            f"{manifest['stage']:{width}}{duration(manifest['seconds']):>14}"
             + _cell(metrics, "held_out_nats", 12, ".3f")
             + _cell(metrics, "bits_per_byte", 11, ".3f")
             + _cell(metrics, "peak_gb", 9, ".2f")

@@ -231,16 +231,31 @@ def tables(seeds: Mapping[str, Any]) -> str:
                 f"{one['reward']:.3f} | {one['kl']:.3f} | {one['answer_tokens']:.1f} | "
                 f"{one['different']:.1%} |"
             )
-    lines += ["", "| seed | reward model, held-out pairs | best member | picked by it |"]
-    lines.append("|---|---|---|---|")
+    lines += [
+        "",
+        "| seed | on held-out | pairs told right | best member | picked by the reward model |",
+    ]
+    lines.append("|---|---|---|---|---|")
     for seed, found in seeds.items():
+        last = found["rounds"][-1]
         accuracy, committee = found["reward_accuracy"], found["committee"]
-        best = max(committee["members"], key=committee["members"].get)
-        lines.append(
-            f"| {seed} | {accuracy['accuracy']:.1%} of {accuracy['pairs']} | "
-            f"{committee['members'][best]:.1%} ({best}) | {committee['picked']:.1%} |"
-        )
+        for where, right, pairs, members, picked in (
+            ("prompts", last["reward_accuracy"], last["reward_pairs"], *on_prompts(last)),
+            ("families", *accuracy.values(), committee["members"], committee["picked"]),
+        ):
+            best = max(members, key=members.get)
+            lines.append(
+                f"| {seed} | {where} | {right:.1%} of {pairs} | {members[best]:.1%} ({best}) | "
+                f"{picked:.1%} |"
+            )
     return "\n".join([*lines, "", *_claims(seeds)])
+
+
+def on_prompts(last: Mapping[str, Any]) -> tuple[dict[str, float], float]:
+    """Each member's share right on the held-out prompts of a round, and that of the picks."""
+    measured = last["held_out"]
+    members = {name: facts["worth"] for name, facts in measured["members"].items()}
+    return members, measured["picked_by_reward"]
 
 
 def _claims(seeds: Mapping[str, Any]) -> list[str]:
@@ -254,16 +269,29 @@ def _claims(seeds: Mapping[str, Any]) -> list[str]:
                 f"{how}: {better} above {worse} on {sum(gain > 0 for gain in gains)} of "
                 f"{len(gains)} seeds, mean gain {statistics.mean(gains):.1%}"
             )
-    gains = [
-        seed["committee"]["picked"] - max(seed["committee"]["members"].values())
-        for seed in seeds.values()
-    ]
-    accuracies = [seed["reward_accuracy"]["accuracy"] for seed in seeds.values()]
-    lines.append(
-        f"picked by the reward model above the best member on {sum(g > 0 for g in gains)} of "
-        f"{len(gains)} seeds, mean gain {statistics.mean(gains):.1%}; the reward model tells "
-        f"{statistics.mean(accuracies):.1%} of held-out pairs right, at least {min(accuracies):.1%}"
-    )
+    kinds: dict[str, list[tuple[float, dict[str, float], float]]] = {
+        "prompts": [
+            (last["reward_accuracy"], *on_prompts(last))
+            for last in (seed["rounds"][-1] for seed in seeds.values())
+        ],
+        "families": [
+            (
+                seed["reward_accuracy"]["accuracy"],
+                seed["committee"]["members"],
+                seed["committee"]["picked"],
+            )
+            for seed in seeds.values()
+        ],
+    }
+    for where, found in kinds.items():
+        gains = [picked - max(members.values()) for _, members, picked in found]
+        right = [accuracy for accuracy, _, _ in found]
+        lines.append(
+            f"held-out {where}: picked by the reward model above the best member on "
+            f"{sum(gain > 0 for gain in gains)} of {len(gains)} seeds, mean gain "
+            f"{statistics.mean(gains):.1%}; it tells {statistics.mean(right):.1%} of pairs right, "
+            f"at least {min(right):.1%}"
+        )
     return lines
 
 

@@ -129,9 +129,9 @@ def show(
         typer.echo(json.dumps(facts | {"bytes": _bytes(adapter), "metrics": metrics}))
         return
     typer.echo(f"adapter     {facts['name']}, rank {facts['rank']}, alpha {facts['alpha']:g}")
-    typer.echo(f"base        {facts['base_name']} ({facts['base'][:HASH_DIGITS]})")
+    typer.echo(f"base        {_base(facts)}")
     typer.echo(f"size        {_bytes(adapter) / 1e6:,.1f} MB")
-    typer.echo(f"made        {facts['created']}, from {facts['parent'] or 'nothing'}")
+    typer.echo(f"made        {facts['created'] or 'when is not known'}, from {_start(facts)}")
     typer.echo(f"data        {', '.join(facts['data']) or 'not known'}")
     if "held_out_nats" in metrics:
         typer.echo(
@@ -165,6 +165,17 @@ def _known(adapter: Path) -> dict[str, Any]:
     return asdict(read_adapter_facts(adapter))
 
 
+def _base(facts: dict[str, Any]) -> str:
+    """What a base is called, and how its hash begins."""
+    return f"{facts['base_name']} ({facts['base'][:HASH_DIGITS] or 'not known'})".strip()
+
+
+def _start(facts: dict[str, Any]) -> str:
+    if facts["parent"]:
+        return f"adapter {facts['parent']}"
+    return "nothing" if facts["base"] else "another program"
+
+
 def _bytes(folder: Path) -> int:
     """Bytes of all files in a folder."""
     return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
@@ -178,7 +189,7 @@ def _table(rows: list[dict[str, Any]]) -> None:
             row["name"],
             str(row["rank"]),
             f"{row['bytes'] / 1e6:,.1f}",
-            f"{row['base_name']} ({row['base'][:HASH_DIGITS]})",
+            _base(row),
             row["created"][:10],
             ", ".join(Path(path).name for path in row["data"]),
         )

@@ -37,6 +37,9 @@ def open_engine(word: str, runs: Path, adapters: list[str]) -> Engine:
     names = [None if each is None else engine.adapters.add(each) for each in found]
     if names:
         engine.use_adapter(names[0])
+    for name in engine.adapters.names:
+        if not engine.adapters[name].facts.base:
+            tell(f"adapter {name} is not ours: that it is for this model cannot be checked")
     if engine.adapters.active:
         tell(f"adapter: {engine.adapters.active}")
     return engine

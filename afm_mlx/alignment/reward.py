@@ -20,7 +20,14 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from afm_mlx.alignment.logps import Answer, PackedAnswers, pack_answers, packed_hidden
+from afm_mlx.alignment.logps import (
+    Answer,
+    PackedAnswers,
+    answer_sums,
+    linear_logps,
+    pack_answers,
+    packed_hidden,
+)
 from afm_mlx.alignment.pairs import encode_answer
 from afm_mlx.compat import compute_dtype
 from afm_mlx.decoder.checkpoint import open_checkpoint, read_facts, save_checkpoint
@@ -35,6 +42,9 @@ HEADS_FILE = "reward.safetensors"
 
 HEADS = ("reward", "grades")
 """First names of the paths of the heads' weights; they stay float32."""
+
+LOGIT_BYTES = 2**26
+"""About the most bytes of logits at once. Ours."""
 
 BATCH_ANSWERS = 16
 """Answers that are scored at once. Ours."""
@@ -66,18 +76,28 @@ class RewardModel(nn.Module):
     """A decoder with a head for the reward and one for each graded quality."""
 
     def __init__(
-        self, decoder: Decoder, *, qualities: Sequence[str], classes: int, inner: int
+        self,
+        decoder: Decoder,
+        *,
+        qualities: Sequence[str],
+        classes: int,
+        inner: int,
+        likelihood_weight: float = 0.0,
     ) -> None:
-        """Heads of zeros on `decoder`; `inner` is the width of a grade's hidden layer."""
+        """Heads of zeros on `decoder`; `inner` is the width of a grade's hidden layer.
+
+        `likelihood_weight` times the mean log-probability of an answer's tokens is in its reward.
+        """
         super().__init__()
         width = decoder.shape.hidden_size
         self.decoder = decoder
         self.qualities = tuple(qualities)
         self.classes, self.inner = classes, inner
+        self.likelihood_weight = likelihood_weight
         self.reward = nn.Linear(width, 1, bias=False)  # a constant would be in both rewards
         self.reward.weight = mx.zeros((1, width))
         self.grades = [GradeHead(width, inner, classes) for _ in qualities]
-        if not decoder.shape.tied:
+        if not (decoder.shape.tied or likelihood_weight):
             decoder.lm_head.freeze()  # no token is predicted
 
     def __call__(self, packed: PackedAnswers, *, checkpoint: bool = False) -> Scores:
@@ -86,9 +106,21 @@ class RewardModel(nn.Module):
         # Rewards differ by a few units, of which bfloat16 keeps two digits.
         state = hidden[packed.lasts].astype(mx.float32)
         rewards = self.reward(state).squeeze(-1)
+        if self.likelihood_weight:
+            rewards = rewards + self.likelihood_weight * self._likelihood(hidden, packed)
         if not self.grades:
             return Scores(rewards, mx.zeros((rewards.size, 0, self.classes)))
         return Scores(rewards, mx.stack([head(state) for head in self.grades], axis=1))
+
+    def _likelihood(self, hidden: mx.array, packed: PackedAnswers) -> mx.array:
+        """Mean log-probability [A] of each answer's tokens, in nats."""
+        tokens = packed.weights * linear_logps(
+            hidden[packed.places],
+            self.decoder.output_weight,
+            packed.targets,
+            chunk_bytes=LOGIT_BYTES,
+        )
+        return answer_sums(tokens, packed) / packed.lengths
 
     def heads(self) -> dict[str, mx.array]:
         """The heads' weights by name."""
@@ -114,7 +146,13 @@ def save_reward_model(
     folder: Path, model: RewardModel, tokenizer_folder: Path, *, facts: Mapping[str, Any]
 ) -> None:
     """Write the decoder as a checkpoint, and the heads beside it."""
-    heads = {"grades": list(model.qualities), "classes": model.classes, "inner": model.inner}
+    heads: dict[str, Any] = {
+        "grades": list(model.qualities),
+        "classes": model.classes,
+        "inner": model.inner,
+    }
+    if model.likelihood_weight:
+        heads["likelihood_weight"] = model.likelihood_weight
     save_checkpoint(folder, model.decoder, tokenizer_folder, facts=dict(facts) | {"reward": heads})
     write_file(folder / HEADS_FILE, model.heads())
 
@@ -189,6 +227,7 @@ def open_reward_model(folder: Path, *, dtype: mx.Dtype | None = None) -> Scorer:
             qualities=facts["grades"],
             classes=facts["classes"],
             inner=facts["inner"],
+            likelihood_weight=facts.get("likelihood_weight", 0.0),
         )
         weights: Any = mx.load(str(file))
         found = {name: array.shape for name, array in weights.items()}

@@ -19,9 +19,10 @@ import numpy as np
 
 from afm_mlx.compression.divergence import Reference
 from afm_mlx.compression.moments import Stream, advance
-from afm_mlx.compression.tables import fit_tables
+from afm_mlx.compression.tables import Palette, fit_tables
 from afm_mlx.decoder.decoder import Decoder
 from afm_mlx.decoder.palette import (
+    INT8_BITS,
     Int8Linear,
     PaletteLinear,
     int8_rows,
@@ -42,7 +43,7 @@ def fit_alone(
     name: str,
 ) -> Int8Linear | PaletteLinear:
     """A matrix [O, I] in few bits, without error feedback: integers at 8 bits, else tables."""
-    if bits == 8:
+    if bits == INT8_BITS:
         return Int8Linear(*int8_rows(weight))
     palette = fit_tables(
         np.array(weight.astype(mx.float32)),
@@ -53,12 +54,17 @@ def fit_alone(
         tolerance=tolerance,
         name=name,
     )
+    return palette_linear(palette, bits, group_rows)
+
+
+def palette_linear(palette: Palette, bits: int, group_rows: int) -> PaletteLinear:
+    """The layer of a fitted matrix."""
     return PaletteLinear(
         pack(mx.array(palette.ids), bits),
         mx.array(palette.tables),
         bits=bits,
         group_rows=group_rows,
-        in_features=weight.shape[1],
+        in_features=palette.ids.shape[1],
     )
 
 

@@ -7,6 +7,9 @@ The scale of many channels is free: what a weight gains, another one loses.
     attention's values  columns of o, by KV head              rows of v
     feed-forward units  columns of down                       rows of up
 
+The order of feed-forward units is free too: units whose rows of up and of gate are alike in scale
+become neighbors, and share tables.
+
 Source: arXiv:2211.10438 (SmoothQuant), equation 4, for scales from powers of inputs and weights;
 here they are free, as they fold into weights that are there anyway, and are chosen for tables.
 
@@ -48,19 +51,20 @@ def equalize(
 
     Args:
         decoder: with dense float linear layers.
-        moments: E[x^2] [I] of the inputs of all linear layers, as `collect_moments` gives them.
+        moments: of the inputs of all linear layers, E[x^2] [I] or E[x x^T] [I, I], as
+            `collect_moments` gives them. The latter are given back as such.
         bits: of the tables that will be fitted.
         group_rows: rows that will share a table.
     """
-    squares = {name: np.array(moment, np.float32) for name, moment in moments.items()}
+    arrays = {name: np.array(moment, np.float32) for name, moment in moments.items()}
     for number, block in enumerate(decoder.layers):
-        own = _Own(f"model.layers.{number}.", block, squares, bits, group_rows)
+        own = _Own(f"model.layers.{number}.", block, arrays, bits, group_rows)
         own.values()
         own.units()
         own.stream("self_attn", ("q_proj", "k_proj", "v_proj"), block.input_layernorm)
         own.stream("mlp", ("gate_proj", "up_proj"), block.post_attention_layernorm)
         mx.eval(block.parameters())
-    return {name: mx.array(square) for name, square in squares.items()}
+    return {name: mx.array(moment) for name, moment in arrays.items()}
 
 
 class _Own:
@@ -70,26 +74,27 @@ class _Own:
         self,
         prefix: str,
         block: Block,
-        squares: dict[str, Array],
+        moments: dict[str, Array],
         bits: int,
         group_rows: int,
     ) -> None:
-        self.prefix, self.block, self.squares = prefix, block, squares
+        self.prefix, self.block, self.moments = prefix, block, moments
         self.bits, self.group_rows = bits, group_rows
 
     def stream(self, part: str, names: Sequence[str], norm: object) -> None:
         """Columns of the linear layers that read a norm, against its gain."""
         weights = [self._weight(part, name) for name in names]
-        inputs = self._squares(part, names[0])
-        columns = np.mean([_column_energy(weight, inputs) for weight in weights], axis=0)
+        inputs = [self._squares(part, name) for name in names]
+        pairs = list(zip(weights, inputs, strict=True))
+        columns = np.mean([_column_energy(*pair) for pair in pairs], axis=0)
 
         def score(scale: Array) -> float:
-            return sum(self._error(weight * scale, inputs / scale**2) for weight in weights)
+            return sum(self._error(weight * scale, own / scale**2) for weight, own in pairs)
 
-        scale = _best_scale(inputs, columns, score)
+        scale = _best_scale(np.exp(np.mean(np.log(inputs), axis=0)), columns, score)
         for name, weight in zip(names, weights, strict=True):
             self._set(part, name, weight * scale)
-            self.squares[f"{self.prefix}{part}.{name}"] = inputs / scale**2
+            self._divide(part, name, scale)
         norm.weight = norm.weight / mx.array(scale, norm.weight.dtype)  # type: ignore[attr-defined]
 
     def values(self) -> None:
@@ -120,7 +125,7 @@ class _Own:
         wide = spread(scale)
         self._set("self_attn", "o_proj", output * wide)
         self._set("self_attn", "v_proj", value / scale[:, None])
-        self.squares[f"{self.prefix}self_attn.o_proj"] = inputs / wide**2
+        self._divide("self_attn", "o_proj", wide)
 
     def units(self) -> None:
         """Columns of down, against rows of up."""
@@ -136,9 +141,15 @@ class _Own:
             )
 
         scale = _best_scale(inputs, _column_energy(down, inputs), score)
-        self._set("mlp", "down_proj", down * scale)
-        self._set("mlp", "up_proj", up / scale[:, None])
-        self.squares[f"{self.prefix}mlp.down_proj"] = inputs / scale**2
+        self._divide("mlp", "down_proj", scale)
+        down, up = down * scale, up / scale[:, None]
+        gate = self._weight("mlp", "gate_proj")
+        gate_inputs = self._squares("mlp", "gate_proj")
+        order = _alike(np.square(up) @ up_inputs, np.square(gate) @ gate_inputs, self.group_rows)
+        self._set("mlp", "down_proj", down[:, order])
+        self._set("mlp", "up_proj", up[order])
+        self._set("mlp", "gate_proj", gate[order])
+        self._reorder("mlp", "down_proj", order)
 
     def _error(self, weight: Array, importance: Array) -> float:
         """Relative error of tables on a sample of the groups of a matrix."""
@@ -161,11 +172,35 @@ class _Own:
         linear = self.block[part][name]
         linear.weight = mx.array(weight, linear.weight.dtype)
 
+    def _divide(self, part: str, name: str, scale: Array) -> None:
+        """Inputs were divided by `scale` [I]: so are the moments, once for each factor."""
+        name = f"{self.prefix}{part}.{name}"
+        moment = (
+            self.moments[name] / scale**2
+            if self.moments[name].ndim == 1
+            else (self.moments[name] / scale / scale[:, None])
+        )
+        self.moments[name] = moment
+
+    def _reorder(self, part: str, name: str, order: NDArray[np.intp]) -> None:
+        name = f"{self.prefix}{part}.{name}"
+        moment = self.moments[name][order]
+        self.moments[name] = moment if moment.ndim == 1 else moment[:, order]
+
     def _squares(self, part: str, name: str) -> Array:
         """E[x^2]; an input that was never seen counts as the least one that was."""
-        inputs = self.squares[f"{self.prefix}{part}.{name}"]
+        inputs = self.moments[f"{self.prefix}{part}.{name}"]
+        if inputs.ndim == 2:
+            inputs = np.diag(inputs)
         seen = inputs[inputs > 0]
         return np.maximum(inputs, seen.min() if seen.size else 1.0).astype(np.float32)
+
+
+def _alike(first: Array, second: Array, group_rows: int) -> NDArray[np.intp]:
+    """An order in which neighbors are alike in two measures: slices by one, sorted by the other."""
+    slices = max(1, round((len(first) / group_rows) ** 0.5))
+    by_first = np.array_split(np.argsort(first, kind="stable"), slices)
+    return np.concatenate([rows[np.argsort(second[rows], kind="stable")] for rows in by_first])
 
 
 def _column_energy(weight: Array, inputs: Array) -> Array:

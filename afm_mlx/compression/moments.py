@@ -4,8 +4,15 @@ A linear layer's squared error on texts depends on its inputs x only through E[x
 one after the other over all texts, and only the stream between them is kept, so that a block can be
 changed before the next one is measured.
 
+Tokens do not count alike. A model makes a few of them attention sinks: their states are a million
+times the others' in square, but later norms divide that away, while all queries read their keys
+and values. Plain means are about the sinks alone. Tokens count by the squared gradients of their
+outputs, if those were taken, and by one over the mean square of the stream after the block, which
+is what later norms leave of an error there.
+
 Sources. arXiv:2210.17323 (GPTQ), section 3, for E[x x^T]; arXiv:2306.07629 (SqueezeLLM), section
-4.1, for gradients as importance. Labels are drawn from the model itself, as KL to it asks.
+4.1, for gradients as importance. Labels are drawn from the model itself, as KL to it asks: to
+second order, a small change of outputs costs half its square times the squared gradient in KL.
 
 Shapes. B rows, L tokens of a row, D width, O outputs and I inputs of a linear layer.
 """
@@ -64,49 +71,84 @@ def advance(block: Block, stream: Stream) -> Stream:
     return after
 
 
+Worths = dict[str, list[mx.array]]
+"""What each token [B, L] counts, one array for each batch, by names of linear layers."""
+
+
 def block_moments(
-    block: Block, stream: Stream, *, full: bool = False, sites: Sequence[str] = tuple(SITES)
+    block: Block,
+    stream: Stream,
+    *,
+    full: bool = False,
+    sites: Sequence[str] = tuple(SITES),
+    worths: Worths | None = None,
 ) -> dict[str, mx.array]:
     """Moments of the inputs of a block's linear layers, float32, by names such as `mlp.up_proj`.
+
+    Means over tokens are weighted, as the file says.
 
     Args:
         block: one layer, as it is now.
         stream: what goes into it.
         full: E[x x^T], [I, I]; or else E[x^2], [I].
         sites: keys of `SITES` to measure.
+        worths: what tokens count for each linear layer, by names such as `mlp.up_proj`; as
+            `token_worths` gives them. Then layers of a site have moments of their own.
     """
-    totals: dict[str, mx.array] = {}
-    tokens = 0
-    with _probed({site: (block, site) for site in sites}) as probes:
-        for x in stream:
-            block(x, "causal")
-            for site, probe in probes.items():
-                summed = _moment(probe, full)
-                totals[site] = totals[site] + summed if site in totals else summed
-            tokens += x.shape[0] * x.shape[1]
-            mx.eval(totals)
-    return {name: totals[site] / max(tokens, 1) for site in sites for name in SITES[site]}
+    return _measured(block, stream, full, sites, worths)[0]
 
 
 def collect_moments(
-    decoder: Decoder, batches: Iterable[mx.array], *, full: bool = False
+    decoder: Decoder,
+    batches: Iterable[mx.array],
+    *,
+    full: bool = False,
+    worths: Worths | None = None,
 ) -> dict[str, mx.array]:
     """`block_moments` of all blocks, by names as in `palette.linears`; of an output layer too."""
     stream = start_stream(decoder, batches)
     found: dict[str, mx.array] = {}
     for number, block in enumerate(decoder.layers):
-        for name, moment in block_moments(block, stream, full=full).items():
-            found[f"model.layers.{number}.{name}"] = moment
-        stream = advance(block, stream)
+        prefix = f"model.layers.{number}."
+        own = None if worths is None else worths_of_block(worths, number)
+        moments, stream = _measured(block, stream, full, tuple(SITES), own)
+        found |= {prefix + name: moment for name, moment in moments.items()}
     if not decoder.shape.tied:
         total, tokens = mx.zeros(()), 0
         for x in stream:
             states = decoder.model.norm(x).reshape(-1, x.shape[-1]).astype(mx.float32)
-            total = total + (states.T @ states if full else mx.square(states).sum(0))
+            total = total + _moment(states, mx.ones((len(states), 1)), full)
             tokens += len(states)
             mx.eval(total)
         found["lm_head"] = total / max(tokens, 1)
     return found
+
+
+def token_worths(decoder: Decoder, batches: Iterable[mx.array], *, seed: int) -> Worths:
+    """Squared gradients [B, L] of the outputs of each linear layer, summed over outputs.
+
+    By names as in `palette.linears`. Takes about as long as three forward passes.
+
+    Args:
+        decoder: the model; its weights stay.
+        batches: token ids [B, L].
+        seed: of the draws of labels.
+    """
+    found: Worths = {}
+    for gradients, _ in _gradients(decoder, batches, seed):
+        summed = {name: squares.sum(-1) for name, squares in gradients.items()}
+        mx.eval(summed)
+        for name, worth in summed.items():
+            found.setdefault(name, []).append(worth)
+    return found
+
+
+def worths_of_block(worths: Worths, number: int) -> Worths:
+    """The worths for one block, by names such as `mlp.up_proj`."""
+    prefix = f"model.layers.{number}."
+    return {
+        name.removeprefix(prefix): each for name, each in worths.items() if name.startswith(prefix)
+    }
 
 
 def fisher(
@@ -114,49 +156,85 @@ def fisher(
 ) -> dict[str, mx.array]:
     """Mean squared gradients of the model's own log-likelihood, by names as in `palette.linears`.
 
-    To second order, the KL that a small change of outputs costs is half of it times the change's
-    square, summed over outputs. One label is drawn for each token from what the model predicts.
-
     Args:
         decoder: the model; its weights stay.
         batches: token ids [B, L].
-        seed: of the draws.
+        seed: of the draws of labels.
         single: of each weight, [O, I]: E[(g x)^2]; or else of each output, [O]: E[g^2].
     """
     totals: dict[str, mx.array] = {}
     tokens = 0
-    names = list(linears(decoder))
-    with _probed({name: (decoder, name) for name in names}) as probes:
+    for gradients, probes in _gradients(decoder, batches, seed):
+        for name, gradient in gradients.items():
+            squares = gradient.reshape(-1, gradient.shape[-1])
+            inner = mx.square(_inputs(probes[name])) if single else None
+            summed = squares.sum(0) if inner is None else squares.T @ inner
+            totals[name] = totals[name] + summed if name in totals else summed
+        tokens += len(squares)
+        mx.eval(totals)
+    return {name: total / max(tokens, 1) for name, total in totals.items()}
 
-        def loss(offsets: dict[str, mx.array], inputs: mx.array, labels: mx.array) -> mx.array:
+
+def _gradients(
+    decoder: Decoder, batches: Iterable[mx.array], seed: int
+) -> Iterator[tuple[dict[str, mx.array], dict[str, _Probe]]]:
+    """Squared gradients [B, L, O] of the outputs of linear layers, batch after batch."""
+    with _probed({name: (decoder, name) for name in linears(decoder)}) as probes:
+
+        def loss(offsets: dict[str, mx.array], inputs: mx.array, key: mx.array) -> mx.array:
             for name, probe in probes.items():
                 probe.offset = offsets[name]
             logits = decoder(inputs).astype(mx.float32)
+            labels = mx.random.categorical(mx.stop_gradient(logits), key=key)
             return nn.losses.cross_entropy(logits, labels, reduction="sum")
 
         for number, inputs in enumerate(batches):
-            key = mx.random.key(seed << 32 | number)
-            for probe in probes.values():
-                probe.offset = None
-            labels = mx.random.categorical(decoder(inputs).astype(mx.float32), key=key)
             zeros = {
                 name: mx.zeros((*inputs.shape, _outputs(probe.linear)))
                 for name, probe in probes.items()
             }
-            gradients = mx.grad(loss)(zeros, inputs, labels)
-            for name, gradient in gradients.items():
-                squares = mx.square(gradient.astype(mx.float32)).reshape(-1, gradient.shape[-1])
-                if single:
-                    inner = mx.square(_inputs(probes[name]))
-                    summed = squares.T @ inner
-                else:
-                    summed = squares.sum(0)
-                totals[name] = totals[name] + summed if name in totals else summed
-            tokens += inputs.size
-            mx.eval(totals)
+            found = mx.grad(loss)(zeros, inputs, mx.random.key(seed << 32 | number))
+            yield {name: mx.square(each.astype(mx.float32)) for name, each in found.items()}, probes
             for probe in probes.values():
-                probe._seen = None
-    return {name: total / max(tokens, 1) for name, total in totals.items()}
+                probe.offset = probe._seen = None
+
+
+def _measured(
+    block: Block,
+    stream: Stream,
+    full: bool,
+    sites: Sequence[str],
+    worths: Worths | None,
+) -> tuple[dict[str, mx.array], Stream]:
+    """What `block_moments` answers, and what comes out of the block."""
+    names = {site: SITES[site] if worths else SITES[site][:1] for site in sites}
+    totals: dict[str, mx.array] = {}
+    counted: dict[str, mx.array] = {}
+    after = []
+    with _probed({site: (block, site) for site in sites}) as probes:
+        for number, x in enumerate(stream):
+            after.append(block(x, "causal"))
+            damped = _shares(1 / mx.square(after[-1].astype(mx.float32)).mean(-1))
+            for site, probe in probes.items():
+                for name in names[site]:
+                    own = damped
+                    if worths:
+                        # Half and half: gradients come from one drawn label each, and are noisy.
+                        own = (damped + _shares(worths[name][number])) / 2
+                    summed = _moment(_inputs(probe), own.reshape(-1, 1), full)
+                    totals[name] = totals[name] + summed if name in totals else summed
+                    counted[name] = counted.get(name, mx.zeros(())) + own.sum()
+            mx.eval(totals, counted, after[-1])
+    moments = {name: total / counted[name] for name, total in totals.items()}
+    for site in sites:
+        moments |= {name: moments[site] for name in SITES[site] if name not in moments}
+    return moments, after
+
+
+def _shares(counts: mx.array) -> mx.array:
+    """Counts of a batch, with mean 1."""
+    mean = counts.mean()
+    return counts / mx.where(mean > 0, mean, 1.0)
 
 
 @contextmanager
@@ -186,9 +264,9 @@ def _inputs(probe: _Probe) -> mx.array:
     return probe._seen.reshape(-1, probe._seen.shape[-1]).astype(mx.float32)
 
 
-def _moment(probe: _Probe, full: bool) -> mx.array:
-    x = _inputs(probe)
-    return x.T @ x if full else mx.square(x).sum(0)
+def _moment(x: mx.array, counts: mx.array, full: bool) -> mx.array:
+    """Weighted sum over tokens, [I, I] or [I], of inputs [B x L, I] that count [B x L, 1] each."""
+    return (x * counts).T @ x if full else (mx.square(x) * counts).sum(0)
 
 
 def _outputs(linear: nn.Module) -> int:

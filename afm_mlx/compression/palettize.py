@@ -32,11 +32,18 @@ from afm_mlx.compression.bits import (
     bits_table,
     shares,
 )
-from afm_mlx.compression.damage import estimated_damage, fit_alone, measured_damage
+from afm_mlx.compression.damage import (
+    estimated_damage,
+    fit_alone,
+    measured_damage,
+    palette_linear,
+)
 from afm_mlx.compression.divergence import Reference
 from afm_mlx.compression.equalize import equalize
+from afm_mlx.compression.feedback import Curvature, fit_with_feedback
 from afm_mlx.compression.moments import (
     SITES,
+    Stream,
     advance,
     block_moments,
     collect_moments,
@@ -45,6 +52,7 @@ from afm_mlx.compression.moments import (
 )
 from afm_mlx.decoder.decoder import Block, Decoder, named_parameters
 from afm_mlx.decoder.palette import (
+    INT8_BITS,
     Int8Embedding,
     Int8Linear,
     PaletteLinear,
@@ -52,13 +60,13 @@ from afm_mlx.decoder.palette import (
     linears,
     replace_linears,
 )
+from afm_mlx.decoder.palette_format import EMBEDDING
 from afm_mlx.decoder.weights import listed, write_file
 from afm_mlx.errors import ModelError
 from afm_mlx.progress import Progress
 from afm_mlx.settings.palette import DamageMeasure, Quantize
 from afm_mlx.settings.sections import Shape
 
-EMBEDDING = "model.embed_tokens"
 OUTPUT = "lm_head"
 
 
@@ -113,6 +121,8 @@ class Palettizer:
                 bits=self.section.bits,
                 group_rows=self.section.group_channels,
             )
+        if done := len(list(self.work.glob("block-????.safetensors"))):
+            self.progress.say(f"  {done} of {len(self.decoder.layers)} blocks are done already")
         gradients, damages, earlier_seconds = self._measurements()
         choice = _choose(damages, self.sizes, self.section)
         self.progress.say(bits_table(choice.bits))
@@ -154,7 +164,7 @@ class Palettizer:
         if not file.exists():
             started = time.monotonic()
             self.progress.status("  gradients: how much each output matters")
-            gradients = fisher(self.decoder, self._first_batches(), seed=self.seed)
+            gradients = fisher(self.decoder, self._first_rows(), seed=self.seed)
             write_file(gradients_file, gradients)
             found = {"damages": self._damages(gradients), "seconds": time.monotonic() - started}
             write_text(file, json.dumps(found, indent=1) + "\n")
@@ -166,18 +176,15 @@ class Palettizer:
         }
         return cast(dict[str, mx.array], mx.load(str(gradients_file))), damages, seconds
 
-    def _first_batches(self) -> list[mx.array]:
-        """Batches of the first `gradient_rows` rows."""
-        found: list[mx.array] = []
-        for batch in self.batches:
-            if sum(map(len, found)) < self.section.gradient_rows:
-                found.append(batch)
-        return found
+    def _first_rows(self) -> list[mx.array]:
+        """The first `gradient_rows` rows, one at a time: gradients at all outputs are held."""
+        rows = [row[None] for batch in self.batches for row in batch]
+        return rows[: self.section.gradient_rows]
 
     def _damages(self, gradients: Mapping[str, mx.array]) -> Damages:
         """Of every matrix of the blocks, for every width."""
         measured = self.section.damage is DamageMeasure.MEASURED
-        first = self._first_batches() if measured else []
+        first = self._first_rows() if measured else []
         reference = Reference(self.decoder, first, chunk_bytes=self.chunk_bytes)
         stream, read = (start_stream(self.decoder, each) for each in (self.batches, first))
         found: dict[str, dict[int, float]] = {}
@@ -206,23 +213,29 @@ class Palettizer:
         self,
         number: int,
         block: Block,
-        stream: Sequence[mx.array],
+        stream: Stream,
         bits: Mapping[str, int],
         gradients: Mapping[str, mx.array],
     ) -> dict[str, float]:
-        """Put tables in place of a block's matrices, in the order of use; the error of each."""
+        """Put tables in place of a block's matrices; the error of each."""
         errors: dict[str, float] = {}
-        for site, parts in SITES.items():
-            moments = block_moments(block, stream, full=True, sites=(site,))
-            stored: dict[str, nn.Module] = {}
+        moments = block_moments(block, stream, full=True)
+        stored: dict[str, nn.Module] = {}
+        for parts in SITES.values():
+            factors: Curvature | None = None  # shared by matrices that read the same inputs
             for part in parts:
-                name = f"model.layers.{number}.{part}"
-                weight = linears(self.decoder)[name].weight
-                fitted = self._alone(name, weight, bits[name], moments[part], gradients[name])
-                errors[part] = relative_error(weight, fitted, moments[part])
+                name, moment = f"model.layers.{number}.{part}", moments[part]
+                weight, gradient = linears(self.decoder)[name].weight, gradients[name]
+                if bits[name] == INT8_BITS or not self.section.error_feedback:
+                    fitted = self._alone(name, weight, bits[name], moment, gradient)
+                else:
+                    damping = self.section.damping
+                    factors = factors or Curvature.of(np.array(moment), damping=damping, name=name)
+                    fitted = self._with_feedback(name, weight, bits[name], factors, gradient)
+                errors[part] = relative_error(weight, fitted, moment)
                 stored[name] = fitted
-            replace_linears(self.decoder, stored)
-            mx.eval(block.parameters())
+        replace_linears(self.decoder, stored)
+        mx.eval(block.parameters())
         return errors
 
     def _alone(
@@ -237,6 +250,19 @@ class Palettizer:
             tolerance=self.section.cluster_tolerance,
             name=name,
         )
+
+    def _with_feedback(
+        self, name: str, weight: mx.array, bits: int, factors: Curvature, gradient: mx.array
+    ) -> PaletteLinear:
+        palette = fit_with_feedback(
+            np.array(weight.astype(mx.float32)),
+            factors,
+            bits=bits,
+            group_rows=self.section.group_channels,
+            importance=np.array(gradient),
+            name=name,
+        )
+        return palette_linear(palette, bits, self.section.group_channels)
 
     def _round_ends(self) -> None:
         """Put 8-bit integers in place of the embedding and an untied output layer."""

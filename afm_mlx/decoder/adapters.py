@@ -6,26 +6,22 @@
         adapter_model.safetensors   the same factors as PEFT has them; only beside a dense base
         adapter.json                ours: for which base, from which data
 
-An adapter fits one base, which is known by a hash of its weights. PEFT transposes the factors and
-names them otherwise, so both programs cannot read one file; nor can PEFT read a palettized base,
-and there its file is left out.
+An adapter fits one base, which is known by a hash of its weights. Adapters of mlx-lm and PEFT are
+read, too: without an adapter.json nothing says which base they are for, and only their sizes are
+checked.
 
-Sources. B24: Apple's post of July 2024, for 16-bit factors and switching at run time. Names and
-layouts: mlx-lm 0.32.2, tuner/utils.py; PEFT 0.18, tuners/lora.
+Source. B24: Apple's post of July 2024, for 16-bit factors and switching at run time.
 
 Shapes. I columns (inputs) and O rows (outputs) of a linear layer, r rank.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
-from datetime import UTC, datetime
-from functools import cached_property, lru_cache
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +29,27 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from afm_mlx.artifact import made_whole, write_text
+from afm_mlx.decoder.adapter_formats import (
+    FACTORS,
+    PEFT_FACTORS,
+    as_peft,
+    foreign_facts,
+    layers_of,
+    mlx_config,
+    peft_config,
+    read_factors,
+)
+from afm_mlx.decoder.adapter_formats import AdapterFacts as AdapterFacts
+from afm_mlx.decoder.base_hash import base_hash as base_hash
 from afm_mlx.decoder.checkpoint import open_checkpoint, read_facts, save_checkpoint
 from afm_mlx.decoder.decoder import Decoder
 from afm_mlx.decoder.lora import LoraLinear, features
 from afm_mlx.decoder.palette import linears, replace_linears
-from afm_mlx.decoder.weights import listed, read_header, weight_files, write_file
+from afm_mlx.decoder.weights import listed, write_file
 from afm_mlx.errors import ModelError, RunError
 from afm_mlx.settings.mistakes import nearest
 
 MANIFEST = "adapter.json"
-FACTORS, PEFT_FACTORS = "adapters.safetensors", "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 
 FOLDER = "adapters"
@@ -51,42 +58,7 @@ FOLDER = "adapters"
 NONE = "none"
 """In place of an adapter: the base as it is."""
 
-PIECE_BYTES = 2**26
-"""Bytes of a base's weights that are hashed at a time; part of what a base's hash means."""
-
 _SHOWN = 8  # digits of a hash in messages
-_PEFT_PREFIX = "base_model.model."
-_READ_BYTES = 2**20  # divides a piece
-
-
-@dataclass(frozen=True)
-class AdapterFacts:
-    """What is known about an adapter besides its factors: adapter.json."""
-
-    name: str
-    base: str
-    """`base_hash` of the model that it belongs to."""
-    base_name: str
-    """What that model was called; for people."""
-    rank: int
-    """Columns of A."""
-    alpha: float
-    """Rank times what the adapter's output is multiplied by."""
-    parent: str = ""
-    """Adapter that it started from; "" for none."""
-    tokenizer: str = ""
-    """Fingerprint of the tokenizer that it was trained with."""
-    data: tuple[str, ...] = ()
-    """What it was trained on."""
-    chat: bool = False
-    """Whether that was conversations: then it answers in the chat template."""
-    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-    """When, UTC."""
-
-    @property
-    def scale(self) -> float:
-        """What the adapter's output is multiplied by."""
-        return self.alpha / self.rank
 
 
 @dataclass(frozen=True)
@@ -101,20 +73,6 @@ class Adapter:
     def bytes(self) -> int:
         """Bytes of the factors in memory."""
         return sum(array.nbytes for array in self.arrays.values())
-
-
-def base_hash(folder: Path) -> str:
-    """SHA-256 over a model's weight files, in the order of their names: 64 hexadecimal digits.
-
-    To use all cores, it is that of the hashes of pieces. Adapters inside the folder, its config and
-    its tokenizer are not in it. All bytes are read, once in a process: a file of the same size and
-    time of change is taken to be the same.
-
-    Raises:
-        ModelError: there are no weights.
-    """
-    files = sorted(weight_files(folder), key=lambda file: file.name)
-    return _hash(tuple((file.resolve(), *_stamp(file)) for file in files))
 
 
 def base_name(folder: Path) -> str:
@@ -145,7 +103,7 @@ def write_adapter(
             f"adapter '{facts.name}' has numbers that float16 cannot hold: {listed(bad)}"
         )
     if folder.exists():
-        if not is_adapter(folder):
+        if not (folder / MANIFEST).is_file():
             raise ModelError(
                 f"'{folder}' exists already and is no adapter",
                 hint="name another folder, or delete it",
@@ -154,10 +112,10 @@ def write_adapter(
     with made_whole(folder) as part:
         part.mkdir()
         write_file(part / FACTORS, halves)
-        config = _mlx_config(halves, facts)
+        config = mlx_config(halves, facts)
         if dense:
-            write_file(part / PEFT_FACTORS, _as_peft(halves))
-            config |= _peft_config(halves, facts)
+            write_file(part / PEFT_FACTORS, as_peft(halves))
+            config |= peft_config(halves, facts)
         write_text(part / CONFIG, json.dumps(config, indent=2) + "\n")
         write_text(part / MANIFEST, json.dumps(asdict(facts), indent=2) + "\n")
 
@@ -170,24 +128,27 @@ def read_adapter(folder: Path, base: Path) -> Adapter:
     """
     facts = read_adapter_facts(folder)
     found = base_hash(base)
-    if facts.base != found:
+    if facts.base and facts.base != found:
         raise ModelError(
             f"adapter '{facts.name}' is for '{facts.base_name}' ({facts.base[:_SHOWN]}), "
             f"and '{base_name(base)}' is another base ({found[:_SHOWN]})",
             hint=f"train one for this base: afm adapt {base} --name {facts.name} --data FILE",
         )
-    return Adapter(facts, _read_factors(folder / FACTORS, facts.rank))
+    return Adapter(facts, read_factors(folder, facts.rank))
 
 
 def read_adapter_facts(folder: Path) -> AdapterFacts:
     """What an adapter's folder says about it; the factors are not looked at.
 
     Raises:
-        ModelError: there is no adapter, or what it says is damaged.
+        ModelError: there is no adapter, or what it says is damaged, or it is of another kind than
+            low-rank factors alone.
     """
-    file = folder / MANIFEST
+    file = folder / (MANIFEST if (folder / MANIFEST).is_file() else CONFIG)
     try:
         known = json.loads(file.read_text(encoding="utf-8"))
+        if file.name == CONFIG:
+            return foreign_facts(known, folder)
         known["data"] = tuple(known["data"])
         facts = AdapterFacts(**{one.name: known[one.name] for one in fields(AdapterFacts)})
         if facts.rank < 1 or not isinstance(facts.base, str):
@@ -204,8 +165,8 @@ def read_adapter_facts(folder: Path) -> AdapterFacts:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter."""
-    return (folder / MANIFEST).is_file()
+    """Whether a folder holds an adapter, of ours or another program's."""
+    return (folder / MANIFEST).is_file() or (folder / CONFIG).is_file()
 
 
 def find_adapters(folder: Path) -> list[Path]:
@@ -233,18 +194,18 @@ def recovery_adapter(base: Path, *, rank: int) -> Adapter | None:
     if wanted is None:
         return None
     others = [folder for folder in find_adapters(base) if folder != wanted]
-    ranks = []
-    for folder in (wanted, *others):
-        facts = read_adapter_facts(folder)
-        if facts.rank == rank and not facts.chat:
+    known = {folder: read_adapter_facts(folder) for folder in (wanted, *others)}
+    recovery = {folder: facts for folder, facts in known.items() if not facts.chat}
+    for folder, facts in recovery.items():
+        if facts.rank == rank:
             read = read_adapter(folder, base)
             arrays = {name: array.astype(mx.float32) for name, array in read.arrays.items()}
             return Adapter(facts, arrays)
-        ranks.append(facts.rank)
+    ranks = sorted(facts.rank for facts in recovery.values())
     raise ModelError(
-        f"'{base_name(base)}' has recovery adapters of rank {listed(sorted(map(str, ranks)))}, "
+        f"'{base_name(base)}' has recovery adapters of rank {', '.join(map(str, ranks))}, "
         f"and an adapter of rank {rank} is to start from one",
-        hint=f"--rank {read_adapter_facts(wanted).rank}",
+        hint=f"--rank {known[wanted].rank}",
     )
 
 
@@ -270,7 +231,7 @@ def fuse(base: Path, adapter: Path, out: Path) -> None:
             hint="use both side by side: --adapter, or fuse with the model before quantization",
         )
     check_factors(read.arrays, found, read.facts.name)
-    for name in _layers(read.arrays):
+    for name in layers_of(read.arrays):
         a, b = (read.arrays[f"{name}.{each}"].astype(mx.float32) for each in ("lora_a", "lora_b"))
         weight = found[name].weight
         change = read.facts.scale * (a @ b).T
@@ -325,7 +286,7 @@ class Adapters:
                 arrays[f"{layer}.lora_b"],
                 read.facts.scale,
             )
-            for layer in _layers(arrays)
+            for layer in layers_of(arrays)
         }
         return name
 
@@ -371,7 +332,7 @@ def check_factors(
     arrays: Mapping[str, mx.array], found: Mapping[str, nn.Module], name: str
 ) -> None:
     """Raise ModelError unless each factor belongs to one of the linear layers, and has its size."""
-    wanted = list(_layers(arrays))
+    wanted = list(layers_of(arrays))
     strange = [layer for layer in wanted if layer not in found]
     if strange:
         raise ModelError(
@@ -387,101 +348,3 @@ def check_factors(
                 f"adapter '{name}': {layer} takes {sizes[0]:,} to {sizes[1]:,}, "
                 f"and this model's {columns:,} to {rows:,}"
             )
-
-
-def _layers(arrays: Mapping[str, mx.array]) -> Iterator[str]:
-    """Names of the layers that factors belong to."""
-    yield from dict.fromkeys(name.rpartition(".")[0] for name in arrays)
-
-
-def _read_factors(file: Path, rank: int) -> dict[str, mx.array]:
-    """The factors of a file: two for each layer, of one rank."""
-    if not file.is_file():
-        raise ModelError(f"{file} is absent", hint="copy or train it again")
-    read_header(file)  # MLX says little about a damaged file
-    arrays = mx.load(str(file))
-    assert isinstance(arrays, dict)
-    for layer in _layers(arrays):
-        a, b = (arrays.get(f"{layer}.{factor}") for factor in ("lora_a", "lora_b"))
-        if a is None or b is None or a.ndim != 2 or b.ndim != 2:
-            raise ModelError(f"{file}: {layer} has not two factors")
-        if a.shape[1] != rank or b.shape[0] != rank:
-            raise ModelError(
-                f"{file}: {layer} has factors of rank {a.shape[1]} and {b.shape[0]}, "
-                f"and the adapter rank {rank}"
-            )
-    return arrays
-
-
-def _mlx_config(arrays: Mapping[str, mx.array], facts: AdapterFacts) -> dict[str, Any]:
-    """adapter_config.json as mlx-lm reads it."""
-    numbers, keys = _targets(arrays)
-    return {
-        "fine_tune_type": "lora",
-        "num_layers": len(numbers),
-        "lora_parameters": {
-            "rank": facts.rank,
-            "scale": facts.scale,
-            "dropout": 0.0,
-            "keys": keys,
-        },
-    }
-
-
-def _peft_config(arrays: Mapping[str, mx.array], facts: AdapterFacts) -> dict[str, Any]:
-    """What PEFT wants in the same file; it warns of mlx-lm's keys and goes on."""
-    _, keys = _targets(arrays)
-    return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": facts.base_name,
-        "r": facts.rank,
-        "lora_alpha": facts.alpha,
-        "lora_dropout": 0.0,
-        "target_modules": sorted(key.rpartition(".")[2] for key in keys),
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-    }
-
-
-def _targets(arrays: Mapping[str, mx.array]) -> tuple[list[int], list[str]]:
-    """Numbers of the blocks with an adapter, and the names of its layers in a block."""
-    split = [layer.removeprefix("model.layers.").partition(".") for layer in _layers(arrays)]
-    return sorted({int(number) for number, _, _ in split}), list(
-        dict.fromkeys(key for _, _, key in split)
-    )
-
-
-def _as_peft(arrays: Mapping[str, mx.array]) -> dict[str, mx.array]:
-    """Factors by PEFT's names, and laid out as weights: A [r, I], B [O, r]."""
-    letters = {"lora_a": "lora_A", "lora_b": "lora_B"}
-    found = {}
-    for name, array in arrays.items():
-        layer, _, factor = name.rpartition(".")
-        found[f"{_PEFT_PREFIX}{layer}.{letters[factor]}.weight"] = mx.contiguous(array.T)
-    return found
-
-
-def _stamp(file: Path) -> tuple[int, int]:
-    """What changes when a file does."""
-    status = file.stat()
-    return status.st_size, status.st_mtime_ns
-
-
-@lru_cache(maxsize=16)
-def _hash(files: tuple[tuple[Path, int, int], ...]) -> str:
-    pieces = [(path, start) for path, size, _ in files for start in range(0, size, PIECE_BYTES)]
-    with ThreadPoolExecutor() as pool:  # hashlib lets other threads run
-        digests = list(pool.map(_hash_piece, pieces))
-    return hashlib.sha256(b"".join(digests)).hexdigest()
-
-
-def _hash_piece(piece: tuple[Path, int]) -> bytes:
-    path, start = piece
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        file.seek(start)
-        for _ in range(PIECE_BYTES // _READ_BYTES):
-            digest.update(file.read(_READ_BYTES))
-    return digest.digest()

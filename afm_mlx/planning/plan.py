@@ -19,6 +19,7 @@ from afm_mlx.planning.cost import (
 from afm_mlx.planning.hardware import Hardware
 from afm_mlx.planning.post_training import PostTrainingPlan, plan_post_training
 from afm_mlx.planning.pretraining import Planner, StagePlan
+from afm_mlx.planning.quantizing import plan_quantize
 from afm_mlx.planning.recovery import plan_recovery
 from afm_mlx.recipe import Recipe, load_named_recipe, recipe_files
 from afm_mlx.settings.compression import LabelTime
@@ -90,6 +91,7 @@ def plan_recipe(recipe: Recipe, hardware: Hardware) -> Plan:
         stages=tuple(planner.plan(stage) for stage in planned_stages(recipe)),
         post_training=(
             *plan_post_training(recipe, hardware),
+            *([plan_quantize(recipe, hardware)] if recipe.quantize else []),
             *plan_recovery(recipe, hardware),
         ),
         checkpoint_bytes=WEIGHT_BYTES * total,
@@ -97,7 +99,9 @@ def plan_recipe(recipe: Recipe, hardware: Hardware) -> Plan:
         wide_snapshot_bytes=planner.wide_snapshot_bytes(),
         cache_bytes_per_token=cache_bytes_per_token(recipe.shape),
         max_tokens=recipe.shape_of(last).max_tokens,
-        not_planned=tuple(name for name in recipe.finishing_stages() if name != "recover"),
+        not_planned=tuple(
+            name for name in recipe.finishing_stages() if name not in ("quantize", "recover")
+        ),
     )
 
 

@@ -162,6 +162,9 @@ class Reward(PairTraining):
     """Learning rate of the heads, which start anew, as a multiple of `lr`. Ours."""
     grade_weight: NotNegative = 0.1
     """Weight of each grade's cross entropy beside the ranking loss. Ours; R24 gives no value."""
+    likelihood_weight: NotNegative = 0.0
+    """Weight, in the reward itself, of the mean log-probability of the answer's tokens: the model
+    then judges by what it knows from the first step on. Ours; R24's reward has no such term."""
     grades: tuple[str, ...] = (
         "instruction_following",
         "verbosity",

@@ -45,12 +45,17 @@ class Quantize(Section):
     measured: each matrix alone is stored so, and the model reads the texts again. Ours."""
     equalize: bool = True
     """First move scales between channels, which changes no output, so that tables fit. Ours."""
+    error_feedback: bool = True
+    """Columns are rounded in turn, and later ones make up for the errors of earlier ones. Ours."""
+    damping: Positive = 0.01
+    """Added to the diagonal of E[x x^T] with error feedback, as a share of its mean. Source:
+    arXiv:2210.17323."""
     group_channels: Count = 16
     """Output channels that share one table. Source: OB."""
-    cluster_iterations: Count = 30
-    """Most rounds of k-means. Ours."""
-    cluster_tolerance: Positive = 1e-4
-    """Relative change of the error at which k-means stops. Ours."""
+    cluster_iterations: Count = 300
+    """Most rounds of k-means; they run over counts in bins, and cost little. Ours."""
+    cluster_tolerance: Positive = 1e-6
+    """k-means stops when no entry moves by more than this share of its group's range. Ours."""
     calibration_rows: Count = 512
     """Rows that the inputs of each matrix are measured on. Ours."""
     calibration_row_tokens: Count = 2_048

@@ -99,6 +99,8 @@ class SynthTools(Synthetic):
     """Share that needs several calls at once. Ours."""
     steps_fraction: Fraction = 0.2
     """Share that goes on after a tool's answer. Ours."""
+    functions: tuple[str, ...] = ()
+    """Functions to ask for, by name, for a model that is too small for all. Empty: all. Ours."""
     distractors: Annotated[int, Field(ge=0, le=30)] = 6
     """Tools offered beside the right ones, at most; about half are of the same domain. Ours."""
 
@@ -157,6 +159,10 @@ class SynthSummaries(Synthetic):
     """Shortest text, in words. Ours."""
     most_words: Count = 400
     """Longest text, in words. Ours."""
+    own_fraction: Fraction = 0.5
+    """Share of texts, 0 to 1, that are short documents of ours with a written summary. Ours."""
+    own_documents: Annotated[int, Field(ge=1, le=8)] = 8
+    """Kinds of such documents, for a model that is too small for all, 1 to 8. Ours."""
     injected_fraction: Fraction = 0.6
     """Share of texts, 0 to 1, with an instruction put in. Ours."""
 

@@ -219,6 +219,7 @@ class _Itec:
             "round": number,
             "comparisons": len(found),
             "reward_accuracy": rewarded.get("held_out_accuracy"),
+            "reward_pairs": rewarded.get("held_out_pairs"),
             "picked": sum(map(bool, picks)),
             "pairs": len(pairs),
             "picks": committee.count_picks(asked, picks),

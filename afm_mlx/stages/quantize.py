@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,21 @@ from afm_mlx.corpus.mixture import HeldOutRows
 from afm_mlx.corpus.packing import shift_right
 from afm_mlx.decoder.checkpoint import open_checkpoint, save_checkpoint, stored_bits
 from afm_mlx.decoder.decoder import Decoder
-from afm_mlx.errors import DataError, ModelError
+from afm_mlx.errors import ModelError
 from afm_mlx.inference.engine import Engine
 from afm_mlx.progress import Progress
 from afm_mlx.recipe import Recipe
 from afm_mlx.text.tokenizer import Tokenizer
-from afm_mlx.training.texts import TrainingTexts, open_held_out
+from afm_mlx.training.calibration import calibration_texts
 from afm_mlx.training.validation import Validation
+
+Say = Callable[[str], None]
 
 BATCH_TOKENS = 2_048
 """Tokens that the model reads at once, unless a row is longer. Ours."""
+
+COMPARED_TOKENS = 16_384
+"""Held-out tokens, at most, whose predictions before and after are compared. Ours."""
 
 OWN_HELD_OUT = 8
 """Of as many rows that the model wrote, one is only measured on. Ours."""
@@ -50,6 +56,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     assert start is not None
     folder = inputs[start] / "model"
     tokenizer = Tokenizer.open(folder)
+    mx.reset_peak_memory()
     model = open_checkpoint(folder, dtype=compat.compute_dtype(settings.compute), dense=True)
     row_tokens, context = section.calibration_row_tokens, model.shape.max_tokens
     if row_tokens > context:
@@ -63,10 +70,9 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     work = out / SNAPSHOTS
     work.mkdir(exist_ok=True)
     if recipe.data:
-        rows = _text_rows(recipe, inputs, tokenizer)
-        held_out = _held_out(recipe, inputs, tokenizer)
+        rows, held_out = calibration_texts(recipe, section, inputs["data"], tokenizer)
     else:
-        rows, held_out = _own_rows(recipe, folder, model, tokenizer, work, progress)
+        rows, held_out = _own_texts(recipe, folder, model, tokenizer, work, progress.say)
     progress.say(f"  calibrating on {len(rows):,} rows of {row_tokens:,} tokens")
     validation = Validation(
         held_out,
@@ -75,13 +81,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
         chunk_bytes=settings.loss_bytes,
     )
     before = validation(model)
-    read = [batch for each in held_out.values() for batch in _batches(each.targets)]
-    reference = Reference(
-        model,
-        [shift_right(batch, tokenizer.eos_id) for batch in read],
-        counts=[batch for each in held_out.values() for batch in _batches(each.counts)],
-        chunk_bytes=settings.loss_bytes,
-    )
+    reference = _reference(recipe, model, held_out, tokenizer.eos_id)
     metrics = Palettizer(
         model,
         [shift_right(batch, tokenizer.eos_id) for batch in _batches(rows)],
@@ -92,7 +92,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
         progress=progress,
     ).run()
     metrics |= {f"base_{name}": value for name, value in before.items()} | validation(model)
-    if read:
+    if held_out:
         metrics["held_out_kl"] = reference.kl(model)
         progress.say(
             f"  held out {metrics['held_out_nats']:.4f} nats per token, before "
@@ -105,7 +105,23 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     }
     title = f"{metrics['bits_per_weight']:.2f} bits per weight"
     write_text(out / "bits.svg", bits_svg(metrics["bits"], metrics["sizes"], title))
+    metrics["peak_gb"] = round(mx.get_peak_memory() / 1e9, 3)
     return metrics
+
+
+def _reference(
+    recipe: Recipe, model: Decoder, held_out: Mapping[str, HeldOutRows], eos_id: int
+) -> Reference:
+    """What the model predicts of the first held-out rows of each source."""
+    row_tokens = max((each.targets.shape[1] for each in held_out.values()), default=1)
+    most_rows = -(-COMPARED_TOKENS // row_tokens // max(len(held_out), 1))
+    first = [(each.targets[:most_rows], each.counts[:most_rows]) for each in held_out.values()]
+    return Reference(
+        model,
+        [shift_right(batch, eos_id) for targets, _ in first for batch in _batches(targets)],
+        counts=[batch for _, counts in first for batch in _batches(counts)],
+        chunk_bytes=recipe.training.loss_bytes,
+    )
 
 
 def _batches(rows: NDArray[Any]) -> list[mx.array]:
@@ -114,67 +130,23 @@ def _batches(rows: NDArray[Any]) -> list[mx.array]:
     return [mx.array(rows[start : start + step]) for start in range(0, len(rows), step)]
 
 
-def _text_rows(recipe: Recipe, inputs: Inputs, tokenizer: Tokenizer) -> NDArray[np.int32]:
-    """Rows of the recipe's texts, in the shares of [core]; fewer than asked for, if there are."""
-    section = recipe.quantize
-    assert section is not None
-    try:
-        texts = TrainingTexts(
-            inputs["data"],
-            dict(recipe.core.mixture) if recipe.core else dict.fromkeys(recipe.data, 1.0),
-            tokenizer,
-            row_tokens=section.calibration_row_tokens,
-            rows_per_step=section.calibration_rows,
-            seed=recipe.training.seed,
-        )
-    except DataError as error:
-        if "one row needs" not in str(error):
-            raise
-        hint = "add text, or --set quantize.calibration_row_tokens=... with fewer"
-        raise DataError(str(error), hint=hint) from None
-    there = sum(texts.rows.source_rows.values())
-    return texts.rows.rows(0, min(section.calibration_rows, there))
-
-
-def _held_out(recipe: Recipe, inputs: Inputs, tokenizer: Tokenizer) -> dict[str, HeldOutRows]:
-    section = recipe.quantize
-    assert section is not None
-    trained = recipe.pretraining_stages() or recipe.prune
-    row_tokens = section.calibration_row_tokens
-    return open_held_out(
-        inputs["data"],
-        recipe.data,
-        tokenizer,
-        row_tokens=row_tokens,
-        span_tokens=recipe.longest_row() if trained else row_tokens,
-        most_tokens=recipe.watch.evaluation_tokens,
-    )
-
-
-def _own_rows(
-    recipe: Recipe,
-    folder: Path,
-    model: Decoder,
-    tokenizer: Tokenizer,
-    work: Path,
-    progress: Progress,
+def _own_texts(
+    recipe: Recipe, folder: Path, model: Decoder, tokenizer: Tokenizer, work: Path, say: Say
 ) -> tuple[NDArray[np.int32], dict[str, HeldOutRows]]:
     """Rows that the model writes, once for a run and its resumptions, and some held out."""
     section = recipe.quantize
     assert section is not None
-    kept = work / "own-rows.npy"
-    count = section.calibration_rows
-    held = -(-count // OWN_HELD_OUT)
+    kept, count = work / "own-rows.npy", section.calibration_rows
     if not kept.exists():
-        chat = Engine(model, folder).is_chat
-        progress.say(f"  the model writes {count + held:,} rows to be calibrated on")
+        several = count + -(-count // OWN_HELD_OUT)
+        say(f"  the model writes {several:,} rows to be calibrated on")
         rows = own_rows(
             model,
             tokenizer,
-            rows=count + held,
+            rows=several,
             row_tokens=section.calibration_row_tokens,
             seed=recipe.training.seed,
-            chat=chat,
+            chat=Engine(model, folder).is_chat,
         )
         part = work / "own-rows.part.npy"
         np.save(part, rows)

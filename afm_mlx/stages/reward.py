@@ -68,6 +68,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
         qualities=section.grades,
         classes=section.grade_classes,
         inner=max(1, width // section.grade_width_divisor),
+        likelihood_weight=section.likelihood_weight,
     )
     initialize_heads(model, settings.seed)
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from afm_mlx.alignment.logps import Answer, pack_answers
+from afm_mlx.alignment.logps import Answer, answer_logps, pack_answers
 from afm_mlx.alignment.measures import RewardMeasure
 from afm_mlx.alignment.pairs import Pair
 from afm_mlx.alignment.reward import (
@@ -71,6 +71,40 @@ def test_a_grade_is_a_small_network_by_hand(decoder):
     logits = np.array(head.grade_output.weight) @ (inner / (1 + np.exp(-inner)))
     found = model(pack_answers([Answer([1, 2, 3], 1)])).grades[0, 1]
     assert found.tolist() == pytest.approx(logits.tolist(), abs=1e-5)
+
+
+def test_the_likelihood_of_an_answer_is_in_its_reward(decoder):
+    answers = [Answer([1, 2, 3, 7, 9], 2), Answer([4, 5], 1), Answer([4, 6, 6], 1)]
+    packed = pack_answers(answers)
+    model = trained_looking(
+        RewardModel(decoder, qualities=QUALITIES, classes=3, inner=4, likelihood_weight=2.0)
+    )
+    nats = answer_logps(decoder, packed, chunk_bytes=2**20).answers.tolist()
+    without = trained_looking(reward_model(decoder))(packed).rewards.tolist()
+    wanted = [
+        reward + 2.0 * logp / (len(answer.ids) - answer.start)
+        for reward, logp, answer in zip(without, nats, answers, strict=True)
+    ]
+    assert model(packed).rewards.tolist() == pytest.approx(wanted, abs=1e-5)
+
+
+def test_the_output_layer_is_trained_where_its_likelihood_is_in_the_reward(decoder):
+    model = RewardModel(decoder, qualities=QUALITIES, classes=3, inner=4, likelihood_weight=1.0)
+    names = dict(tree_flatten(model.trainable_parameters()))
+    assert decoder.shape.tied or "decoder.lm_head.weight" in names
+
+
+def test_a_saved_reward_model_keeps_its_likelihood(chat_model, tmp_path):
+    model = RewardModel(
+        open_checkpoint(chat_model), qualities=QUALITIES, classes=3, inner=4, likelihood_weight=2.0
+    )
+    initialize_heads(model, 0)
+    save_reward_model(tmp_path / "reward", model, chat_model, facts={"stage": "reward"})
+    scorer = open_reward_model(tmp_path / "reward", dtype=mx.float32)
+    answers = [Answer([1, 2, 3, 7, 9], 2), Answer([4, 5], 1)]
+    wanted = model(pack_answers(answers)).rewards.tolist()
+    assert scorer.score_answers(answers) == pytest.approx(wanted, abs=1e-5)
+    assert max(wanted) < 0  # log-probabilities alone: the head is still zero
 
 
 def test_an_output_layer_of_its_own_is_not_trained(decoder):

@@ -57,6 +57,23 @@ def test_the_moments_that_come_back_are_those_of_the_new_decoder(decoder):
         np.testing.assert_allclose(np.array(after[name]), np.array(wanted), rtol=1e-3, atol=1e-6)
 
 
+def test_full_moments_come_back_as_such(decoder):
+    before = collect_moments(decoder, [tokens()], full=True)
+    after = equalize(decoder, before, group_rows=8)
+    for name, wanted in collect_moments(decoder, [tokens()], full=True).items():
+        limit = 1e-3 * np.abs(np.array(wanted)).max()
+        np.testing.assert_allclose(np.array(after[name]), np.array(wanted), atol=limit)
+
+
+def test_units_that_share_a_table_are_alike():
+    model = build(intermediate_size=64)
+    up = model.layers[0].mlp.up_proj
+    up.weight = up.weight * mx.exp(2 * mx.random.normal((64, 1), key=mx.random.key(0)))
+    equalize(model, collect_moments(model, [tokens()]), group_rows=8)
+    rows = np.log(np.linalg.norm(np.array(up.weight), axis=1)).reshape(-1, 8)
+    assert rows.std(1).mean() < 0.5 * rows.std()
+
+
 def test_types_and_shapes_stay():
     model = build()
     model.set_dtype(mx.bfloat16)

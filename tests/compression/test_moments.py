@@ -12,6 +12,7 @@ from afm_mlx.compression.moments import (
     collect_moments,
     fisher,
     start_stream,
+    token_worths,
 )
 from afm_mlx.decoder.palette import linears, replace_linears
 
@@ -43,13 +44,27 @@ class Recorder(nn.Module):
 
 
 def recorded(decoder):
-    """Inputs of every linear layer, by name."""
+    """Inputs of every linear layer, by name, and what their tokens count."""
     recorders = {name: Recorder(linear) for name, linear in linears(decoder).items()}
     replace_linears(decoder, recorders)
+    counts = [[] for _ in decoder.layers]
     for inputs in batches():
-        mx.eval(decoder(inputs))
+        x = decoder.model.embed_tokens(inputs)
+        for number, block in enumerate(decoder.layers):
+            x = block(x, "causal")
+            own = 1 / np.square(np.array(x)).mean(-1).reshape(-1)
+            counts[number].append(own / own.mean())
+        mx.eval(decoder._logits(decoder.model.norm(x)))
     replace_linears(decoder, {name: each.linear for name, each in recorders.items()})
-    return {name: np.concatenate(each._inputs) for name, each in recorders.items()}
+    counts = [np.concatenate(each) for each in counts]
+    return {
+        name: (np.concatenate(each._inputs), counts_of(name, counts))
+        for name, each in recorders.items()
+    }
+
+
+def counts_of(name, counts):
+    return np.ones_like(counts[0]) if name == "lm_head" else counts[int(name.split(".")[2])]
 
 
 def test_moments_are_those_of_what_every_linear_layer_reads(decoder):
@@ -57,10 +72,48 @@ def test_moments_are_those_of_what_every_linear_layer_reads(decoder):
     squares = collect_moments(decoder, batches())
     full = collect_moments(decoder, batches(), full=True)
     assert squares.keys() == full.keys() == inputs.keys()
-    for name, x in inputs.items():
-        wanted = x.T @ x / len(x)
+    for name, (x, counts) in inputs.items():
+        wanted = (x * counts[:, None]).T @ x / counts.sum()
         np.testing.assert_allclose(np.array(full[name]), wanted, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(np.array(squares[name]), np.diag(wanted), rtol=1e-4, atol=1e-5)
+
+
+def test_one_token_of_huge_states_does_not_decide():
+    decoder = build()
+    inputs, name = mx.arange(32)[None], "model.layers.1.mlp.down_proj"
+    without = collect_moments(decoder, [inputs[:, :31]])[name]
+    embedding = decoder.model.embed_tokens
+    huge = mx.where(mx.arange(TINY.vocab_size)[:, None] == 31, 1_000.0, 1.0)
+    embedding.weight = embedding.weight * huge
+    found = collect_moments(decoder, [inputs])[name]
+    np.testing.assert_allclose(np.array(found), np.array(without), rtol=1e-3)
+
+
+def test_gradients_decide_half_of_what_tokens_count(decoder):
+    (inputs,) = batches()[:1]
+    worths = token_worths(decoder, [inputs], seed=0)
+    only_first = {
+        name: [mx.where(mx.arange(inputs.shape[1]) == 0, each[0], 0.0)]
+        for name, each in worths.items()
+    }
+    found = collect_moments(decoder, [inputs], worths=only_first)
+    plain = collect_moments(decoder, [inputs])
+    x = decoder.layers[0].input_layernorm(decoder.model.embed_tokens(inputs))
+    for part in ("q_proj", "v_proj"):
+        name = f"model.layers.0.self_attn.{part}"
+        counts = only_first[name][0][..., None]
+        first = (mx.square(x) * counts).sum((0, 1)) / counts.sum() if counts.sum() > 0 else 0
+        wanted = (first + plain[name]) / 2 if counts.sum() > 0 else plain[name]
+        np.testing.assert_allclose(np.array(found[name]), np.array(wanted), rtol=1e-3)
+
+
+def test_worths_are_the_sums_of_squared_gradients(decoder):
+    worths = token_worths(decoder, batches(), seed=2)
+    outputs = fisher(decoder, batches(), seed=2)
+    for name, each in worths.items():
+        tokens = np.concatenate([np.array(worth).reshape(-1) for worth in each])
+        assert [worth.shape for worth in each] == [inputs.shape for inputs in batches()]
+        assert tokens.mean() == pytest.approx(outputs[name].sum().item(), rel=1e-3)
 
 
 def test_probes_leave_the_decoder_as_it_was(decoder):

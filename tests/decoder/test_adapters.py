@@ -5,6 +5,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
+from mlx.utils import tree_flatten
 
 from afm_mlx.compat import import_mlx_lm
 from afm_mlx.decoder.adapters import (
@@ -13,12 +14,18 @@ from afm_mlx.decoder.adapters import (
     base_hash,
     default_adapter,
     find_adapters,
+    fuse,
     read_adapter,
     read_adapter_facts,
     recovery_adapter,
     write_adapter,
 )
-from afm_mlx.decoder.checkpoint import save_checkpoint, write_checkpoint
+from afm_mlx.decoder.checkpoint import (
+    open_checkpoint,
+    read_facts,
+    save_checkpoint,
+    write_checkpoint,
+)
 from afm_mlx.decoder.decoder import Decoder, named_parameters
 from afm_mlx.decoder.lora import add_lora, load_lora, lora_arrays
 from afm_mlx.errors import ModelError, RunError
@@ -129,6 +136,48 @@ def test_peft_finds_its_names_layout_and_settings(write):
     )
 
 
+def test_an_adapter_that_mlx_lm_has_made_is_read(base, make, tokens, tmp_path):
+    theirs, _ = import_mlx_lm("mlx_lm.utils").load_model(base)
+    settings = {"rank": 3, "scale": 5.0, "dropout": 0.0}
+    import_mlx_lm("mlx_lm.tuner.utils").linear_to_lora_layers(theirs, 1, settings)
+    factors = {
+        name: 0.1 * mx.random.normal(array.shape, key=mx.random.key(number))
+        for number, (name, array) in enumerate(tree_flatten(theirs.parameters()))
+        if name.endswith(("lora_a", "lora_b"))
+    }
+    theirs.load_weights(list(factors.items()), strict=False)
+    folder = tmp_path / "of-mlx-lm"
+    folder.mkdir()
+    mx.save_safetensors(str(folder / "adapters.safetensors"), factors)
+    config = {"fine_tune_type": "lora", "num_layers": 1, "lora_parameters": settings}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    held = Adapters(make(), base)
+    held.use(held.add(folder))
+    assert held["of-mlx-lm"].facts.base == ""
+    assert mx.abs(held.model(tokens) - make()(tokens)).max() > 0.1
+    assert mx.abs(held.model(tokens) - theirs(tokens)).max() < 1e-4
+
+
+def test_an_adapter_of_peft_is_read_and_one_with_more_is_refused(write, base, make, tokens):
+    folder = write("a")
+    ours = Adapters(make(), base)
+    ours.use(ours.add(folder))
+    for name in ("adapter.json", "adapters.safetensors"):
+        (folder / name).unlink()
+    theirs = Adapters(make(), base)
+    theirs.use(theirs.add(folder))
+    assert mx.array_equal(theirs.model(tokens), ours.model(tokens))
+    file = folder / "adapter_model.safetensors"
+    more = dict(mx.load(str(file))) | {"base_model.model.lm_head.weight": mx.zeros((2, 2))}
+    mx.save_safetensors(str(file), more)
+    with pytest.raises(ModelError, match=r"more than low-rank factors: base_model\.model\.lm_head"):
+        read_adapter(folder, base)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
+    with pytest.raises(ModelError, match="is of kind lora with use_dora, and only plain lora is"):
+        read_adapter(folder, base)
+
+
 def test_beside_a_palettized_base_there_is_nothing_for_peft(write):
     folder = write("a", dense=False)
     assert not (folder / "adapter_model.safetensors").exists()
@@ -161,8 +210,8 @@ def test_an_adapter_replaces_one_and_no_other_folder(write, factors, tmp_path):
     [
         (lambda folder: (folder / "adapter.json").write_text("{"), "adapter.json is damaged"),
         (lambda folder: (folder / "adapter.json").write_text('{"name": "a"}'), "is damaged"),
-        (lambda folder: (folder / "adapter.json").unlink(), "is no adapter: it has no adapter"),
-        (lambda folder: (folder / "adapters.safetensors").unlink(), "safetensors is absent"),
+        (lambda folder: _empty(folder, "adapter.json"), "is no adapter: it has no adapter.json"),
+        (lambda folder: _empty(folder, "adapters.safetensors"), "adapters.safetensors is absent"),
         (lambda folder: _cut(folder / "adapters.safetensors"), "bytes, its header says"),
         (lambda folder: _say(folder, rank=5), "has factors of rank 4 and 4, and the adapter rank"),
     ],
@@ -207,6 +256,24 @@ def test_a_model_folder_says_which_adapter_it_wants(base, make):
     assert default_adapter(base) is None
     save_checkpoint(base, make(), None, facts={"adapter": "recovery-16"})
     assert default_adapter(base) == base / "adapters" / "recovery-16"
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_fused_it_computes_as_beside_its_base_and_keeps_the_format(
+    write, base, make, tokens, tmp_path, dtype
+):
+    model = make()
+    model.set_dtype(dtype)
+    save_checkpoint(base, model, None, facts={"stage": "core", "adapter": "a"})
+    folder = write("a")
+    held = Adapters(open_checkpoint(base), base, dtype=dtype)
+    held.use(held.add(folder))
+    fuse(base, folder, tmp_path / "fused")
+    fused = open_checkpoint(tmp_path / "fused")
+    exact = 1e-4 if dtype == mx.float32 else 0.3  # bfloat16 has 8 digits, logits are near 4
+    assert mx.abs(fused(tokens) - held.model(tokens)).max() < exact
+    assert {array.dtype for array in named_parameters(fused).values()} == {dtype}
+    assert read_facts(tmp_path / "fused") == {"stage": "core", "fused": "a"}
 
 
 def test_switching_there_and_back_gives_the_same_bits(write, base, make, tokens):
@@ -273,6 +340,12 @@ def test_factors_of_other_sizes_are_refused_by_layer(write, base, make):
     held = Adapters(make(num_layers=1), base)
     with pytest.raises(ModelError, match=r"layers that this model has not: model\.layers\.1"):
         held.add(write("a"))
+
+
+def _empty(folder: Path, name: str) -> None:
+    """Delete a file, and what could be read in its place."""
+    for each in (name, "adapter_config.json", "adapter_model.safetensors"):
+        (folder / each).unlink(missing_ok=True)
 
 
 def _cut(file: Path) -> None:

@@ -489,8 +489,9 @@ def test_the_example_of_the_page_of_machines_is_what_plan_says():
 
 
 def test_advice_for_pretraining_keeps_to_rows_that_later_stages_take():
-    # 12 rows of pre-training, 9 of [sft], 72 of [rl]: 3 divide all.
+    # 12 rows of pre-training, 9 of [sft], 15 of an adapter, 72 of [rl]: 3 divide all.
     more = ["sft.rows_per_step=9", "core.rows_per_step=12", "training.micro_rows=3"]
+    more.append("adapters.summaries.rows_per_step=15")
     shorter = [f"{name}.rows_per_step=12" for name in ("continued", "context", "prune")]
     recipe = load_named_recipe("afm-on-device", [*more, *shorter, "rl.prompts_per_step=9"])
     assert micro_row_choices(recipe) == [3, 1]

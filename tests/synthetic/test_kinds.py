@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import pytest
 
+from afm_mlx.errors import DataError
 from afm_mlx.settings.synthetic import SynthCode
 from afm_mlx.synthetic.catalogue import KINDS
 from afm_mlx.synthetic.checks import passes, score
@@ -189,6 +190,20 @@ def test_tools_of_the_other_split_stand_in_no_record():
             assert not held_out & {tool["function"]["name"] for tool in made.tools}
 
 
+def test_requests_keep_to_the_functions_that_are_chosen(make):
+    chosen = ("send_text", "search_emails", "get_current_weather", "find_contact")
+    offered = {
+        tool["function"]["name"]
+        for _, made in make("tools", 200, functions=chosen)
+        for tool in made.tools
+    }
+    assert offered <= set(chosen)
+    assert len(offered) > 1
+    with pytest.raises(DataError, match="functions names 'send_txt'") as refused:
+        make("tools", 1, functions=["send_txt"])
+    assert refused.value.hint == "did you mean 'send_text'?"
+
+
 @pytest.mark.skipif(not layers(), reason="no sandbox here")
 def test_right_solutions_pass_and_wrong_ones_fail():
     settings = SynthCode(tests=5)
@@ -258,6 +273,11 @@ def test_lengths_can_be_tokens(make, tmp_path):
     settings = {"unit_is_tokens": True, "tokenizer": str(tmp_path / "t"), "lengths": (1_500,)}
     for _, made in make("long-context", 8, **settings):
         assert 900 < len(tokenizer.encode(made.messages[0]["content"])) < 1_700
+
+
+def test_texts_can_be_few_kinds_of_short_documents(make):
+    for _, made in make("summaries", 60, own_fraction=1.0, own_documents=1):
+        assert "our next meeting takes place on" in made.messages[-2]["content"]
 
 
 def test_a_summary_keeps_the_rules_and_obeying_the_text_breaks_them(make):

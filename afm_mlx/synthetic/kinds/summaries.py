@@ -20,8 +20,6 @@ from afm_mlx.synthetic.draws import Draw
 from afm_mlx.synthetic.kinds.texts import Prose, read_prose
 from afm_mlx.synthetic.records import Candidate, Kind, Message, assistant, user
 
-_OURS_FRACTION = 0.5  # of texts that are documents of ours; ours
-
 _ASKS = (
     "Summarize this text {length}.", "Give a summary of the text below {length}.",
     "What does this say? Sum it up {length}.", "Please write a summary {length}.",
@@ -124,7 +122,11 @@ def summaries_kind(settings: SynthSummaries) -> Kind:
     prose = read_prose(settings.documents)
 
     def make(draw: Draw, family: str, _: Sequence[str]) -> Candidate | str:
-        text = _ours(draw) if draw.chance(_OURS_FRACTION) else _given(draw, prose, settings)
+        text = (
+            _ours(draw, settings)
+            if draw.chance(settings.own_fraction)
+            else _given(draw, prose, settings)
+        )
         if text is None:
             return "no summary of the wanted form"
         count, lengths = draw.pick([one for one in _LENGTHS if one[0] in text.summaries])
@@ -315,9 +317,9 @@ _DOCUMENTS: Sequence[Document] = (
 )  # fmt: skip
 
 
-def _ours(draw: Draw) -> _Text:
+def _ours(draw: Draw, settings: SynthSummaries) -> _Text:
     """One of our documents with drawn names and numbers."""
-    values, lines, summary, keys = draw.pick(_DOCUMENTS)
+    values, lines, summary, keys = draw.pick(_DOCUMENTS[: settings.own_documents])
     drawn = {name: draw.pick(choices) for name, choices in values.items()}
     filled = [line.format(**drawn) for line in lines]
     said = [line.format(**drawn) for line in summary]

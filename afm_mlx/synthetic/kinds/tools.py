@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from afm_mlx.errors import DataError
+from afm_mlx.settings.mistakes import nearest
 from afm_mlx.settings.synthetic import SynthTools
 from afm_mlx.synthetic.draws import Draw, share_of
 from afm_mlx.synthetic.kinds.tool_catalogue import CHAINS, FACTS, FUNCTIONS, Function, Parameter
@@ -59,12 +61,24 @@ class _Request:
 
 
 def tools_kind(settings: SynthTools) -> Kind:
-    """The generator of requests to an assistant with tools."""
+    """The generator of requests to an assistant with tools.
+
+    Raises:
+        DataError: there is no function of a name in `settings.functions`.
+    """
+    for name in settings.functions:
+        if name not in _NAMED:
+            near = nearest(name, _NAMED)
+            raise DataError(
+                f"functions names '{name}', and there is no such function",
+                hint=f"did you mean '{near}'?" if near else "",
+            )
+    chosen = settings.functions or tuple(_NAMED)
 
     def make(draw: Draw, family: str, families: Sequence[str]) -> Candidate | str:
         # The held-out side has few functions; there all others may stand beside the right one.
-        few = len(families) < len(_NAMED) / 2
-        usable = [one for one in FUNCTIONS if few or one.name in families]
+        few = len(families) < len(chosen) / 2
+        usable = [_NAMED[name] for name in chosen if few or name in families]
         function = _NAMED[family]
         form = draw.below(1_000) / 1_000
         if form < settings.no_call_fraction:
@@ -90,7 +104,7 @@ def tools_kind(settings: SynthTools) -> Kind:
             draw, [user(_said(draw, request.text))], [request], usable, settings, [function]
         )
 
-    return Kind("tools", tuple(_NAMED), make)
+    return Kind("tools", chosen, make)
 
 
 def expected_call(function: Function, values: Mapping[str, Any]) -> Message:
