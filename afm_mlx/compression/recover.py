@@ -36,10 +36,13 @@ _MORE_DIRECTIONS, _ROUNDS = 8, 4
 class Rows(Protocol):
     """Rows of a step."""
 
-    inputs: NDArray[np.int32]
-    """[R, T] ids."""
-    documents: NDArray[np.int32] | None
-    """[R, T], numbers of documents that see only themselves; None: each row is one."""
+    @property
+    def inputs(self) -> NDArray[np.int32]:
+        """[R, T] ids."""
+
+    @property
+    def documents(self) -> NDArray[np.int32] | None:
+        """[R, T], numbers of documents that see only themselves; None: each row is one."""
 
 
 class KeptLabels:

@@ -257,7 +257,8 @@ class _Recovery:
         self, model: Decoder, work: Path, around: Callable[[Rule], Rule] = lambda rule: rule
     ) -> Outcome:
         """Train what is not frozen; `around` may add to the update rule."""
-        count = sum(array.size for _, array in tree_flatten(model.trainable_parameters()))
+        trained: dict[str, mx.array] = dict(tree_flatten(model.trainable_parameters()))
+        count = sum(array.size for array in trained.values())
         section = self.section
         self.progress.say(
             f"  {count:,} parameters, {section.steps:,} steps of {section.rows_per_step:,} rows of "

@@ -28,8 +28,8 @@ def test_each_rank_is_trained_and_the_teacher_reads_once(device):
     assert [work.name for work in plan.work] == ["labels", "rank 8", "rank 16"]
     assert plan.steps == 2 * section.steps
     assert len({work.tokens for work in plan.work}) == 1
-    # Frozen matrices and no gradient of the output layer: two thirds of training, and little more.
-    assert 2 < plan.work[1].flops / plan.work[0].flops < 2.2
+    # Forward, and gradients of inputs alone; of attention's scores those of both factors.
+    assert 2 < plan.work[1].flops / plan.work[0].flops < 2.3
 
 
 def test_a_recipe_without_recovery_has_no_plan_of_it(device):
