@@ -186,8 +186,8 @@ def bits_svg(bits: Mapping[str, int], sizes: Mapping[str, int], title: str) -> s
     cells, others, layers = _grid(bits)
     title = html.escape(title)
     kinds = [kind for kind in _ORDER if any(kind == each for each, _ in cells)]
-    side, left, top = 18, 110, 56
-    width = left + max(layers * side, 340) + 20
+    side, left, top, legend = 18, 110, 56, 190
+    width = left + max(layers * side, 3 * legend) + 20
     height = top + (len(kinds) + len(others)) * side + 70
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
@@ -217,7 +217,7 @@ def bits_svg(bits: Mapping[str, int], sizes: Mapping[str, int], title: str) -> s
         parts.append(_cell(x, y, side, side, each))
         words = f"{each} bits: {share:.1%} of weights"
         parts.append(f'<text x="{x + side + 6}" y="{y + 13}" fill="#222">{words}</text>')
-        x += 170
+        x += legend
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
