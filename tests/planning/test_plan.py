@@ -395,9 +395,9 @@ def test_a_live_teacher_adds_weights_and_operations_to_the_distilled_stage_only(
 
 def test_labels_of_several_candidates_keep_probabilities(taught):
     several = stage_of(taught("distill.labels=before"), "labels")
-    assert several.label_bytes == (2 + 2) * 16 * 409_600
+    assert several.label_bytes == (2 + 2) * 16 * 327_680
     one = stage_of(taught("distill.labels=before", "distill.target=top"), "labels")
-    assert one.label_bytes == 2 * 409_600
+    assert one.label_bytes == 2 * 327_680
 
 
 def test_teacher_and_student_that_fit_together_are_said_to():
