@@ -30,6 +30,7 @@ demo: $(VENV)/ready ## from documents to a small model that answers, on data tha
 	$(AFM) run afm-tiny
 	$(AFM) generate runs/afm-tiny/context/model --prompt "def read(" --max-tokens 120 --temperature 0.7
 	$(AFM) generate afm-tiny --prompt "As JSON: the name is fox, the count 3."
+	$(AFM) adapters list afm-tiny
 
 chat: $(VENV)/smollm2 ## talk to a real 135M model
 	$(AFM) chat smollm2
