@@ -354,6 +354,8 @@ def micro_row_choices(recipe: Recipe) -> list[int]:
         per_step.append(recipe.prune.rows_per_step)
     if recipe.sft:
         per_step.append(recipe.sft.rows_per_step)
+    if recipe.recover:
+        per_step.append(recipe.recover.rows_per_step)
     per_step += [adapter.rows_per_step for adapter in recipe.adapters.values()]
     if recipe.rl:
         per_step.append(recipe.rl.prompts_per_step * recipe.rl.responses_per_prompt)

@@ -72,14 +72,15 @@ def _work(recipe: Recipe, shape: Shape, section: Quantize, hardware: Hardware) -
         f"{PASSES} passes on {rows:,} rows of {row_tokens:,} tokens, and E[x x^T]",
     )
     taken = min(section.gradient_rows, rows)
-    flops = GRADIENT_PASSES * taken * forward_flops(shape, row_tokens, row_tokens, row_tokens)
+    read = rows + taken  # of all for what tokens count, then of some for what outputs count
+    flops = GRADIENT_PASSES * read * forward_flops(shape, row_tokens, row_tokens, row_tokens)
     gradients = Work(
         "gradients",
         READ,
-        GRADIENT_PASSES * taken * row_tokens,
+        GRADIENT_PASSES * read * row_tokens,
         flops,
         computing(hardware, flops),
-        f"labels, forward, backward on {taken:,} rows",
+        f"labels, forward, backward on {read:,} rows",
     )
     found = [*written, inputs, gradients]
     counts = count_by_part(shape)

@@ -326,7 +326,7 @@ def test_the_text_says_what_is_assumed(tiny):
     assert "106,496 bytes of float16 x 32,768 tokens" in text
     assert "at which a run stops: does not fit" in text
     assert "bandwidth   546 GB/s (published peak) x 0.7 (assumed, not measured)" in text
-    assert "not planned: recover" in text
+    assert "not planned: adapter-summaries" in text
     estimated = format_plan(plan_recipe(tiny(), find_hardware("m5-pro-24")))
     assert "11.4 TFLOP/s (estimate, scaled by GPU cores)" in estimated
 

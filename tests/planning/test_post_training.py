@@ -403,7 +403,7 @@ def test_memory_of_itec_is_that_of_its_hungriest_part(plan):
 def test_device_recipe_has_a_plan_of_all_its_stages():
     planned = plan_recipe(load_named_recipe("afm-on-device"), find_hardware("m4-max-128"))
     found = {each.stage: each for each in planned.post_training}
-    assert list(found) == ["sft", "prefer", "itec", "rl"]
+    assert list(found) == ["sft", "prefer", "itec", "rl", "quantize", "recover"]
     assert {name for name, each in found.items() if each.missing} == {"sft", "prefer"}
     assert found["rl"].sampled_tokens == 500 * 64 * 8 * 1_024
     assert found["itec"].rounds == 6
@@ -491,7 +491,7 @@ def test_the_example_of_the_page_of_machines_is_what_plan_says():
 def test_advice_for_pretraining_keeps_to_rows_that_later_stages_take():
     # 12 rows of pre-training, 9 of [sft], 15 of an adapter, 72 of [rl]: 3 divide all.
     more = ["sft.rows_per_step=9", "core.rows_per_step=12", "training.micro_rows=3"]
-    more.append("adapters.summaries.rows_per_step=15")
+    more += ["adapters.summaries.rows_per_step=15", "recover.rows_per_step=18"]
     shorter = [f"{name}.rows_per_step=12" for name in ("continued", "context", "prune")]
     recipe = load_named_recipe("afm-on-device", [*more, *shorter, "rl.prompts_per_step=9"])
     assert micro_row_choices(recipe) == [3, 1]

@@ -6,7 +6,7 @@ import pytest
 
 from afm_mlx.planning.answers import forward_flops
 from afm_mlx.planning.plan import plan_recipe
-from afm_mlx.planning.quantizing import FIT_SECONDS, plan_quantize
+from afm_mlx.planning.quantizing import FEEDBACK_SECONDS, FIT_SECONDS, plan_quantize
 from afm_mlx.planning.text import format_plan
 from afm_mlx.recipe import load_recipe
 
@@ -36,8 +36,8 @@ def test_work_is_five_passes_moments_three_passes_with_logits_and_fits(tmp_path)
     inputs = 5 * 10 * forward_flops(shape, 64, 64, 0) + 2 * 640 * moments
     assert work["inputs"].flops == pytest.approx(inputs)
     assert work["inputs"].seconds == pytest.approx(inputs / RATE)
-    assert work["gradients"].flops == pytest.approx(3 * 4 * forward_flops(shape, 64, 64, 64))
-    assert work["tables"].seconds == pytest.approx(3 * MATRICES * FIT_SECONDS)
+    assert work["gradients"].flops == pytest.approx(3 * 14 * forward_flops(shape, 64, 64, 64))
+    assert work["tables"].seconds == pytest.approx(MATRICES * (2 * FIT_SECONDS + FEEDBACK_SECONDS))
     assert work["answers"].tokens == 12 * 64  # it writes its own texts, two rows to measure on
     measured = recipe_of(tmp_path, SHAPE + QUANTIZE, "quantize.damage=measured")
     assert plan_quantize(measured, CPU).seconds > plan.seconds
