@@ -138,13 +138,14 @@ CANDIDATES = 64
 
 RECOVER: dict[str, Any] = {
     "tokens": 100_000,
-    "rows_per_step": 4,
+    "rows_per_step": 2,
     "lr": 1e-3,
     "warmup_fraction": 0.1,
     "ranks": [16],
     "product_rank": 16,
 }
-"""[recover]"""
+"""[recover]; small steps, because the teacher's word has little noise: of the divergence of a 4-bit
+model of 1.6 million, 41,000 tokens won back 70 % in steps of 1,024, 75 % of 512, 79 % of 256."""
 
 QAT: dict[str, Any] = {"lr": 1e-4}
 """What [recover] has other numbers for with method qat."""

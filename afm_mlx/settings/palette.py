@@ -138,10 +138,10 @@ class Recover(Section):
     """Rank that product adapters start from; one of `ranks`. Source: OB, LS."""
     scale: Positive = 1.0
     """Alpha over rank: what the adapter's output is multiplied by. Ours."""
-    start: RecoverStart = RecoverStart.INPUTS
+    start: RecoverStart = RecoverStart.RANDOM
     """random: drawn. inputs: the directions in which a layer's inputs are largest, which is where
-    an error without a direction of its own hurts most. Source: AX for random; arXiv:2410.07170 for
-    inputs, with other lengths."""
+    an error without a direction of its own hurts most; in a small model it won nothing. Source: AX
+    for random; arXiv:2410.07170 for inputs, with other lengths."""
     calibration_rows: Count = 32
     """Rows that inputs are measured on, with start inputs. Ours."""
     held_out_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02

@@ -47,6 +47,7 @@ SETTINGS = (
     "recover.candidates=32",
     "recover.lr=0.01",
     "recover.calibration_rows=8",
+    "recover.start=inputs",
     "training.micro_rows=2",
 )
 
@@ -128,14 +129,13 @@ def test_the_kept_adapter_gives_the_predictions_that_were_measured(recovered, ba
     assert (facts.rank, facts.scale, facts.data) == (8, 1.0, ("texts",))
 
 
-@pytest.mark.parametrize("assignment", ["recover.labels=live", "training.micro_rows=4"])
-def test_the_teacher_may_read_at_any_time(recovered, base, quantized, texts, tmp_path, assignment):
+def test_the_teacher_may_read_at_any_time(recovered, base, quantized, texts, tmp_path):
     _, metrics, _ = recovered
     recipe = own_model.recover_recipe(
-        quantized, texts, teacher=base, rank=8, assignments=[*SETTINGS, assignment]
+        quantized, texts, teacher=base, rank=8, assignments=[*SETTINGS, "recover.labels=live"]
     )
     again, _ = recover(recipe, tmp_path / "model")
-    assert again["held_out_kl"] == pytest.approx(metrics["held_out_kl"], rel=1e-3)
+    assert again["held_out_kl"] == metrics["held_out_kl"]
 
 
 @pytest.fixture(scope="module")
