@@ -128,7 +128,7 @@ def _train_adapters(work: _Recovery, model: Decoder, before: dict[str, Any]) -> 
             facts = AdapterFacts(
                 name=name,
                 base=base_hash(folder),
-                base_name=base_name(folder),
+                base_name=base_name(work.base),
                 rank=rank,
                 alpha=section.scale * rank,
                 tokenizer=work.tokenizer.fingerprint,

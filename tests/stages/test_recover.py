@@ -17,6 +17,7 @@ from afm_mlx.compression.divergence import Reference
 from afm_mlx.compression.tables import fit_tables
 from afm_mlx.decoder.adapters import (
     Adapters,
+    base_name,
     default_adapter,
     find_adapters,
     read_adapter_facts,
@@ -127,6 +128,7 @@ def test_the_kept_adapter_gives_the_predictions_that_were_measured(recovered, ba
     assert reference.kl(model) < reference.kl(open_checkpoint(quantized))
     facts = held["recovery-8"].facts
     assert (facts.rank, facts.scale, facts.data) == (8, 1.0, ("texts",))
+    assert facts.base_name == base_name(quantized)
 
 
 def test_the_teacher_may_read_at_any_time(recovered, base, quantized, texts, tmp_path):
