@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from afm_mlx.settings.alignment import (
@@ -61,25 +62,10 @@ def _stages_fit(recipe: Recipe) -> None:
     stages: dict[str, Pretraining | Prune] = {
         stage: recipe.pretraining(stage) for stage in recipe.pretraining_stages()
     }
-    for stage, section in (stages | ({"prune": recipe.prune} if recipe.prune else {})).items():
-        for name in section.mixture:
-            if name not in recipe.data:
-                near = nearest(name, recipe.data)
-                raise ValueError(
-                    f"{stage}.mixture names '{name}', and there is no [data.{name}]"
-                    + (f"; did you mean '{near}'?" if near else "")
-                )
-        if section.row_tokens > recipe.shape.max_tokens:
-            raise ValueError(
-                f"{stage}.row_tokens ({section.row_tokens:,}) is above "
-                f"shape.max_tokens ({recipe.shape.max_tokens:,})"
-            )
-        micro_rows = recipe.training.rows_at_once(section.rows_per_step)
-        if section.rows_per_step % micro_rows:
-            raise ValueError(
-                f"{stage}.rows_per_step ({section.rows_per_step}) must be a multiple of "
-                f"training.micro_rows ({micro_rows})"
-            )
+    stages |= {"prune": recipe.prune} if recipe.prune else {}
+    for name, section in stages.items():
+        _check_mixture(recipe, name, section.mixture)
+        _check_rows(recipe, name, section.row_tokens, section.rows_per_step)
 
 
 def _rows_fit(recipe: Recipe) -> None:
@@ -87,17 +73,33 @@ def _rows_fit(recipe: Recipe) -> None:
     sections |= {"recover": recipe.recover} if recipe.recover else {}
     sections |= {f"adapters.{name}": adapter for name, adapter in recipe.adapters.items()}
     for name, section in sections.items():
-        if section.row_tokens > recipe.shape.max_tokens:
+        _check_rows(recipe, name, section.row_tokens, section.rows_per_step)
+
+
+def _check_mixture(recipe: Recipe, section: str, mixture: Iterable[str]) -> None:
+    """Raise where a section takes texts from a source that the recipe has not."""
+    for name in mixture:
+        if name not in recipe.data:
+            near = nearest(name, recipe.data)
             raise ValueError(
-                f"{name}.row_tokens ({section.row_tokens:,}) is above "
-                f"shape.max_tokens ({recipe.shape.max_tokens:,})"
+                f"{section}.mixture names '{name}', and there is no [data.{name}]"
+                + (f"; did you mean '{near}'?" if near else "")
             )
-        micro_rows = recipe.training.rows_at_once(section.rows_per_step)
-        if section.rows_per_step % micro_rows:
-            raise ValueError(
-                f"{name}.rows_per_step ({section.rows_per_step}) must be a multiple of "
-                f"training.micro_rows ({micro_rows})"
-            )
+
+
+def _check_rows(recipe: Recipe, section: str, row_tokens: int, rows_per_step: int) -> None:
+    """Raise where rows are longer than the context, or no whole number of micro-batches."""
+    if row_tokens > recipe.shape.max_tokens:
+        raise ValueError(
+            f"{section}.row_tokens ({row_tokens:,}) is above "
+            f"shape.max_tokens ({recipe.shape.max_tokens:,})"
+        )
+    micro_rows = recipe.training.rows_at_once(rows_per_step)
+    if rows_per_step % micro_rows:
+        raise ValueError(
+            f"{section}.rows_per_step ({rows_per_step}) must be a multiple of "
+            f"training.micro_rows ({micro_rows})"
+        )
 
 
 def _pairs_fit(recipe: Recipe) -> None:
@@ -218,13 +220,7 @@ def _recovery_fits(recipe: Recipe) -> None:
             f"recover.candidates ({section.candidates:,}) is above "
             f"shape.vocab_size ({recipe.shape.vocab_size:,})"
         )
-    for name in section.mixture:
-        if name not in recipe.data:
-            near = nearest(name, recipe.data)
-            raise ValueError(
-                f"recover.mixture names '{name}', and there is no [data.{name}]"
-                + (f"; did you mean '{near}'?" if near else "")
-            )
+    _check_mixture(recipe, "recover", section.mixture)
 
 
 def _adapters_fit(recipe: Recipe) -> None:

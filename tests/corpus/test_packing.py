@@ -21,14 +21,14 @@ def test_a_document_starts_at_each_eos_of_the_inputs():
 
 def test_mask_shows_each_token_its_own_document_up_to_itself():
     mask = document_mask(mx.array([[1, 1, 1, 2, 2, 3]]))
-    picture = ["".join(".X"[seen] for seen in row) for row in mask[0, 0].tolist()]
+    picture = ["".join(".#"[seen] for seen in row) for row in mask[0, 0].tolist()]
     assert picture == [
-        "X.....",
-        "XX....",
-        "XXX...",
-        "...X..",
-        "...XX.",
-        ".....X",
+        "#.....",
+        "##....",
+        "###...",
+        "...#..",
+        "...##.",
+        ".....#",
     ]
     assert mask.dtype == mx.bool_
 
