@@ -2,8 +2,13 @@
 
 import io
 import json
+import os
 import shutil
-from collections.abc import Callable
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -196,3 +201,29 @@ def chatty(base, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("chatty") / "model"
     save_checkpoint(folder, model, base, facts={"stage": "sft"})
     return folder
+
+
+def apart(*words: object, settings: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """`afm WORDS`, with `--set` before each of `settings`, in a process that can be killed."""
+    code = "import sys; from afm_cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, *map(str, words)]
+    command += [word for each in settings for word in ("--set", each)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def killed_when(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
+    """Kill a process as soon as something has happened on disk."""
+    limit = time.monotonic() + 60
+    while not happened():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def finished_apart(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """What a process that does its work says, on both streams."""
+    said, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return said, errors

@@ -3,12 +3,7 @@
 import hashlib
 import io
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import mlx.core as mx
@@ -32,6 +27,8 @@ from afm_mlx.progress import Progress
 from afm_mlx.recipe import load_recipe
 from afm_mlx.training.demonstrations import read_demonstrations
 from afm_mlx.training.validation import held_out_answers
+
+from .conftest import apart, finished_apart, killed_when
 
 RECIPE = """
 name = "adapted"
@@ -245,11 +242,8 @@ SHORT += ["watch.snapshot_every_seconds=0.001"]
 
 
 def adapt(base, chats, out):
-    code = "import sys; from afm_cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, "adapt", str(base), "--data", str(chats)]
-    command += ["--name", "echo", "--out", str(out)]
-    command += [word for each in SHORT for word in ("--set", each)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    words = ["adapt", base, "--data", chats, "--name", "echo", "--out", out]
+    return apart(*words, settings=SHORT)
 
 
 def test_training_killed_in_its_middle_ends_with_the_same_bits(tmp_path, own_base, chats):
@@ -258,15 +252,9 @@ def test_training_killed_in_its_middle_ends_with_the_same_bits(tmp_path, own_bas
     own_model.run(whole, "adapter-echo", tmp_path / "whole", Progress(stream=io.StringIO()))
     cut = adapt(own_base, chats, tmp_path / "cut")
     snapshots = tmp_path / "cut.work" / "own" / "adapter-echo.part" / "snapshots"
-    while not any(snapshots.glob("step-*1[0-9]")):
-        assert cut.poll() is None, cut.communicate()
-        time.sleep(0.005)
-    os.kill(cut.pid, signal.SIGKILL)
-    cut.communicate()
+    killed_when(cut, lambda: any(snapshots.glob("step-*1[0-9]")))
     assert not (tmp_path / "cut").exists()
-    again = adapt(own_base, chats, tmp_path / "cut")
-    _, errors = again.communicate()
-    assert again.returncode == 0, errors
+    _, errors = finished_apart(adapt(own_base, chats, tmp_path / "cut"))
     assert "going on from step" in errors
     name = "adapters.safetensors"
     assert digest(tmp_path / "cut", name) == digest(tmp_path / "whole", name)

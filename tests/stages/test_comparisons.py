@@ -5,13 +5,8 @@ The required form is `Answer: N`. A program checks form and number, so compariso
 
 import hashlib
 import json
-import os
 import random
 import re
-import signal
-import subprocess
-import sys
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -33,6 +28,8 @@ from afm_mlx.settings.sections import Shape
 from afm_mlx.text.chat import render_chat
 from afm_mlx.text.conversations import Conversation
 from afm_mlx.text.tokenizer import Tokenizer, train_tokenizer
+
+from .conftest import apart, finished_apart, killed_when
 
 FORMS = ("Answer: {}", "{}", "It is {}", "The sum is {}")
 SHAPE = Shape(
@@ -281,37 +278,19 @@ def test_an_existing_folder_is_not_overwritten(untrained, comparisons, tmp_path)
 
 
 def start(stage, model, data, out):
-    code = "import sys; from afm_cli import main; sys.exit(main())"
-    words = [stage, model, "--data", data, "--out", out]
-    for setting in (
+    settings = (
         f"{stage}.lr=1e-3", f"{stage}.epochs=4", f"{stage}.pairs_per_step=4",
         "training.micro_rows=4", "watch.snapshot_every_seconds=0.01",
         "watch.evaluate_every_steps=10",
-    ):  # fmt: skip
-        words += ["--set", setting]
-    command = [sys.executable, "-c", code, *map(str, words)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-
-def killed_when(process, happened):
-    """Kill a process as soon as something has happened on disk."""
-    limit = time.monotonic() + 60
-    while not happened():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < limit
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    )  # fmt: skip
+    return apart(stage, model, "--data", data, "--out", out, settings=settings)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["prefer", "reward"])
 def test_a_run_killed_anywhere_ends_with_the_same_bits(untrained, comparisons, tmp_path, stage):
     def finish(out):
-        process = start(stage, untrained, comparisons, out)
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors
-        return errors
+        return finished_apart(start(stage, untrained, comparisons, out))[1]
 
     finish(tmp_path / "whole")
     cut = tmp_path / "cut"

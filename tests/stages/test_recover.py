@@ -2,11 +2,6 @@
 
 import io
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import mlx.core as mx
@@ -40,6 +35,8 @@ from afm_mlx.decoder.palette import (
 from afm_mlx.errors import DataError, ModelError, RecipeError
 from afm_mlx.progress import Progress
 from afm_mlx.settings.palette import RecoverMethod
+
+from .conftest import apart, finished_apart, killed_when
 
 SETTINGS = (
     "recover.tokens=3072",
@@ -241,11 +238,8 @@ SHORT = [*SETTINGS, *RANKS, "watch.snapshot_every_seconds=0.001"]
 
 
 def run_apart(base, quantized, texts, out):
-    code = "import sys; from afm_cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, "recover", str(quantized), "--teacher", str(base)]
-    command += ["--data", str(texts), "--out", str(out)]
-    command += [word for each in SHORT for word in ("--set", each)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    words = ["recover", quantized, "--teacher", base, "--data", texts, "--out", out]
+    return apart(*words, settings=SHORT)
 
 
 @pytest.mark.slow
@@ -256,15 +250,9 @@ def test_a_run_killed_in_its_second_rank_ends_with_the_same_bits(
     out = tmp_path / "cut"
     cut = run_apart(base, quantized, texts, out)
     snapshots = tmp_path / "cut.work" / "own" / "recover.part" / "rank-8" / "snapshots"
-    while not any(snapshots.glob("step-*1[0-9]")):
-        assert cut.poll() is None, cut.communicate()
-        time.sleep(0.005)
-    os.kill(cut.pid, signal.SIGKILL)
-    cut.communicate()
+    killed_when(cut, lambda: any(snapshots.glob("step-*1[0-9]")))
     assert not out.exists()
-    again = run_apart(base, quantized, texts, out)
-    said, errors = again.communicate()
-    assert again.returncode == 0, errors
+    said, errors = finished_apart(run_apart(base, quantized, texts, out))
     assert "going on from step" in errors
     assert "rank 2" in said
     for name in ("recovery-2", "recovery-8"):

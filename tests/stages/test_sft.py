@@ -3,11 +3,6 @@
 import hashlib
 import io
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import mlx.core as mx
 import pytest
@@ -18,6 +13,8 @@ from afm_mlx.errors import DataError, ModelError
 from afm_mlx.inference.engine import Engine
 from afm_mlx.progress import Progress
 from afm_mlx.recipe import load_recipe
+
+from .conftest import apart, finished_apart, killed_when
 
 RECIPE = """
 name = "taught"
@@ -154,10 +151,7 @@ SHORT = ["sft.row_tokens=64", "sft.epochs=8", "watch.snapshot_every_seconds=0.00
 
 
 def fine_tune(base, chats, out):
-    code = "import sys; from afm_cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, "sft", str(base), "--data", str(chats)]
-    command += ["--out", str(out), *(word for each in SHORT for word in ("--set", each))]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return apart("sft", base, "--data", chats, "--out", out, settings=SHORT)
 
 
 def digest(folder):
@@ -169,14 +163,8 @@ def test_fine_tuning_killed_in_its_middle_ends_with_the_same_bits(tmp_path, base
     own_model.run(whole, "sft", tmp_path / "whole", Progress(stream=io.StringIO()))
     cut = fine_tune(base, chats, tmp_path / "cut")
     snapshots = tmp_path / "cut.work" / "own" / "sft.part" / "snapshots"
-    while not any(snapshots.glob("step-*1[0-9]")):
-        assert cut.poll() is None, cut.communicate()
-        time.sleep(0.005)
-    os.kill(cut.pid, signal.SIGKILL)
-    cut.communicate()
+    killed_when(cut, lambda: any(snapshots.glob("step-*1[0-9]")))
     assert not (tmp_path / "cut").exists()
-    again = fine_tune(base, chats, tmp_path / "cut")
-    _, errors = again.communicate()
-    assert again.returncode == 0, errors
+    _, errors = finished_apart(fine_tune(base, chats, tmp_path / "cut"))
     assert "going on from step" in errors
     assert digest(tmp_path / "cut") == digest(tmp_path / "whole")
