@@ -75,7 +75,7 @@ class Curvature:
 
 def fit_with_feedback(
     weight: Array,
-    moments: Array | Curvature,
+    moments: Array,
     *,
     bits: int,
     group_rows: int,
@@ -89,7 +89,7 @@ def fit_with_feedback(
 
     Args:
         weight: [O, I].
-        moments: E[x x^T] of its inputs, [I, I], or their factors, when several matrices share them.
+        moments: E[x x^T] of its inputs, [I, I].
         bits: of an id.
         group_rows: rows that share a table.
         importance: what an error of each output costs, [O], among rows that share a table.
@@ -103,9 +103,7 @@ def fit_with_feedback(
         ModelError: the matrix or the moments are not finite, or too large for float16.
     """
     check_values(weight, name)
-    factors = moments
-    if not isinstance(factors, Curvature):
-        factors = Curvature.of(factors, damping=damping, name=name)
+    factors = Curvature.of(moments, damping=damping, name=name)
     ordered = np.ascontiguousarray(weight[:, factors.order], np.float32)
     worth = None if importance is None else importance / max(float(importance.mean()), 1e-30)
     costs = factors.costs if worth is None else np.outer(worth, factors.costs)
@@ -125,12 +123,6 @@ def fit_with_feedback(
     back = np.empty_like(ids)
     back[:, factors.order] = ids
     return Palette(back, tables, lost / total if total > 0 else 0.0)
-
-
-def output_error(weight: Array, palette: Palette, moments: Array, *, group_rows: int) -> float:
-    """Squared error of a layer's outputs, as a part of their squares: what feedback lowers."""
-    left = weight - dense(palette.ids, palette.tables, group_rows=group_rows)
-    return _energy(left, moments) / max(_energy(weight, moments), 1e-30)
 
 
 def _pass(
