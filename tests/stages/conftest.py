@@ -153,6 +153,22 @@ SHAPE = Shape(
     max_tokens=64,
 )
 
+ON_BASE = """
+base = "{base}"
+[shape]
+num_layers = 2
+hidden_size = 32
+num_heads = 4
+num_kv_heads = 2
+head_dim = 8
+intermediate_size = 64
+vocab_size = 320
+rope_base = 10_000
+norm_eps = 1e-5
+max_tokens = {context}
+"""
+"""A recipe's start: a finished model of `SHAPE`."""
+
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory) -> Path:

@@ -28,22 +28,12 @@ from afm_mlx.recipe import load_recipe
 from afm_mlx.training.demonstrations import read_demonstrations
 from afm_mlx.training.validation import held_out_answers
 
-from .conftest import apart, finished_apart, killed_when
+from .conftest import ON_BASE, apart, finished_apart, killed_when
 
-RECIPE = """
-name = "adapted"
-base = "{base}"
-[shape]
-num_layers = 2
-hidden_size = 32
-num_heads = 4
-num_kv_heads = 2
-head_dim = 8
-intermediate_size = 64
-vocab_size = 320
-rope_base = 10_000
-norm_eps = 1e-5
-max_tokens = 64
+RECIPE = (
+    'name = "adapted"'
+    + ON_BASE
+    + """
 [optimizer]
 name = "adamw"
 eps = 1e-8
@@ -58,6 +48,7 @@ held_out_fraction = 0.1
 rank = 8
 data.chats = {{ path = "{chats}" }}
 """
+)
 
 
 @pytest.fixture
@@ -69,7 +60,7 @@ def own_base(base, tmp_path) -> Path:
 @pytest.fixture
 def recipe(own_base, chats, tmp_path):
     path = tmp_path / "adapted.toml"
-    path.write_text(RECIPE.format(base=own_base, chats=chats))
+    path.write_text(RECIPE.format(base=own_base, chats=chats, context=64))
     return path
 
 

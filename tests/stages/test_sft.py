@@ -14,22 +14,12 @@ from afm_mlx.inference.engine import Engine
 from afm_mlx.progress import Progress
 from afm_mlx.recipe import load_recipe
 
-from .conftest import apart, finished_apart, killed_when
+from .conftest import ON_BASE, apart, finished_apart, killed_when
 
-RECIPE = """
-name = "taught"
-base = "{base}"
-[shape]
-num_layers = 2
-hidden_size = 32
-num_heads = 4
-num_kv_heads = 2
-head_dim = 8
-intermediate_size = 64
-vocab_size = 320
-rope_base = 10_000
-norm_eps = 1e-5
-max_tokens = {context}
+RECIPE = (
+    'name = "taught"'
+    + ON_BASE
+    + """
 [optimizer]
 name = "adamw"
 eps = 1e-8
@@ -44,6 +34,7 @@ held_out_fraction = 0.1
 [sft.data.chats]
 path = "{chats}"
 """
+)
 
 
 @pytest.fixture

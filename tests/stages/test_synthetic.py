@@ -9,19 +9,11 @@ from afm_mlx.errors import RecipeError
 from afm_mlx.progress import Progress
 from afm_mlx.recipe import load_recipe
 
-RECIPE = """
-base = "{base}"
-[shape]
-num_layers = 2
-hidden_size = 32
-num_heads = 4
-num_kv_heads = 2
-head_dim = 8
-intermediate_size = 64
-vocab_size = 320
-rope_base = 10_000
-norm_eps = 1e-5
-max_tokens = 64
+from .conftest import ON_BASE
+
+RECIPE = (
+    ON_BASE
+    + """
 [synthetic.tasks]
 kind = "basics"
 count = 150
@@ -53,12 +45,13 @@ reference_pull = 0.0
 step_pull = 0.0
 data.prompts.path = "synthetic:prompts"
 """
+)
 
 
 @pytest.fixture
 def recipe_file(base, tmp_path):
     path = tmp_path / "made.toml"
-    path.write_text(RECIPE.format(base=base))
+    path.write_text(RECIPE.format(base=base, context=64))
     return path
 
 
