@@ -21,7 +21,7 @@ from afm_mlx.compression.teacher import check_original, check_teacher
 from afm_mlx.corpus.clean import kind_of
 from afm_mlx.corpus.documents import read_documents
 from afm_mlx.decoder.adapters import NONE, default_adapter, read_adapter_facts
-from afm_mlx.decoder.checkpoint import read_palette, read_shape
+from afm_mlx.decoder.checkpoint import check_dense, read_palette, read_shape
 from afm_mlx.errors import DataError, ModelError, RecipeError
 from afm_mlx.progress import Progress
 from afm_mlx.recipe import Recipe, load_section
@@ -30,7 +30,7 @@ from afm_mlx.settings.agreement import PLAIN_NAME
 from afm_mlx.settings.compression import PruneMethod
 from afm_mlx.settings.palette import RecoverMethod
 from afm_mlx.settings.recipe import ADAPTER
-from afm_mlx.settings.sections import Source, SourceKind
+from afm_mlx.settings.sections import Shape, Source, SourceKind
 from afm_mlx.text.tokenizer import Tokenizer
 
 RESULTS = {"reject": "answers", ADAPTER: "adapter"}
@@ -61,7 +61,7 @@ def prune_recipe(
         ModelError: the folder holds no model of ours, or one that is not wider.
         RecipeError, DataError: an assignment is wrong, or there are no texts.
     """
-    shape = read_shape(model)
+    shape = _dense_shape(model)
     if not 0 < width < shape.intermediate_size:
         raise ModelError(
             f"{width:,} units are to be kept, and {model} has {shape.intermediate_size:,}",
@@ -93,7 +93,7 @@ def distill_recipe(
         ModelError: a folder holds no model of ours, or the teacher cannot teach this student.
         RecipeError, DataError: an assignment is wrong, or there are no texts.
     """
-    shape, taught_by = read_shape(student), read_shape(teacher)
+    shape, taught_by = _dense_shape(student), read_shape(teacher)
     check_teacher(teacher, shape, Tokenizer.open(student))
     row_tokens = min(defaults.ROW_TOKENS, shape.max_tokens, taught_by.max_tokens)
     return _recipe(
@@ -118,7 +118,7 @@ def sft_recipe(
         ModelError: the folder holds no model of ours.
         RecipeError: an assignment is wrong.
     """
-    shape = read_shape(model)
+    shape = _dense_shape(model)
     data = _file(defaults.CHATS, conversations)
     row_tokens = min(defaults.CHAT_ROW_TOKENS, shape.max_tokens)
     return _recipe(
@@ -211,7 +211,7 @@ def _comparisons_recipe(
     comparisons: Path,
     assignments: Sequence[str],
 ) -> Recipe:
-    shape = read_shape(model)
+    shape = _dense_shape(model)
     data = _file(defaults.COMPARISONS, comparisons)
     max_tokens = min(defaults.PAIR_TOKENS, shape.max_tokens)
     return _recipe(
@@ -233,6 +233,7 @@ def rl_recipe(
         ModelError: the folder holds no model of ours.
         RecipeError: an assignment is wrong.
     """
+    _dense_shape(model)
     section = defaults.RL | {"skip_bad": skip_bad, "data": _file(defaults.PROMPTS, prompts)}
     return _post_training_recipe(model, {"rl": section}, assignments, watch=defaults.RL_WATCH)
 
@@ -271,7 +272,7 @@ def itec_recipe(
         ModelError: the folder holds no model of ours.
         RecipeError: an assignment is wrong.
     """
-    context = read_shape(model).max_tokens
+    context = _dense_shape(model).max_tokens
     judged = {} if comparisons is None else _file(defaults.COMPARISONS, comparisons)
     pairs = {"max_tokens": min(defaults.PAIR_TOKENS, context), "skip_bad": skip_bad}
     sections = {
@@ -306,7 +307,7 @@ def quantize_recipe(
         RecipeError, DataError: an assignment is wrong, no choice of bits has this average, or there
             are no texts.
     """
-    shape = read_shape(model)
+    shape = _dense_shape(model)
     section = {
         "calibration_row_tokens": min(defaults.ROW_TOKENS, shape.max_tokens),
         "target_bits_per_weight": bits_per_weight,
@@ -362,6 +363,7 @@ def recover_recipe(
     sections: dict[str, Any] = {}
     if method is RecoverMethod.QAT:
         section |= defaults.QAT
+        check_dense(model, shape)
         if teacher is not None:
             raise ModelError(
                 "with method qat, the model is its own teacher",
@@ -418,6 +420,13 @@ def run(recipe: Recipe, stage: str, out: Path, progress: Progress) -> dict[str, 
     result.rename(out)
     shutil.rmtree(work)
     return manifest
+
+
+def _dense_shape(model: Path) -> Shape:
+    """Shape of a model whose weights will be changed; ModelError where they are tables."""
+    shape = read_shape(model)
+    check_dense(model, shape)
+    return shape
 
 
 def _file(name: str, file: Path) -> dict[str, Any]:

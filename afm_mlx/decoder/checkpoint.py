@@ -43,6 +43,7 @@ from afm_mlx.errors import ModelError
 from afm_mlx.settings.sections import Shape
 
 __all__ = [
+    "check_dense",
     "check_tokenizer",
     "open_checkpoint",
     "read_facts",
@@ -186,12 +187,9 @@ def open_checkpoint(
             palettized and must not be.
     """
     shape = shape or read_shape(folder)
+    if dense:
+        check_dense(folder, shape)
     palette = read_palette(folder, shape)
-    if dense and palette is not None:
-        raise ModelError(
-            f"the weights of '{folder}' are look-up tables, which this does not change",
-            hint="name the model that it was quantized from, or train an adapter: afm adapt",
-        )
     weights = read_tensors(folder, shape)
     if dtype is not None:
         weights = {
@@ -231,6 +229,19 @@ def read_palette(folder: Path, shape: Shape) -> PaletteFormat | None:
         ModelError: its config.json does not say it as we do.
     """
     return format_of_config(read_config(folder), shape, str(folder / "config.json"))
+
+
+def check_dense(folder: Path, shape: Shape) -> None:
+    """Raise unless a folder's weights are numbers: for whoever changes them.
+
+    Raises:
+        ModelError: some are look-up tables.
+    """
+    if read_palette(folder, shape) is not None:
+        raise ModelError(
+            f"the weights of '{folder}' are look-up tables, which this does not change",
+            hint="name the model that it was quantized from, or train an adapter: afm adapt",
+        )
 
 
 def stored_bits(folder: Path) -> dict[str, StoredBits]:

@@ -63,11 +63,24 @@ def test_mistakes_are_refused_before_anything_is_written(refused, chat_model, wo
     assert said in refused("quantize", chat_model, "--out", "small", *words)
 
 
-def test_a_model_in_tables_is_not_quantized_again(afm, chat_model):
+def test_a_model_in_tables_is_refused_by_its_name_before_anything_is_written(
+    afm, chat_model, texts
+):
     assert afm("quantize", chat_model, "--out", "small", *QUICK).code == 0
-    again = afm("quantize", "small", "--out", "smaller", *QUICK)
-    assert again.code == 2
-    assert "look-up tables" in again.err
+    for words in (
+        ["quantize", "small"],
+        ["prune", "small", "--ffn", "8", "--data", texts],
+        ["distill", "small", "--teacher", chat_model, "--data", texts],
+        ["sft", "small", "--data", texts],
+        ["prefer", "small", "--data", texts],
+        ["rl", "small", "--data", texts],
+        ["itec", "small", "--data", texts],
+        ["recover", "small", "--method", "qat", "--data", texts],
+    ):
+        again = afm(*words, "--out", "smaller")
+        assert again.code == 2
+        assert "the weights of 'small' are look-up tables" in again.err, words
+        assert not Path("smaller.work").exists()
 
 
 def deep(model: Path, out: Path) -> Path:
