@@ -1,8 +1,12 @@
 """A tiny chat model on disk, and the command line as a function."""
 
+import hashlib
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 from afm_cli import main
 
@@ -64,3 +68,54 @@ def afm(capfd, monkeypatch, tmp_path):
         return Answer(code, *capfd.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory) -> Path:
+    """A folder of short documents."""
+    folder = tmp_path_factory.mktemp("texts")
+    for i in range(150):
+        text = f"The cat sat on mat {i}. What is on the hill? A house, and cat {i} in it.\n"
+        (folder / f"{i:03}.txt").write_text(text * 3)
+    return folder
+
+
+@pytest.fixture
+def refused(afm, tmp_path):
+    """Function that runs a command, and checks that it is refused and leaves all files alone."""
+
+    def run(*words: object, changes: bool = False) -> str:
+        before = contents(tmp_path)
+        answer = afm(*words)
+        said = [line for line in answer.err.splitlines() if line.startswith(("error: ", "hint: "))]
+        assert answer.code == 2, answer.err
+        assert answer.out == ""
+        assert "Traceback" not in answer.err
+        assert 1 <= sum(line.startswith("error: ") for line in said) <= 2
+        assert sum(line.startswith("hint: ") for line in said) <= 1
+        if not changes:
+            assert contents(tmp_path) == before
+        return "\n".join(said)
+
+    return run
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Checksum of each file below a folder, but for locks, which hold nothing."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def weights(folder) -> dict[str, mx.array]:
+    """Tensors of a model folder by name."""
+    return dict(mx.load(str(Path(folder) / "model.safetensors")))
+
+
+def start(*words: object) -> subprocess.Popen[str]:
+    """`afm WORDS` in a process that can be killed."""
+    code = "import sys; from afm_cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, *map(str, words)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -1,7 +1,6 @@
 """What a user can do wrong: one or two lines and a hint, exit code 2, nothing written or lost."""
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -81,35 +80,6 @@ def runs(finished, tmp_path) -> Path:
 @pytest.fixture
 def recipe(finished) -> Path:
     return finished / "small.toml"
-
-
-@pytest.fixture
-def refused(afm, tmp_path):
-    """Function that runs a command, and checks that it is refused and leaves all files alone."""
-
-    def run(*words: object, changes: bool = False) -> str:
-        before = contents(tmp_path)
-        answer = afm(*words)
-        said = [line for line in answer.err.splitlines() if line.startswith(("error: ", "hint: "))]
-        assert answer.code == 2, answer.err
-        assert answer.out == ""
-        assert "Traceback" not in answer.err
-        assert 1 <= sum(line.startswith("error: ") for line in said) <= 2
-        assert sum(line.startswith("hint: ") for line in said) <= 1
-        if not changes:
-            assert contents(tmp_path) == before
-        return "\n".join(said)
-
-    return run
-
-
-def contents(folder: Path) -> dict[str, str]:
-    """Checksum of each file below a folder, but for locks, which hold nothing."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != ".lock"
-    }
 
 
 def flip(path: Path) -> None:

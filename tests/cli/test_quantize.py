@@ -11,7 +11,7 @@ import pytest
 
 from afm_mlx.decoder.checkpoint import open_checkpoint, save_checkpoint, stored_bits
 
-from .test_shrink import refused, start, texts, weights  # noqa: F401
+from .conftest import start, weights
 
 QUICK = [
     *["--set", "quantize.calibration_rows=8", "--set", "quantize.gradient_rows=2"],
@@ -19,7 +19,7 @@ QUICK = [
 ]
 
 
-def test_from_a_model_to_tables_that_answer(afm, chat_model, texts):  # noqa: F811
+def test_from_a_model_to_tables_that_answer(afm, chat_model, texts):
     words = ["quantize", chat_model, "--data", texts, "--bits-per-weight", "3.5", *QUICK]
     made = afm(*words, "--out", "small")
     assert made.code == 0, made.err
@@ -59,7 +59,7 @@ def test_without_texts_it_is_calibrated_on_what_the_model_writes(afm, chat_model
         (["--set", "quantize.bitz=4"], "did you mean 'quantize.bits'?"),
     ],
 )
-def test_mistakes_are_refused_before_anything_is_written(refused, chat_model, words, said):  # noqa: F811
+def test_mistakes_are_refused_before_anything_is_written(refused, chat_model, words, said):
     assert said in refused("quantize", chat_model, "--out", "small", *words)
 
 
@@ -93,7 +93,7 @@ def deep(model: Path, out: Path) -> Path:
     return out
 
 
-def test_killed_command_typed_again_goes_on_to_the_same_bits(afm, chat_model, texts, tmp_path):  # noqa: F811
+def test_killed_command_typed_again_goes_on_to_the_same_bits(afm, chat_model, texts, tmp_path):
     words = ["quantize", deep(chat_model, tmp_path / "deep"), "--data", texts, *QUICK, "--out"]
     whole = afm(*words, "whole")
     assert whole.code == 0, whole.err

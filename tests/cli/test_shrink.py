@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,40 +14,10 @@ from afm_mlx.compat import import_mlx_lm
 from afm_mlx.decoder.checkpoint import open_checkpoint, read_shape, save_checkpoint
 from afm_mlx.decoder.decoder import Decoder, count_parameters, initialize
 
-from .test_bad_input import contents
+from .conftest import start, weights
 
 QUICK = ["--set", "prune.tokens=1_024", "--set", "prune.scoring_tokens=512"]
 SHORT = ["--set", "core.tokens=1_024"]
-
-
-@pytest.fixture(scope="module")
-def texts(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("texts")
-    for i in range(150):
-        text = f"The cat sat on mat {i}. What is on the hill? A house, and cat {i} in it.\n"
-        (folder / f"{i:03}.txt").write_text(text * 3)
-    return folder
-
-
-@pytest.fixture
-def refused(afm, tmp_path):
-    """Function that runs a command, and checks that it is refused and leaves no file."""
-
-    def run(*words: object) -> str:
-        before = contents(tmp_path)
-        answer = afm(*words)
-        said = [line for line in answer.err.splitlines() if line.startswith(("error: ", "hint: "))]
-        assert answer.code == 2, answer.err
-        assert answer.out == ""
-        assert "Traceback" not in answer.err
-        assert contents(tmp_path) == before
-        return "\n".join(said)
-
-    return run
-
-
-def weights(folder):
-    return dict(mx.load(str(Path(folder) / "model.safetensors")))
 
 
 def weights_file(folder):
@@ -303,12 +271,6 @@ def test_labels_of_other_shards_or_another_tokenizer_are_refused_with_both(afm, 
 
 
 # Interrupted.
-
-
-def start(*words: object) -> subprocess.Popen[str]:
-    code = "import sys; from afm_cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, *map(str, words)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize("command", ["prune", "distill"])
