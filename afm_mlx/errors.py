@@ -5,7 +5,8 @@ AfmError
     DataError      a document, a data file, a shard, a tokenizer
     ModelError     a model folder or file that cannot be read or represented
     RunError       a run folder, or a run that had to stop
-    FitError       does not fit this machine
+    FitError       does not fit this machine, or the memory it was given
+    BusyError      too many requests wait already
     ExportError    a conversion to another runtime
 """
 
@@ -35,7 +36,11 @@ class RunError(AfmError):
 
 
 class FitError(AfmError):
-    """The work does not fit this machine."""
+    """The work does not fit this machine, or the memory it was given."""
+
+
+class BusyError(AfmError):
+    """Too many requests wait already; later this one would be taken."""
 
 
 class ExportError(AfmError):

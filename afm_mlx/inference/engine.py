@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from afm_mlx.compat import compute_dtype, import_mlx_lm
 from afm_mlx.errors import DataError
+from afm_mlx.inference.requests import Chunk as Chunk
+from afm_mlx.inference.requests import Finish, Message
+from afm_mlx.inference.requests import Stats as Stats
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -26,62 +28,6 @@ MAX_CHARACTER_TOKENS = 4
 
 BASE_STAGES = ("core", "continued", "context", "prune", "distill")
 """Stages whose models continue text: they have not seen their own tokenizer's chat template."""
-
-Message = Mapping[str, str]
-"""`{"role": "system" | "user" | "assistant", "content": text}`."""
-
-Finish = Literal["stop", "length", "context"]
-"""Why an answer ended: a stop token or text, `max_tokens`, or the end of the model's context."""
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A piece of an answer: one token, and the text that it completed."""
-
-    text: str
-    """May be empty: characters and stop texts can span tokens."""
-    token: int
-    """Id of the token, the stop token included."""
-    finished: Finish | None
-    """None until the last chunk."""
-
-
-@dataclass
-class Stats:
-    """What the last answer cost."""
-
-    prompt_tokens: int = 0
-    """Tokens of the prompt, chat template included."""
-    cached_tokens: int = 0
-    """Of these, tokens that an earlier answer had left in the cache."""
-    answer_tokens: int = 0
-    """Tokens of the answer, the stop token included."""
-    first_seconds: float = 0.0
-    """Seconds until the first token."""
-    answer_seconds: float = 0.0
-    """Seconds from the first token to the last."""
-    peak_gb: float = 0.0
-    """Highest memory in use by MLX during the answer, in 10^9 bytes, weights included."""
-
-    @property
-    def prefill_tokens_per_second(self) -> float:
-        """Prompt tokens read per second; cached ones do not count."""
-        return (self.prompt_tokens - self.cached_tokens) / max(self.first_seconds, 1e-9)
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Tokens written per second, after the first; 0 where there is no second one."""
-        if self.answer_tokens < 2:
-            return 0.0
-        return (self.answer_tokens - 1) / max(self.answer_seconds, 1e-9)
-
-    def __str__(self) -> str:
-        cached = f" ({self.cached_tokens:,} cached)" if self.cached_tokens else ""
-        speed = f" at {self.tokens_per_second:.1f} tokens/s" if self.answer_tokens > 1 else ""
-        return (
-            f"{self.prompt_tokens:,} prompt tokens{cached}, {self.answer_tokens:,} tokens{speed}, "
-            f"first after {self.first_seconds:.1f} s, peak {self.peak_gb:.1f} GB"
-        )
 
 
 class Engine:
