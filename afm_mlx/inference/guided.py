@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from afm_mlx.errors import DataError
-from afm_mlx.inference.endings import Endings, Progress
-from afm_mlx.inference.forms import Either, Form, Match, Text
-from afm_mlx.inference.patterns import PatternError, read_pattern
-from afm_mlx.inference.schemas import Schema, form_of_schema
+from afm_mlx.inference.forms.endings import Endings, Progress
+from afm_mlx.inference.forms.lark import grammar_of
+from afm_mlx.inference.forms.nodes import Either, Form, Match, Text
+from afm_mlx.inference.forms.patterns import PatternError, read_pattern
+from afm_mlx.inference.forms.schemas import Schema, form_of_schema
 
 if TYPE_CHECKING:
     import llguidance
-    import mlx.core as mx
     from numpy.typing import NDArray
     from pydantic import BaseModel
 
@@ -41,6 +41,9 @@ KEPT_CHECKS = 20_000
 CHOICES_PER_TOKEN = 3
 """Most choices that one token may make while the end is not looked at: `"},{"` makes three. Tokens
 that make more are left out. Ours."""
+
+CONTROL_WORD = "tool"
+"""Added pieces that have it in their names are control pieces, whatever the tokenizer says."""
 
 CHECKED_TOKENS = 64
 """Most tokens whose own way to the end is looked at, near the end. Ours."""
@@ -142,8 +145,8 @@ class Guide:
         self.endings = Endings(form)
         self._lock = threading.Lock()
         self._checks: dict[tuple[Progress, int], int | None] = {}
-        lark = form.lark()
-        self._matcher = llguidance.LLMatcher(vocabulary.engine, lark, log_level=0)
+        grammar = grammar_of(form)
+        self._matcher = llguidance.LLMatcher(vocabulary.engine, grammar, log_level=0)
         if self._matcher.is_error():
             reason = self._matcher.get_error().splitlines()[0]
             raise DataError(f"the form cannot be compiled: {reason[:200]}")
@@ -182,12 +185,13 @@ class Guide:
 
     def tokens_of(self, text: str) -> list[int]:
         """Tokens of an ending; not always those that the tokenizer would take."""
-        if not self.endings.has_pieces:
+        pieces = self.endings.pieces
+        if not pieces:
             return self.vocabulary.tokens_of(text)
         found: list[int] = []
         plain = ""
         for character in text:
-            token = self.endings.token(character)
+            token = pieces.get(character)
             if token is None:
                 plain += character
             else:
@@ -214,9 +218,7 @@ class Guide:
 class GuideState:
     """Where one guided answer is."""
 
-    def __init__(
-        self, guide: Guide, matcher: llguidance.LLMatcher, max_tokens: int | None
-    ) -> None:
+    def __init__(self, guide: Guide, matcher: llguidance.LLMatcher, max_tokens: int | None) -> None:
         """Made by `Guide.start`."""
         self._guide = guide
         self._words = guide.vocabulary
@@ -284,9 +286,7 @@ class GuideState:
             self._add_close(chosen, bits, left)
         return chosen
 
-    def _add_close(
-        self, chosen: NDArray[np.uint32], bits: NDArray[np.uint32], left: int
-    ) -> None:
+    def _add_close(self, chosen: NDArray[np.uint32], bits: NDArray[np.uint32], left: int) -> None:
         """Add to `chosen` what can follow near the end, other than the end itself."""
         guide, words = self._guide, self._words
         tokens = _get(bits)
@@ -321,7 +321,9 @@ class Vocabulary:
         special = [token for token, text in enumerate(self.bytes) if not text]
         stops = [token for token in tokenizer.eos_ids if token < rows]
         if not stops:
-            raise DataError(f"the tokenizer of {tokenizer.folder} names no piece that ends an answer")
+            raise DataError(
+                f"the tokenizer of {tokenizer.folder} names no piece that ends an answer"
+            )
         table = _Table(self.bytes, special, stops[0])
         self.engine = llguidance.LLTokenizer(
             llguidance.TokenizerWrapper(table), n_vocab=rows, eos_token=stops
@@ -356,20 +358,6 @@ class Vocabulary:
         bits = np.zeros(self.num_words, np.uint32)
         _set(bits, list(tokens))
         return bits
-
-
-def mask_logits(logits: mx.array, bits: NDArray[np.uint32]) -> mx.array:
-    """Logits with minus infinity for the tokens that are not in `bits`.
-
-    Args:
-        logits: [..., V], or log-probabilities.
-        bits: of `GuideState.allowed`, [ceil(V / 32)]; or [B, ceil(V / 32)] for logits [B, V].
-    """
-    import mlx.core as mx
-
-    flags = np.unpackbits(bits.view(np.uint8), axis=-1, bitorder="little")
-    allowed = mx.array(flags[..., : logits.shape[-1]].view(np.bool_))
-    return mx.where(allowed, logits, mx.array(-mx.inf, logits.dtype))
 
 
 class _Table:
@@ -412,20 +400,19 @@ def _token_bytes(tokenizer: Tokenizer, rows: int) -> list[bytes]:
             found[number] = bytes([int(piece[3:5], 16)])
         else:
             found[number] = piece.replace("\u2581", " ").encode()
-    named = [tokenizer.piece_id(name) for name in tokenizer.control_pieces]
-    added = [entry["id"] for entry in table.get("added_tokens") or []]
-    for number in (*named, *added):
-        if number is not None and number < rows:
-            found[number] = b""
     for entry in table.get("added_tokens") or []:
-        # Ours has the newline as a piece of its own; it is text, and says so.
-        if not entry.get("special") and not entry["content"].strip() and entry["id"] < rows:
-            found[entry["id"]] = entry["content"].encode()
+        number, name = entry["id"], entry["content"]
+        if number < rows:
+            # Pieces such as <think> are text by their own account; those of tools are marks.
+            is_control = entry.get("special") or CONTROL_WORD in name
+            found[number] = b"" if is_control else name.encode()
+    for name in tokenizer.control_pieces:
+        found[tokenizer.piece_id(name) or 0] = b""
     return found
 
 
 def _byte_letters() -> dict[str, int]:
-    """The letter that stands for each byte in a byte-level BPE. Source: openai/gpt-2, encoder.py."""
+    """The byte of each letter of a byte-level BPE. Source: openai/gpt-2, src/encoder.py."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in plain]
     letters = [chr(byte) for byte in plain] + [chr(256 + place) for place in range(len(others))]

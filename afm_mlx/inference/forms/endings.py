@@ -9,15 +9,20 @@ of its leaf, then what each frame still needs.
 from __future__ import annotations
 
 import codecs
-import json
-import string
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from afm_mlx.inference.forms import (
+from afm_mlx.inference.forms.leaves import (
+    DONE,
+    leaf_is_loose,
+    leaf_may_end,
+    leaf_rest,
+    leaf_start,
+    leaf_step,
+)
+from afm_mlx.inference.forms.nodes import (
     COMMA,
-    Anything,
     Either,
     Fields,
     Form,
@@ -32,16 +37,10 @@ from afm_mlx.inference.forms import (
     String,
     Text,
 )
-from afm_mlx.inference.patterns import Pattern
-
-PIECE_BASE = 0xD800
-"""Control pieces stand in texts as one half of a surrogate pair, which no text has: this one plus
-the piece's place in a list."""
+from afm_mlx.inference.forms.patterns import Pattern
 
 KEPT_RESTS = 20_000
 """Frames whose rests are kept; ours."""
-
-SIMPLE_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f", '"': '"', "\\": "\\"}
 
 
 class Frame(NamedTuple):
@@ -63,21 +62,6 @@ class Place(NamedTuple):
     frame: Frame | None
 
 
-class Inside(NamedTuple):
-    """State of a JSON string after its first quote."""
-
-    length: int
-    """Characters so far, escapes undone."""
-    escape: str
-    """Of an escape that is not complete: from its backslash on."""
-    content: frozenset[int] | str | None
-    """Where in the pattern; or what it says so far, as long as a taken name begins so."""
-
-
-DONE = object()
-"""State of a leaf that is whole."""
-
-
 @dataclass(frozen=True)
 class Progress:
     """Where an answer is: all places that its text can have led to."""
@@ -92,7 +76,9 @@ class Endings:
 
     def __init__(self, form: Form) -> None:
         self._form = form
-        self._pieces: list[int] = []
+        self.pieces = {node.mark: node.token for node in self._nodes() if isinstance(node, Piece)}
+        """Control pieces by the characters that stand for them in texts here."""
+        self._marks = {token: mark for mark, token in self.pieces.items()}
         self._rests: dict[Frame, str] = {}
         self._pairs: dict[tuple[Node, Node], Sequence] = {}
         self._shortest: dict[Node, str] = {}
@@ -122,28 +108,12 @@ class Endings:
         """The empty text."""
         return Progress(frozenset(self._enter(self._form.root, None)), b"")
 
-    @property
-    def has_pieces(self) -> bool:
-        """Whether texts here can have control pieces in them."""
-        return bool(self._pieces)
-
-    def piece(self, token: int) -> str:
-        """How a control piece is written in texts here."""
-        if token not in self._pieces:
-            self._pieces.append(token)
-        return chr(PIECE_BASE + self._pieces.index(token))
-
-    def token(self, character: str) -> int | None:
-        """The control piece that a character stands for."""
-        if not self._pieces:
-            return None
-        number = ord(character) - PIECE_BASE
-        return self._pieces[number] if 0 <= number < len(self._pieces) else None
-
     def advance(self, progress: Progress, added: bytes | int) -> Progress:
         """Progress after more bytes, or a control piece; without places if they cannot follow."""
         if isinstance(added, int):
-            return Progress(self._step(progress.places, self.piece(added)), b"")
+            mark = self._marks.get(added)
+            known = mark is not None and not progress.pending
+            return Progress(self._step(progress.places, mark or "") if known else frozenset(), b"")
         whole = progress.pending + added
         try:
             text, used = codecs.utf_8_decode(whole, "strict", False)
@@ -162,18 +132,12 @@ class Endings:
             if place.leaf is None:
                 yield ""
             else:
-                yield self._leaf_rest(place) + self._frames_rest(place.frame)
+                yield leaf_rest(place.leaf, place.state) + self._frames_rest(place.frame)
 
     def loose(self, progress: Progress) -> bool:
         """Whether plain characters change nothing: it is inside strings or text without a form."""
         return all(
-            isinstance(place.leaf, Anything)
-            or (
-                isinstance(place.leaf, String)
-                and isinstance(place.state, Inside)
-                and place.state.content is None
-                and not place.state.escape
-            )
+            place.leaf is not None and leaf_is_loose(place.leaf, place.state)
             for place in progress.places
         )
 
@@ -182,16 +146,12 @@ class Endings:
         for leaf, state, frame in places:
             if leaf is None:
                 continue
-            after = self._leaf_step(leaf, state, character)
+            after = leaf_step(leaf, state, character)
             if after is None:
                 continue
             if after is not DONE:
                 found.add(Place(leaf, after, frame))
-            if after is DONE or (
-                isinstance(leaf, Match | Multiple) and self._leaf_may_end(leaf, after)
-            ):
-                found.update(self._leave(frame))
-            elif isinstance(leaf, Anything):
+            if after is DONE or leaf_may_end(leaf, after):
                 found.update(self._leave(frame))
         return frozenset(found)
 
@@ -218,11 +178,9 @@ class Endings:
             case Text(""):
                 yield from self._leave(frame)
             case _:
-                state = self._leaf_start(node)
+                state = leaf_start(node)
                 yield Place(node, state, frame)
-                if isinstance(node, Match | Multiple) and self._leaf_may_end(node, state):
-                    yield from self._leave(frame)
-                elif isinstance(node, Anything):
+                if leaf_may_end(node, state):
                     yield from self._leave(frame)
 
     def _leave(self, frame: Frame | None) -> Iterator[Place]:
@@ -320,128 +278,7 @@ class Endings:
             case Named(name):
                 return self._named.get(name)
             case _:
-                return self._leaf_rest(Place(node, self._leaf_start(node), None))
-
-    def _leaf_start(self, leaf: Leaf) -> object:
-        match leaf:
-            case Text():
-                return 0
-            case Match(pattern):
-                return pattern.automaton.start
-            case Multiple():
-                return ""
-        return None
-
-    def _leaf_step(self, leaf: Leaf, state: object, character: str) -> object:
-        """State after a character; `DONE` where the leaf is whole, None where it cannot follow."""
-        match leaf:
-            case Text(text):
-                assert isinstance(state, int)
-                if text[state] != character:
-                    return None
-                return DONE if state + 1 == len(text) else state + 1
-            case Match(pattern):
-                assert isinstance(state, frozenset)
-                return pattern.automaton.step(state, character) or None
-            case Multiple():
-                if character not in string.digits and (state or character != "-"):
-                    return None
-                text = f"{state}{character}"
-                return text if _multiple_rest(leaf, text) is not None else None
-            case Anything():
-                return None if self.token(character) is not None else ""
-            case Piece(token):
-                return DONE if self.token(character) == token else None
-        return self._string_step(leaf, state, character)
-
-    def _string_step(self, leaf: String, state: object, character: str) -> object:
-        if state is None:
-            content = leaf.pattern.automaton.start if leaf.pattern else _begins("", leaf.taken)
-            return Inside(0, "", content) if character == '"' else None
-        assert isinstance(state, Inside)
-        if state.escape:
-            escape = state.escape + character
-            if escape[1] != "u":
-                read = SIMPLE_ESCAPES.get(escape[1])
-                return None if read is None else self._string_add(leaf, state, read)
-            if len(escape) > 2 and character not in string.hexdigits:
-                return None
-            if len(escape) < 6:
-                return state._replace(escape=escape)
-            return self._string_add(leaf, state, chr(int(escape[2:], 16)))
-        if character == '"':
-            if state.length < leaf.min_length or state.content in leaf.taken:
-                return None
-            if leaf.pattern and leaf.pattern.automaton.last not in state.content:  # type: ignore[operator]
-                return None
-            return DONE
-        if character == "\\":
-            return state._replace(escape="\\")
-        if character < " " or self.token(character) is not None:
-            return None
-        return self._string_add(leaf, state, character)
-
-    def _string_add(self, leaf: String, state: Inside, character: str) -> Inside | None:
-        if leaf.max_length is not None and state.length >= leaf.max_length:
-            return None
-        content = state.content
-        if leaf.pattern:
-            assert isinstance(content, frozenset)
-            content = leaf.pattern.automaton.step(content, character)
-            if not content:
-                return None
-        elif content is not None:
-            content = _begins(f"{content}{character}", leaf.taken)
-        # Beyond the least, lengths without a limit need not be told apart.
-        most = leaf.min_length if leaf.max_length is None else leaf.max_length
-        return Inside(min(state.length + 1, most), "", content)
-
-    def _leaf_may_end(self, leaf: Match | Multiple, state: object) -> bool:
-        if isinstance(leaf, Match):
-            assert isinstance(state, frozenset)
-            return leaf.pattern.automaton.last in state
-        return _multiple_rest(leaf, str(state)) == ""
-
-    def _leaf_rest(self, place: Place) -> str:
-        leaf, state, _ = place
-        match leaf:
-            case Text(text):
-                assert isinstance(state, int)
-                return text[state:]
-            case Match(pattern):
-                assert isinstance(state, frozenset)
-                return pattern.automaton.rest(state)
-            case Multiple():
-                return _multiple_rest(leaf, str(state)) or ""
-            case Piece(token):
-                return self.piece(token)
-            case String():
-                return self._string_rest(leaf, state)
-        return ""
-
-    def _string_rest(self, leaf: String, state: object) -> str:
-        if state is None:
-            state = self._string_step(leaf, None, '"')
-            return '"' + self._string_rest(leaf, state)
-        assert isinstance(state, Inside)
-        missing = max(0, leaf.min_length - state.length)
-        if state.escape:
-            for finish in ("n", '"', "0000", "000", "001f", "01f", "1f", "f", "a"):
-                text = finish if state.escape == "\\" else finish[-(6 - len(state.escape)) :]
-                after: object = state
-                for character in text:
-                    after = None if after is None else self._string_step(leaf, after, character)
-                if isinstance(after, Inside) and not after.escape:
-                    return text + self._string_rest(leaf, after)
-            return ""
-        if leaf.pattern:
-            assert isinstance(state.content, frozenset)
-            text = leaf.pattern.automaton.rest(state.content, missing)
-        else:
-            text = "0" * missing
-            while state.content is not None and f"{state.content}{text}" in leaf.taken:
-                text += "0"
-        return json.dumps(text, ensure_ascii=False)[1:].replace("\x7f", "\\u007f")
+                return leaf_rest(node, leaf_start(node))
 
     def _pair(self, first: Node, second: Node) -> Sequence:
         """The two in sequence; always the same node for the same two."""
@@ -455,29 +292,17 @@ class Endings:
         Args:
             measure: how many tokens a text has.
         """
-        longest, seen = 1, set()
-        todo: list[Node] = [self._form.root, *self._form.names.values()]
-        while todo:
-            node = todo.pop()
-            if node in seen:
-                continue
-            seen.add(node)
+        longest = 1
+        for node in self._nodes():
             choices: list[Node] = []
             match node:
-                case Sequence(parts):
-                    todo += parts
                 case Either(options):
-                    todo += options
                     choices = list(options)
                 case Many():
-                    todo.append(node.item)
                     choices = [self._pair(node.between, node.item)]
                 case Fields():
-                    todo += [entry for entry, _ in node.entries]
                     choices = [entry for entry, required in node.entries if not required]
-                    if node.others is not None:
-                        todo.append(node.others)
-                        choices.append(node.others)
+                    choices += [node.others] if node.others is not None else []
                 case Match(pattern) | String(pattern=Pattern() as pattern):
                     longest = max(longest, pattern.automaton.longest_rest)
                 case Multiple():
@@ -486,27 +311,23 @@ class Endings:
                 longest = max(longest, measure(self._shortest_of(choice) or "") + 1)
         return longest + 6  # an escape can be open, too
 
-
-def _begins(text: str, names: tuple[str, ...]) -> str | None:
-    """The text, if one of the names begins with it."""
-    return text if any(name.startswith(text) for name in names) else None
-
-
-def _multiple_rest(leaf: Multiple, text: str) -> str | None:
-    """Fewest digits that make `text` one of the numbers; None where none do."""
-    digits = text.removeprefix("-")
-    found = []
-    for sign in ("-",) if text[:1] == "-" else ("", "-") if not text else ("",):
-        low, high = (leaf.low, leaf.high) if not sign else (-leaf.high, -leaf.low)
-        for more in range(len(str(max(abs(leaf.low), abs(leaf.high)))) - len(digits) + 1):
-            if digits == "0" and more:
-                break
-            least = max(low, int(digits) * 10**more if digits else (1 if sign else 0))
-            most = min(high, (int(digits or 0) + 1) * 10**more - 1)
-            if digits == "0" and sign:
-                break
-            number = -(-least // leaf.step) * leaf.step
-            if number <= most and (digits or len(str(number)) == max(more, 1)):
-                found.append((sign + str(number))[len(text) :])
-                break
-    return min(found, key=len, default=None)
+    def _nodes(self) -> Iterator[Node]:
+        """Each node of the form."""
+        seen = set()
+        todo: list[Node] = [self._form.root, *self._form.names.values()]
+        while todo:
+            node = todo.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            yield node
+            match node:
+                case Sequence(parts):
+                    todo += parts
+                case Either(options):
+                    todo += options
+                case Many():
+                    todo += [node.item, node.between]
+                case Fields():
+                    todo += [entry for entry, _ in node.entries]
+                    todo += [node.others] if node.others is not None else []

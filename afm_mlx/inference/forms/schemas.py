@@ -12,12 +12,22 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from typing import Any
 
 from afm_mlx.errors import DataError
-from afm_mlx.inference.endings import Endings
-from afm_mlx.inference.forms import (
+from afm_mlx.inference.forms.endings import Endings
+from afm_mlx.inference.forms.keywords import (
+    CHOICES,
+    KNOWN,
+    UNSUPPORTED,
+    integer_form,
+    is_note,
+    number_form,
+    refused,
+    string_form,
+    types_of,
+)
+from afm_mlx.inference.forms.nodes import (
     COLON,
     COMMA,
     Either,
@@ -25,19 +35,14 @@ from afm_mlx.inference.forms import (
     Form,
     Many,
     Match,
-    Multiple,
     Named,
     Node,
     String,
     Text,
 )
-from afm_mlx.inference.forms import Sequence as Parts
-from afm_mlx.inference.number_forms import ANY_NUMBER, integers_between, numbers_between
-from afm_mlx.inference.patterns import PatternError, read_pattern
-
-LARGEST = 2**53 - 1
-"""Bound of integers that have none: beyond it, JSON's numbers are not exact everywhere.
-Source: RFC 8259, section 6."""
+from afm_mlx.inference.forms.nodes import Sequence as Parts
+from afm_mlx.inference.forms.numbers import ANY_NUMBER
+from afm_mlx.inference.forms.patterns import read_pattern
 
 MAX_NODES = 20_000
 """Parts above which a schema is refused. Ours."""
@@ -45,77 +50,27 @@ MAX_NODES = 20_000
 MAX_DEPTH = 64
 """Nesting above which a schema is refused. Ours."""
 
-YEAR = r"[1-9][0-9]{3}"
-DATE = (
-    rf"(?:{YEAR}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])"
-    r"|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-8]))"
-    r"|(?:[1-9][0-9](?:0[48]|[2468][048]|[13579][26])|(?:[2468][048]|[13579][26])00)-02-29)"
-)
-TIME = (
-    r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?"
-    r"(?:Z|[+\-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
-)
-LABEL = r"[a-z0-9](?:[a-z0-9\-]{0,30}[a-z0-9])?"
-OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-FORMATS = {
-    "date": DATE,
-    "time": TIME,
-    "date-time": f"{DATE}T{TIME}",
-    "duration": r"P(?:[1-9][0-9]{0,3}D(?:T[1-9][0-9]{0,3}[HMS])?|T[1-9][0-9]{0,3}[HMS])",
-    "email": rf"[A-Za-z0-9_\-]{{1,32}}(?:\.[A-Za-z0-9_\-]{{1,32}})?@{LABEL}\.[a-z]{{2,10}}",
-    "hostname": rf"{LABEL}(?:\.{LABEL}){{0,2}}\.[a-z]{{2,10}}",
-    "ipv4": rf"(?:{OCTET}\.){{3}}{OCTET}",
-    "ipv6": r"(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4}",
-    "uri": rf"https?://{LABEL}(?:\.{LABEL}){{0,2}}\.[a-z]{{2,10}}"
-    r"(?:/[A-Za-z0-9._~\-]{0,32}){0,4}(?:\?[A-Za-z0-9._~=&\-]{1,64})?",
-    "uuid": r"[0-9a-f]{8}-[0-9a-f]{4}-[1-5][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
-}
-"""Formats of strings, each with a pattern that is narrower than its standard, never wider."""
-
-NOTES = frozenset(
-    "title description default examples $comment $schema $id $defs definitions deprecated readOnly"
-    " writeOnly contentMediaType contentEncoding discriminator".split()
-)
-"""Keywords that say nothing about which values are valid."""
-
-WORDS = {
-    "object": "properties required additionalProperties minProperties maxProperties".split(),
-    "array": "items prefixItems minItems maxItems uniqueItems".split(),
-    "string": "minLength maxLength pattern format".split(),
-    "number": "minimum maximum exclusiveMinimum exclusiveMaximum multipleOf".split(),
-}
-"""Keywords by the type they are about."""
-
-CHOICES = ("anyOf", "oneOf", "allOf")
-UNSUPPORTED = frozenset(
-    "not if then else dependentRequired dependentSchemas dependencies contains minContains"
-    " maxContains unevaluatedProperties unevaluatedItems propertyNames patternProperties"
-    " additionalItems $dynamicRef $recursiveRef $anchor $dynamicAnchor".split()
-)
-KNOWN = (
-    NOTES
-    | {"type", "enum", "const", "$ref", *CHOICES}
-    | {word for words in WORDS.values() for word in words}
-)
-TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
-
 Schema = Mapping[str, Any] | bool
 
 
-def form_of_schema(schema: Schema) -> Form:
+def form_of_schema(schema: Schema, *, prefix: str = "") -> Form:
     """The form of all JSON texts on one line that we let a model write for a schema.
+
+    Args:
+        schema: of any draft whose words mean the same in 2020-12.
+        prefix: begins the names of the form's nodes, so that forms can be put together.
 
     Raises:
         DataError: the schema is not valid, cannot be met, or uses something that is not
             supported; the message begins with the place as a JSON pointer.
     """
-    return _Reader(schema).form()
+    return _Reader(schema, prefix).form()
 
 
 class _Reader:
     """Reads one schema."""
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, prefix: str) -> None:
         from jsonschema import Draft202012Validator
         from jsonschema.exceptions import SchemaError, best_match
 
@@ -132,6 +87,7 @@ class _Reader:
             place = _pointer(wrong.absolute_path)
             raise DataError(f"schema at {place}: {wrong.message[:200]}")
         self._root = schema
+        self._prefix = prefix
         self._validator = Draft202012Validator(schema)
         self._names: dict[str, Node | None] = {}
         self._count = 0
@@ -157,11 +113,11 @@ class _Reader:
         if schema is True or schema == {}:
             return self._any()
         if not isinstance(schema, Mapping):
-            raise _refused(place, "false: no value is valid")
+            raise refused(place, "false: no value is valid")
         self._check_words(schema, place)
         if "enum" in schema or "const" in schema:
             return self._values(schema, place)
-        asserted = {key: value for key, value in schema.items() if not _is_note(key)}
+        asserted = {key: value for key, value in schema.items() if not is_note(key)}
         if "$ref" in asserted:
             if len(asserted) == 1:
                 return self._reference(schema["$ref"], place)
@@ -170,7 +126,7 @@ class _Reader:
         for word in CHOICES:
             if word in asserted:
                 return self._choice(asserted, word, place, depth)
-        options = [self._typed(kind, asserted, place, depth) for kind in _types(asserted)]
+        options = [self._typed(kind, asserted, place, depth) for kind in types_of(asserted)]
         found = [option for option in options if option is not None]
         return found[0] if len(found) == 1 else Either(tuple(found))
 
@@ -180,25 +136,26 @@ class _Reader:
                 continue
             here = f"{place}/{_escaped(word)}"
             if word == "nullable":
-                raise _refused(here, "not a word of JSON Schema", 'write "type": ["string", "null"]')
+                raise refused(here, "not a word of JSON Schema", 'write "type": ["string", "null"]')
             if word in UNSUPPORTED:
-                raise _refused(here, f"'{word}' is not supported")
+                raise refused(here, f"'{word}' is not supported")
             near = difflib.get_close_matches(word, KNOWN, n=1)
             hint = f"did you mean '{near[0]}'?" if near else "notes of your own begin with x-"
-            raise _refused(here, f"no keyword is called '{word}'", hint)
+            raise refused(here, f"no keyword is called '{word}'", hint)
 
     def _any(self) -> Node:
         """Any JSON value."""
-        if "#any" not in self._names:
-            self._names["#any"] = None
-            this = Named("#any")
-            simple = [Text("null"), Text("true"), Text("false"), String()]
+        name = f"{self._prefix}any"
+        this = Named(name)
+        if name not in self._names:
+            self._names[name] = None
+            simple: list[Node] = [Text("null"), Text("true"), Text("false"), String()]
             items = Parts((Text("["), Many(this, COMMA), Text("]")))
             entry = Parts((String(), COLON, this))
             table = Parts((Text("{"), Fields((), entry), Text("}")))
-            options = (*simple, Match(read_pattern(ANY_NUMBER)), items, table)
-            self._names["#any"] = Either(options)
-        return Named("#any")
+            options: tuple[Node, ...] = (*simple, Match(read_pattern(ANY_NUMBER)), items, table)
+            self._names[name] = Either(options)
+        return this
 
     def _values(self, schema: Mapping[str, Any], place: str) -> Node:
         """What `enum` or `const` lists, as far as the rest of the schema accepts it."""
@@ -209,33 +166,34 @@ class _Reader:
             json.dumps(value, ensure_ascii=False): None for value in listed if check.is_valid(value)
         }
         if not texts:
-            raise _refused(f"{place}/{word}", "none of its values is valid here")
+            raise refused(f"{place}/{word}", "none of its values is valid here")
         for text in texts:
             if any("\ud800" <= letter <= "\udfff" for letter in text):
-                raise _refused(f"{place}/{word}", "half a surrogate pair is no text")
+                raise refused(f"{place}/{word}", "half a surrogate pair is no text")
         options = tuple(Text(text) for text in texts)
         return options[0] if len(options) == 1 else Either(options)
 
     def _reference(self, reference: str, place: str) -> Node:
         target = self._target(reference, place)
-        if reference not in self._names:
-            self._names[reference] = None
-            self._names[reference] = self._node(target, reference, 0)
-        return Named(reference)
+        name = self._prefix + reference
+        if name not in self._names:
+            self._names[name] = None
+            self._names[name] = self._node(target, reference, 0)
+        return Named(name)
 
     def _target(self, reference: str, place: str) -> Schema:
         here = f"{place}/$ref"
         if reference != "#" and not reference.startswith("#/"):
-            raise _refused(here, f"'{reference}' is not in this schema", "use #/$defs/NAME")
+            raise refused(here, f"'{reference}' is not in this schema", "use #/$defs/NAME")
         target: Any = self._root
         for part in reference.split("/")[1:]:
             key = part.replace("~1", "/").replace("~0", "~")
             try:
                 target = target[int(key) if isinstance(target, Sequence) else key]
             except (KeyError, IndexError, ValueError, TypeError):
-                raise _refused(here, f"there is no {reference}") from None
+                raise refused(here, f"there is no {reference}") from None
         if not isinstance(target, Mapping | bool):
-            raise _refused(here, f"{reference} is no schema")
+            raise refused(here, f"{reference} is no schema")
         return target
 
     def _choice(self, schema: dict[str, Any], word: str, place: str, depth: int) -> Node:
@@ -255,7 +213,7 @@ class _Reader:
             for second, other in enumerate(options):
                 for first in range(second):
                     if not self._apart(options[first], other, 0):
-                        raise _refused(
+                        raise refused(
                             here,
                             f"{first} and {second} may both be valid",
                             "use anyOf, or give each a required property with another const",
@@ -266,7 +224,7 @@ class _Reader:
             if option is not False
         ]
         if not nodes:
-            raise _refused(here, "none of its options is valid")
+            raise refused(here, "none of its options is valid")
         return nodes[0] if len(nodes) == 1 else Either(tuple(nodes))
 
     def _merged(self, first: Schema, second: Schema, place: str, word: str) -> Schema:
@@ -279,7 +237,7 @@ class _Reader:
         assert isinstance(first, Mapping)
         assert isinstance(second, Mapping)
         tables = [
-            {key: value for key, value in each.items() if not _is_note(key)}
+            {key: value for key, value in each.items() if not is_note(key)}
             for each in (first, second)
         ]
         for number, table in enumerate(tables):
@@ -288,15 +246,15 @@ class _Reader:
                 if not isinstance(target, Mapping):
                     return self._merged(target, tables[1 - number], place, word)
                 if "$ref" in target:
-                    raise _refused(place, f"a reference to a reference cannot join this {word}")
-                tables[number] = {k: v for k, v in target.items() if not _is_note(k)}
+                    raise refused(place, f"a reference to a reference cannot join this {word}")
+                tables[number] = {k: v for k, v in target.items() if not is_note(k)}
         one, other = tables
         merged = dict(one)
         for number, (table, rest) in enumerate(((one, other), (other, one))):
             closed = table.get("additionalProperties", True) is not True
             more = set(rest.get("properties", {})) - set(table.get("properties", {}))
             if closed and more:
-                raise _refused(
+                raise refused(
                     place,
                     f"additionalProperties of {'this' if number else 'the other'} part of {word} "
                     f"forbids '{sorted(more)[0]}'",
@@ -316,14 +274,14 @@ class _Reader:
             elif key in ("maximum", "exclusiveMaximum") or key.startswith("max"):
                 merged[key] = min(one[key], value)
             elif key == "type":
-                kinds = [kind for kind in _types(one) if kind in _types(other)]
+                kinds = [kind for kind in types_of(one) if kind in types_of(other)]
                 if not kinds:
-                    raise _refused(place, "no type is left")
+                    raise refused(place, "no type is left")
                 merged[key] = kinds
             elif key == "additionalProperties" and (value is True or one[key] is True):
                 merged[key] = value if one[key] is True else one[key]
             else:
-                raise _refused(place, f"two '{key}' in one {word} are not supported")
+                raise refused(place, f"two '{key}' in one {word} are not supported")
         return merged
 
     def _apart(self, first: Schema, second: Schema, depth: int) -> bool:
@@ -341,15 +299,14 @@ class _Reader:
         listed = [
             None if values is None else [each for each in values]
             for values in (
-                [each["const"]] if "const" in each else each.get("enum")
-                for each in (first, second)
+                [each["const"]] if "const" in each else each.get("enum") for each in (first, second)
             )
         ]
         for values, other in ((listed[0], second), (listed[1], first)):
             if values is not None:
                 check = self._validator.evolve(schema=dict(other))
                 return not any(check.is_valid(value) for value in values)
-        kinds = [set(_types(each)) for each in (first, second)]
+        kinds = [set(types_of(each)) for each in (first, second)]
         for each in kinds:
             if "number" in each:
                 each.add("integer")
@@ -367,9 +324,7 @@ class _Reader:
                     return True
         return False
 
-    def _typed(
-        self, kind: str, schema: dict[str, Any], place: str, depth: int
-    ) -> Node | None:
+    def _typed(self, kind: str, schema: dict[str, Any], place: str, depth: int) -> Node | None:
         """Values of one type."""
         match kind:
             case "null":
@@ -377,11 +332,11 @@ class _Reader:
             case "boolean":
                 return Either((Text("true"), Text("false")))
             case "integer":
-                return _integer(schema, place)
+                return integer_form(schema, place)
             case "number":
-                return _number(schema, place)
+                return number_form(schema, place)
             case "string":
-                return _string(schema, place)
+                return string_form(schema, place)
             case "array":
                 return self._array(schema, place, depth)
         return self._object(schema, place, depth)
@@ -392,7 +347,7 @@ class _Reader:
         first = first[: len(first) if most is None else int(most)]
         items = schema.get("items", not first)
         if most is not None and least > most:
-            raise _refused(f"{place}/minItems", f"{least}, and maxItems is {most}")
+            raise refused(f"{place}/minItems", f"{least}, and maxItems is {most}")
         nodes = [
             self._node(each, f"{place}/prefixItems/{number}", depth + 1)
             for number, each in enumerate(first)
@@ -401,10 +356,10 @@ class _Reader:
         at_most = None if most is None else int(most) - len(nodes)
         if items is False:
             if at_least:
-                raise _refused(f"{place}/minItems", f"{least}, and no more items are allowed")
+                raise refused(f"{place}/minItems", f"{least}, and no more items are allowed")
             at_most = 0
         if schema.get("uniqueItems") and (at_most is None or at_most + len(nodes) > 1):
-            raise _refused(f"{place}/uniqueItems", "'uniqueItems' is not supported")
+            raise refused(f"{place}/uniqueItems", "'uniqueItems' is not supported")
         parts: list[Node] = [Text("[")]
         for number, node in enumerate(nodes):
             parts += [COMMA, node] if number else [node]
@@ -427,7 +382,7 @@ class _Reader:
             if name not in named:
                 here = f"{place}/required"
                 if schema.get("additionalProperties") is False:
-                    raise _refused(here, f"'{name}' is no property, and others are not allowed")
+                    raise refused(here, f"'{name}' is no property, and others are not allowed")
             value = named.get(name, schema.get("additionalProperties", True))
             if value is False and name not in required:
                 continue
@@ -441,9 +396,9 @@ class _Reader:
         more = max(0, int(least) - count)
         if more > (0 if other is None else 1):
             # Names could be said twice, and then count as one.
-            raise _refused(f"{place}/minProperties", f"{least} where {count} are required")
+            raise refused(f"{place}/minProperties", f"{least} where {count} are required")
         if most is not None and most < len(entries):
-            raise _refused(f"{place}/maxProperties", f"{most} where {len(entries)} are named")
+            raise refused(f"{place}/maxProperties", f"{most} where {len(entries)} are named")
         room = None if most is None else int(most) - len(entries)
         fields = Fields(tuple(entries), other, more, room)
         return Parts((Text("{"), fields, Text("}")))
@@ -451,7 +406,7 @@ class _Reader:
     def _entry(self, name: str, value: Schema, place: str, depth: int) -> Node:
         written = json.dumps(name, ensure_ascii=False)
         if any("\ud800" <= letter <= "\udfff" for letter in written):
-            raise _refused(place, "half a surrogate pair is no text")
+            raise refused(place, "half a surrogate pair is no text")
         return Parts((Text(written), COLON, self._node(value, place, depth + 1)))
 
     def _leads_to_itself(self, node: Node, names: Mapping[str, Node], seen: set[str]) -> bool:
@@ -465,113 +420,9 @@ class _Reader:
         return False
 
 
-def _types(schema: Mapping[str, Any]) -> list[str]:
-    """Types that are named, or that the words are about; all where there is no hint."""
-    kinds = schema.get("type")
-    if kinds is None:
-        kinds = [kind for kind, words in WORDS.items() if any(word in schema for word in words)]
-        kinds = kinds or ["null", "boolean", "number", "string", "array", "object"]
-    return [kinds] if isinstance(kinds, str) else list(dict.fromkeys(kinds))
-
-
-def _string(schema: dict[str, Any], place: str) -> Node:
-    least, most = schema.get("minLength", 0), schema.get("maxLength")
-    if most is not None and least > most:
-        raise _refused(f"{place}/minLength", f"{least}, and maxLength is {most}")
-    pattern = None
-    if "pattern" in schema and "format" in schema:
-        raise _refused(f"{place}/pattern", "'pattern' together with 'format' is not supported")
-    if "format" in schema:
-        if schema["format"] not in FORMATS:
-            raise _refused(
-                f"{place}/format",
-                f"'{schema['format']}' is not supported",
-                f"one of {', '.join(FORMATS)}; or write a pattern",
-            )
-        pattern = read_pattern(FORMATS[schema["format"]])
-    if "pattern" in schema:
-        try:
-            pattern = read_pattern(schema["pattern"], search=True)
-        except PatternError as error:
-            raise _refused(f"{place}/pattern", str(error)) from None
-    if pattern is not None:
-        way = pattern.automaton.rest(pattern.automaton.start, int(least))
-        if len(way) < least or (most is not None and len(way) > most):
-            raise _refused(place, "no string has this pattern or format and this length")
-        if pattern.max_length is not None and (most is None or most >= pattern.max_length):
-            most = None  # the pattern says it
-    return String(int(least), None if most is None else int(most), pattern)
-
-
-def _number(schema: dict[str, Any], place: str) -> Node:
-    if "multipleOf" in schema:
-        step = schema["multipleOf"]
-        if step != int(step):
-            raise _refused(
-                f"{place}/multipleOf",
-                f"{step}: fractions are not supported, as no double is exactly 0.29",
-                "count in the smaller unit, as an integer",
-            )
-        return _integer(schema, place)
-    low, above, high, below = _bounds(schema, place)
-    if low is None and high is None:
-        return Match(read_pattern(ANY_NUMBER))
-    low = Decimal(-LARGEST) if low is None else low
-    high = Decimal(LARGEST) if high is None else high
-    regex = numbers_between(low, high, above=above, below=below) if low <= high else None
-    if regex is None:
-        raise _refused(place, f"no number is between {low} and {high}")
-    return Match(read_pattern(regex))
-
-
-def _integer(schema: dict[str, Any], place: str) -> Node:
-    low, above, high, below = _bounds(schema, place)
-    first = -LARGEST if low is None else int(low.to_integral_value("ROUND_CEILING"))
-    last = LARGEST if high is None else int(high.to_integral_value("ROUND_FLOOR"))
-    first += above and first == low
-    last -= below and last == high
-    if first > last:
-        raise _refused(place, f"no integer is between {first} and {last}")
-    step = int(schema.get("multipleOf", 1))
-    if step == 1:
-        return Match(read_pattern(integers_between(first, last)))
-    if -(-first // step) * step > last:
-        raise _refused(place, f"no multiple of {step} is between {first} and {last}")
-    return Multiple(first, last, step)
-
-
-def _bounds(
-    schema: dict[str, Any], place: str
-) -> tuple[Decimal | None, bool, Decimal | None, bool]:
-    """Least and greatest value, each with whether it is itself left out."""
-    found: list[Any] = []
-    for plain, strict, sign in (
-        ("minimum", "exclusiveMinimum", 1),
-        ("maximum", "exclusiveMaximum", -1),
-    ):
-        given = [
-            (sign * Decimal(repr(schema[word])), word == strict)
-            for word in (plain, strict)
-            if word in schema
-        ]
-        bound, leaves_out = max(given, default=(None, False))
-        found += [None if bound is None else sign * bound, leaves_out]
-        if bound is not None and abs(bound) > 10**15 * LARGEST:
-            raise _refused(f"{place}/{plain}", "bounds this large are not supported")
-    return found[0], found[1], found[2], found[3]
-
-
-def _is_note(word: str) -> bool:
-    return word in NOTES or word.startswith("x-")
-
-
 def _pointer(path: Sequence[Any]) -> str:
     return "/".join(["#", *(_escaped(str(part)) for part in path)])
 
 
 def _escaped(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
-
-
-def _refused(place: str, why: str, hint: str = "") -> DataError:
-    return DataError(f"schema at {place}: {why}", hint=hint)
