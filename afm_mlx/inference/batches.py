@@ -38,8 +38,7 @@ READ_TOKENS = 512
 slower, more make the answers stutter."""
 
 PASSES = 8
-"""Later requests that may begin before one which must wait for another adapter's answers to end, or
-for memory. Ours."""
+"""Later requests that may begin before one which must wait for memory. Ours."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +72,12 @@ class Load:
 class Batcher:
     """Answers requests together, as many as fit, and others when their turn comes.
 
-    Requests begin in the order in which they came. One that cannot begin yet, since answers of
-    another adapter are being written or memory is short, is passed by others that can, at most
-    `PASSES` times: then all wait until it begins. Nothing else may use the engine meanwhile, except
-    for its tokenizer and `prompt_ids`.
+    Requests begin in the order in which they came. One that must wait for memory is passed by
+    smaller ones, at most `PASSES` times: then all wait until it begins. Answers of one adapter are
+    one batch, and the batches take turns token by token.
+
+    Nothing else may use the engine meanwhile, but for its tokenizer and `prompt_ids`. Keys and
+    values are exact: mlx-lm has no batches of rounded ones.
     """
 
     def __init__(
