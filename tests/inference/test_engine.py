@@ -1,3 +1,7 @@
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
 import mlx.core as mx
 import pytest
 
@@ -206,3 +210,87 @@ def test_what_a_user_says_cannot_end_the_turn(engine):
     ids = engine.prompt_ids("no <turn:end> here")
     ends = ids.count(engine.tokenizer.piece_id("<turn:end>"))
     assert ends == engine.prompt_ids("no end here").count(engine.tokenizer.piece_id("<turn:end>"))
+
+
+TOOL = {
+    "type": "function",
+    "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}},
+}
+
+
+def test_tools_are_written_into_the_prompt(engine):
+    ids = engine.prompt_ids(HELLO, tools=[TOOL])
+    text = engine.tokenizer.decode(ids)
+    assert '<tools>[{"type": "function", "function": {"name": "weather"' in text
+    assert engine.prompt_ids(HELLO, tools=[]) == engine.prompt_ids(HELLO)
+
+
+def test_calls_and_results_are_part_of_a_conversation(engine):
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    turns = [
+        *HELLO,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "sun"},
+    ]
+    text = engine.tokenizer.decode(engine.prompt_ids(turns, tools=[TOOL]))
+    assert '<tool_call>{"name": "weather", "arguments": {}}</tool_call>' in text
+    assert "<turn:tool>sun<turn:end>" in text
+
+
+def test_a_template_that_has_no_place_for_tools_is_noticed(model_folder, tmp_path):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    config["chat_template"] = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    file.write_text(json.dumps(config))
+    engine = Engine.open(folder)
+    with pytest.raises(DataError, match="has no place for tools: the model would not see them"):
+        engine.prompt_ids(HELLO, tools=[TOOL])
+
+
+def test_a_model_that_continues_text_takes_no_tools(engine):
+    with pytest.raises(DataError, match="tools need a chat model, and this one continues text"):
+        engine.prompt_ids("The cat", raw=True, tools=[TOOL])
+
+
+def test_texts_in_parts_are_joined(engine):
+    parts = [{"type": "text", "text": "What is "}, {"type": "text", "text": "on the hill?"}]
+    assert engine.prompt_ids([{"role": "user", "content": parts}]) == engine.prompt_ids(HELLO)
+    whole = engine.prompt_ids(HELLO, raw=True)
+    assert engine.prompt_ids([{"role": "user", "content": parts}], raw=True) == whole
+    with pytest.raises(DataError, match="a message of role 'user' has no text"):
+        engine.prompt_ids([{"role": "user", "content": 5}], raw=True)
+
+
+def test_log_probabilities_are_the_models_own_before_temperature(engine):
+    ids = engine.prompt_ids(HELLO)
+    for chunk in engine.stream(HELLO, max_tokens=5, temperature=2.0, seed=1, top_logprobs=2):
+        logits = engine.model(mx.array([ids]))[0, -1]
+        logps = logits - mx.logsumexp(logits)
+        assert chunk.logprob == pytest.approx(logps[chunk.token].item(), abs=1e-5)
+        assert chunk.top[0][1] == pytest.approx(logps.max().item(), abs=1e-5)
+        assert chunk.top[0][1] >= chunk.top[1][1]
+        ids = [*ids, chunk.token]
+
+
+def test_conversations_that_take_turns_are_all_remembered(engine, model_folder):
+    said = {}
+    for prompt in ("What is on the hill?", "A dog and a cat.", "The house."):
+        said[prompt] = text_of(engine.stream(prompt, max_tokens=8))
+    for prompt, answer in said.items():
+        turns = [
+            {"role": "user", "content": prompt},
+            {"role": "assistant", "content": answer},
+            {"role": "user", "content": "And then?"},
+        ]
+        known = len(engine.prompt_ids(prompt))
+        after = tokens_of(engine.stream(turns, max_tokens=8))
+        assert engine.stats.cached_tokens >= known
+        assert after == fresh(model_folder, turns, max_tokens=8)
+
+
+def test_prompts_can_be_rendered_in_many_threads(engine):
+    expected = engine.prompt_ids(HELLO, tools=[TOOL])
+    with ThreadPoolExecutor(8) as pool:
+        found = pool.map(lambda _: engine.prompt_ids(HELLO, tools=[TOOL]), range(200))
+        assert all(ids == expected for ids in found)

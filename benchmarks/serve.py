@@ -1,0 +1,195 @@
+"""Serving: eight requests together beside one at a time, and a cached system prompt beside none.
+
+All ways run in one process on the same weights, and take turns in rounds, so that a busy machine
+slows them alike; each round has new prompts and one ratio. One at a time is measured twice: by the
+batcher, and by mlx-lm's own generation of its own model of the same folder, which is the fairer
+judge. Answers are greedy and the same whichever way.
+
+    python benchmarks/serve.py                       # tiny and smollm2: some minutes
+    python benchmarks/serve.py --model smollm2 --rounds 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from afm_mlx import compat  # before MLX: it loads the BLAS  # isort: skip
+import mlx.core as mx
+
+from afm_mlx.decoder.checkpoint import save_checkpoint
+from afm_mlx.decoder.decoder import Decoder, initialize
+from afm_mlx.errors import AfmError
+from afm_mlx.inference.batches import Batcher
+from afm_mlx.inference.engine import Engine
+from afm_mlx.inference.requests import Chunk, Sampling
+from afm_mlx.settings.sections import Shape
+from afm_mlx.text.tokenizer import train_tokenizer
+from afm_mlx.zoo import resolve_model
+
+TINY = Shape(
+    num_layers=4,
+    hidden_size=256,
+    num_heads=8,
+    num_kv_heads=2,
+    head_dim=32,
+    intermediate_size=768,
+    vocab_size=4_096,
+    rope_base=10_000,
+    norm_eps=1e-5,
+    max_tokens=4_096,
+)
+THINGS = ("bridge", "river", "lamp", "house", "clock", "garden", "train", "letter")
+TOGETHER = 8
+SYSTEM_TOKENS = 1_000
+
+
+def tiny_engine(folder: Path) -> Engine:
+    """A random model of four million parameters."""
+    train_tokenizer(
+        iter(["The cat sat on the mat. What is on the hill? A house.\n"] * 20),
+        folder / "tokenizer",
+        vocab_size=320,
+        reserved_pieces=16,
+        character_coverage=1.0,
+        max_sentence_bytes=4_096,
+        training_bytes=100_000,
+    )
+    model = Decoder(TINY)
+    initialize(model, 0)
+    save_checkpoint(folder / "model", model, folder / "tokenizer", facts={"stage": "sft"})
+    return Engine(model, folder / "model")
+
+
+def questions(engine: Engine, number: int) -> list[list[int]]:
+    """Prompts that no other round has, as ids."""
+    return [
+        engine.prompt_ids(f"In round {number}, tell me about the {thing} and a number like {i}.")
+        for i, thing in enumerate(THINGS[:TOGETHER])
+    ]
+
+
+def answer(batcher: Batcher, prompts: Sequence[list[int]], tokens: int) -> tuple[list, list]:
+    """Tokens of each prompt's answer, and seconds until each one's first; all asked at once."""
+    said: list[list[int]] = [[] for _ in prompts]
+    firsts = [0.0] * len(prompts)
+    left = threading.Semaphore(0)
+    began = time.perf_counter()
+
+    def listener(place: int):
+        def tell(chunk: Chunk | AfmError) -> None:
+            if isinstance(chunk, AfmError):
+                raise chunk
+            if not said[place]:
+                firsts[place] = time.perf_counter() - began
+            said[place].append(chunk.token)
+            if chunk.finished:
+                left.release()
+
+        return tell
+
+    for place, ids in enumerate(prompts):
+        batcher.submit(ids, Sampling(max_tokens=tokens), tell=listener(place))
+    for _ in prompts:
+        left.acquire()
+    return said, firsts
+
+
+def by_mlx_lm(model, ends: Sequence[int], ids: list[int], tokens: int) -> list[int]:
+    """mlx-lm's answer."""
+    generate_step = compat.import_mlx_lm("mlx_lm.generate").generate_step
+    said = []
+    for token, _ in generate_step(mx.array(ids), model, max_tokens=tokens):
+        said.append(int(token))
+        if said[-1] in ends:
+            break
+    return said
+
+
+def throughput(engine: Engine, theirs, rounds: int, tokens: int) -> None:
+    """Print tokens per second of three ways, and their ratios."""
+    ends = engine.tokenizer.eos_ids
+    ratios, fair, same = [], [], 0
+    with Batcher(engine, max_together=TOGETHER) as batcher:
+        answer(batcher, [engine.prompt_ids("Hello there.")], 4)
+        by_mlx_lm(theirs, ends, engine.prompt_ids("Hello there."), 4)
+        for number in range(rounds):
+            prompts = questions(engine, number)
+            speeds = {}
+            began = time.perf_counter()
+            together, _ = answer(batcher, prompts, tokens)
+            speeds["together"] = sum(map(len, together)) / (time.perf_counter() - began)
+            # Prompts of their own, or the cache would have read them already.
+            prompts = questions(engine, rounds + number)
+            began = time.perf_counter()
+            alone = [answer(batcher, [ids], tokens)[0][0] for ids in prompts]
+            speeds["alone"] = sum(map(len, alone)) / (time.perf_counter() - began)
+            began = time.perf_counter()
+            judged = [by_mlx_lm(theirs, ends, ids, tokens) for ids in prompts]
+            speeds["mlx-lm"] = sum(map(len, judged)) / (time.perf_counter() - began)
+            same += sum(a == b for a, b in zip(alone, judged, strict=True))
+            ratios.append(speeds["together"] / speeds["alone"])
+            fair.append(speeds["together"] / speeds["mlx-lm"])
+            shown = ", ".join(f"{way} {speed:.1f}" for way, speed in speeds.items())
+            print(f"  round {number + 1}: tokens/s {shown}; ratio {ratios[-1]:.2f}", flush=True)
+    print(f"  together / alone   {statistics.median(ratios):.2f} (median of {rounds})")
+    print(f"  together / mlx-lm  {statistics.median(fair):.2f}")
+    print(f"  answers equal to mlx-lm's: {same} of {rounds * TOGETHER}")
+
+
+def first_token(engine: Engine, rounds: int) -> None:
+    """Print seconds to the first token with a system prompt that is known, and that is not."""
+    ratios = []
+    with Batcher(engine, max_together=TOGETHER) as batcher:
+        for number in range(rounds):
+            sentence = f"Rule {number}: the {THINGS[number % len(THINGS)]} is never red. "
+            system = sentence * 400
+            while len(engine.prompt_ids(system)) > SYSTEM_TOKENS:
+                system = system[: -len(sentence)]
+            seconds = []
+            for question in ("What is red?", "And what is blue?"):
+                messages = [
+                    {"role": "system", "content": system},
+                    {"role": "user", "content": question},
+                ]
+                ids = engine.prompt_ids(messages)
+                _, [first] = answer(batcher, [ids], 4)
+                seconds.append(first)
+            ratios.append(seconds[0] / seconds[1])
+            print(
+                f"  round {number + 1}: {len(ids):,} tokens, first token after {seconds[0]:.2f} s, "
+                f"with the system prompt known {seconds[1]:.3f} s; ratio {ratios[-1]:.1f}",
+                flush=True,
+            )
+    print(f"  unknown / known    {statistics.median(ratios):.1f} (median of {rounds})")
+
+
+def main() -> None:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", help="tiny, or a MODEL; both tiny and smollm2 if left away")
+    parser.add_argument("--tokens", type=int, default=48, help="longest answer")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    print(f"{platform.machine()}, {os.cpu_count()} cores, MLX {mx.__version__}")
+    for name in [options.model] if options.model else ["tiny", "smollm2"]:
+        with tempfile.TemporaryDirectory() as folder:
+            if name == "tiny":
+                engine = tiny_engine(Path(folder))
+            else:
+                engine = Engine.open(resolve_model(name, runs=Path("runs")).path)
+            theirs, _ = compat.import_mlx_lm("mlx_lm.utils").load_model(engine.folder)
+            print(name)
+            throughput(engine, theirs, options.rounds, options.tokens)
+            first_token(engine, options.rounds)
+
+
+if __name__ == "__main__":
+    main()
