@@ -14,10 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from afm_mlx.inference.server.problems import Problem, internal
 from afm_mlx.inference.server.responses import problem_response
-
-LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-"""Names of this machine. A page of another site that has its own name point to this machine still
-sends its own name (DNS rebinding)."""
+from afm_mlx.inference.server.start import is_loopback
 
 OPEN_PATHS = frozenset({"/", "/health"})
 """What needs no key: the page, which holds no secret, and whether the server is up."""
@@ -90,7 +87,9 @@ class Doors:
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if self._loopback and _name(f"//{host}") not in LOOPBACK_NAMES:
+        # A page of another site can have its name point to this machine (DNS rebinding); it still
+        # sends that name.
+        if self._loopback and not is_loopback(_name(f"//{host}")):
             raise Problem(
                 403,
                 "this server answers to localhost and 127.0.0.1 alone, whatever the Host header "
