@@ -57,7 +57,7 @@ def serve(
         float | None,
         typer.Option(
             metavar="GB",
-            min=0.01,
+            min=0.0,
             help="Memory that the model and all answers may take, in 10^9 bytes.",
             show_default="what the machine gives",
         ),
