@@ -398,7 +398,7 @@ def main() -> None:
     """Run, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=2_000)
-    parser.add_argument("--memory-gb", type=float, default=0.06)
+    parser.add_argument("--memory-gb", type=float, default=0.03)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -45,12 +45,13 @@ class Doors:
 
         Args:
             app: what lies behind.
-            loopback: the server listens on this machine only, so names of others are refused.
+            loopback: the server listens on this machine only. Without a key, it then answers to
+                names of this machine alone.
             api_key: that requests must bring; None for none.
             say: takes a line about a mistake of ours; stderr if not given.
         """
         self._app = app
-        self._loopback = loopback
+        self._is_open = loopback and api_key is None
         self._key = None if api_key is None else api_key.encode()
         self._say = say or _to_stderr
 
@@ -89,7 +90,7 @@ class Doors:
         host = headers.get("host", "")
         # A page of another site can have its name point to this machine (DNS rebinding); it still
         # sends that name.
-        if self._loopback and not is_loopback(_name(f"//{host}")):
+        if self._is_open and not is_loopback(_name(f"//{host}")):
             raise Problem(
                 403,
                 "this server answers to localhost and 127.0.0.1 alone, whatever the Host header "

@@ -118,8 +118,8 @@ class Service:
                 ids = self.engine.prompt_ids(messages, tools=declared, adapter=who)
         except DataError as error:
             raise problem_of(error, "messages") from None
-        refusal = self._refusal(_texts(chat.messages, declared), adapter or FEATURE)
         limit = self._limit([ids], chat.wanted_tokens, "messages")
+        refusal = self._refusal(_texts(chat.messages, declared), adapter or FEATURE)
         samplings = chat.samplings(limit, chat.wanted_logprobs)
         parallel = chat.parallel_tool_calls is not False
         return Job(adapter, [ids], samplings, guide, tools, form, parallel, refusal)

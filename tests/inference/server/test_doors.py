@@ -59,7 +59,7 @@ def test_nothing_may_be_kept(server):
 
 @pytest.fixture(scope="module")
 def locked(adapted):
-    with running(adapted, api_key="s3cret \u2603", loopback=False) as found:
+    with running(adapted, api_key="s3cret \u2603") as found:
         yield found
 
 
@@ -82,7 +82,7 @@ def test_page_and_health_need_no_key(locked):
     assert get(locked, "/health")[0].status == 200
 
 
-def test_a_server_for_others_has_any_name(locked):
+def test_a_server_with_a_key_has_any_name(locked):
     assert get(locked, "/health", Host="mac-studio.example:8080")[0].status == 200
 
 

@@ -1,5 +1,7 @@
 """Guardrails before and behind the model."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from .conftest import HELLO, running
@@ -153,3 +155,31 @@ def test_a_policy_that_changes_counts_from_the_next_request_on(client, policy):
         policy.write_text(before)
     (choice,) = client.chat.completions.create(**ASK, messages=BAD).choices
     assert choice.finish_reason == "content_filter"
+
+
+CLASSIFIER = """
+[classifier]
+model = "{folder}"
+checks = ["input", "output"]
+thresholds = {{ default = {threshold} }}
+[classifier.questions]
+illegal = "Is it illegal?"
+"""
+
+
+@pytest.mark.parametrize(("threshold", "finishes"), [(0.0, {"content_filter"}), (1.0, {"length"})])
+def test_a_model_judges_while_another_answers(adapted, model_folder, tmp_path, threshold, finishes):
+    policy = tmp_path / "policy.toml"
+    text = CLASSIFIER.format(folder=model_folder, threshold=threshold)
+    policy.write_text(POLICY.format(pattern="steal a car") + text)
+    with running(adapted, policy=policy) as server:
+        client = server.openai()
+
+        def ask(number):
+            talk = [{"role": "user", "content": f"What is {number}?"}]
+            answer = client.chat.completions.create(**ASK, messages=talk)
+            return answer.choices[0].finish_reason
+
+        with ThreadPoolExecutor(6) as clients:
+            assert set(clients.map(ask, range(12))) == finishes
+        assert server.said == []
