@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from afm_mlx.errors import DataError, RunError
+from afm_mlx.errors import AfmError, DataError, RunError
 from afm_mlx.inference.guardrails import FEATURE, Guardrails
 from afm_mlx.inference.requests import Chunk, Guide
 from afm_mlx.inference.server.api import Answering, Chat, Completion, Turn
@@ -19,7 +19,7 @@ from afm_mlx.inference.server.feed import Feed
 from afm_mlx.inference.server.jobs import Answers, Job
 from afm_mlx.inference.server.limits import Limits
 from afm_mlx.inference.server.names import NONE, Names
-from afm_mlx.inference.server.problems import bad, problem_of
+from afm_mlx.inference.server.problems import Problem, bad, problem_of
 from afm_mlx.inference.server.writing import Piece, TokenTexts, Writing
 
 if TYPE_CHECKING:
@@ -76,7 +76,10 @@ class Service:
 
         def begin() -> Answers:
             job = job_of()
-            return Answers(job, self.batcher, feed, lambda: self._writing(job), self._checked)
+            try:
+                return Answers(job, self.batcher, feed, lambda: self._writing(job), self._checked)
+            except AfmError as error:
+                raise self._problem(error) from None
 
         if self._closed:
             raise RunError("the model is shut down")
@@ -117,7 +120,7 @@ class Service:
                 who = NONE if adapter is None else adapter
                 ids = self.engine.prompt_ids(messages, tools=declared, adapter=who)
         except DataError as error:
-            raise problem_of(error, "messages") from None
+            raise self._problem(error, "messages") from None
         limit = self._limit([ids], chat.wanted_tokens, "messages")
         refusal = self._refusal(_texts(chat.messages, declared), adapter or FEATURE)
         samplings = chat.samplings(limit, chat.wanted_logprobs)
@@ -131,7 +134,7 @@ class Service:
             with self._reading:
                 prompts = [self._prompt_ids(prompt) for prompt in completion.prompt]
         except DataError as error:
-            raise problem_of(error, "prompt") from None
+            raise self._problem(error, "prompt") from None
         limit = self._limit(prompts, completion.wanted_tokens, "prompt")
         texts = [
             prompt if isinstance(prompt, str) else self.engine.tokenizer.decode(prompt)
@@ -188,7 +191,7 @@ class Service:
             with self._reading:
                 return found, tool_format(self.engine.folder)
         except DataError as error:
-            raise problem_of(error, "tools") from None
+            raise self._problem(error, "tools") from None
 
     def _guide(self, chat: Chat, tools: list[Tool], form: ToolFormat | None) -> Guide | None:
         from afm_mlx.inference.tools import tool_guide
@@ -200,7 +203,7 @@ class Service:
             if (schema := chat.schema_of_answer) is not None:
                 return self._guides.json_schema(schema)
         except DataError as error:
-            raise problem_of(error, "tools" if tools else "response_format") from None
+            raise self._problem(error, "tools" if tools else "response_format") from None
         return None
 
     def _refusal(self, texts: dict[str, str], feature: str) -> str:
@@ -212,6 +215,14 @@ class Service:
             if verdict.refused:
                 return verdict.message
         return ""
+
+    def _problem(self, error: AfmError, param: str | None = None) -> Problem:
+        """What clients are told of an error: the model goes by its name, and not by its folder."""
+        message, hint = (
+            text.replace(str(self.engine.folder), self.names.base)
+            for text in (str(error), error.hint)
+        )
+        return problem_of(type(error)(message, hint=hint), param)
 
     @cached_property
     def _guides(self) -> Guides:
