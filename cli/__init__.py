@@ -13,7 +13,7 @@ import typer
 
 from afm_mlx.errors import AfmError
 
-from . import adapt, data, synth, tokenizer, zoo
+from . import adapt, data, policy, synth, tokenizer, zoo
 from .align import sft
 from .align_prefer import prefer, reward
 from .align_rl import itec, reject, rl
@@ -86,6 +86,7 @@ app.command("doctor", rich_help_panel=START)(doctor)
 app.command("chat", rich_help_panel=USE)(chat)
 app.command("generate", rich_help_panel=USE)(generate)
 app.command("import", rich_help_panel=USE)(import_)
+app.add_typer(policy.app, name="policy", rich_help_panel=USE)
 app.add_typer(zoo.app, name="models", rich_help_panel=BUILD)
 app.command("plan", rich_help_panel=BUILD)(plan)
 app.command("run", rich_help_panel=BUILD)(run)
