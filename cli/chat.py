@@ -17,9 +17,11 @@ from .chat_display import shown_answer
 from .chat_input import questions
 from .models_io import find_model, open_engine
 from .options import (
+    BUILT_IN,
     MAX_TOKENS,
     RUNS,
     MaxTokensFlag,
+    PolicyFlag,
     RunsFlag,
     SeedFlag,
     SystemFlag,
@@ -176,7 +178,8 @@ def _show(session: Session, answer: Generator[Piece, None, None]) -> None:
         tell(f"(stopped: the context of {session.engine.context_tokens:,} tokens is full)")
     elif finished == "refused":
         assert session.verdict is not None
-        tell(f"(the policy refuses this: {session.verdict.subcategory or session.verdict.category})")
+        found = session.verdict.subcategory or session.verdict.category
+        tell(f"(refused: {found})")
     if session.num_dropped:
         tell(f"(answered without the oldest {session.num_dropped} messages: the context is full)")
 

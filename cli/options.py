@@ -66,6 +66,18 @@ AdapterFlag = Annotated[
         show_default=False,
     ),
 ]
+BUILT_IN = "default"
+"""In place of a policy's file: the policy that comes with the toolkit."""
+
+PolicyFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--policy",
+        metavar="FILE",
+        help="Check questions and answers by a policy; default is the built-in one.",
+        show_default="nothing is checked",
+    ),
+]
 OutFlag = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to create.")]
 SkipBadFlag = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out and count lines that are wrong.")

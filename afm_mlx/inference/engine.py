@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
     from afm_mlx.decoder.adapters import Adapters
     from afm_mlx.decoder.decoder import Decoder
+    from afm_mlx.inference.guided import Guides
     from afm_mlx.inference.speculative import Draft
+    from afm_mlx.inference.tools import ToolFormat
 
 BASE_STAGES = ("core", "continued", "context", "prune", "distill")
 """Stages whose models continue text: they have not seen their own tokenizer's chat template."""
@@ -102,6 +104,20 @@ class Engine:
 
         return Adapters(self.model, self.folder, dtype=compute_dtype())
 
+    @cached_property
+    def guides(self) -> Guides:
+        """Compiles forms that answers must have."""
+        from afm_mlx.inference.guided import Guides
+
+        return Guides(self.tokenizer, self.model.output_weight.shape[0])
+
+    @cached_property
+    def tool_format(self) -> ToolFormat:
+        """How the model writes calls of tools: as its chat template has it, else as ours has."""
+        from afm_mlx.inference.tools import JSON_CALLS, tool_format
+
+        return tool_format(self.folder) or JSON_CALLS
+
     def use_adapter(self, name: str | None) -> None:
         """Answer with an adapter of `adapters` from now on; None for the model as it is.
 
@@ -133,7 +149,7 @@ class Engine:
                 whichever is in use.
 
         Raises:
-            DataError: the chat template refuses these messages, or has no place for tools.
+            DataError: the chat template refuses these messages.
         """
         from afm_mlx.decoder.adapters import NONE
 
@@ -270,15 +286,14 @@ class Engine:
     def _chat_ids(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None
     ) -> list[int]:
-        from afm_mlx.text.chat import render_chat
+        from afm_mlx.inference.tools import for_template
+        from afm_mlx.text.chat import plain_messages, render_chat
 
-        ids = render_chat(self.tokenizer, messages, tools=tools or None)
-        if tools and ids == render_chat(self.tokenizer, messages):
-            raise DataError(
-                f"the chat template of '{self.folder}' has no place for tools: the model would not "
-                "see them",
-                hint="take a model whose chat template has one",
-            )
+        written = for_template(messages)
+        ids = render_chat(self.tokenizer, written, tools=tools or None)
+        if tools and ids == render_chat(self.tokenizer, written):
+            # A template that has no place for tools: the model is told of them in words.
+            return render_chat(self.tokenizer, plain_messages(messages, tools))
         return ids
 
     @cached_property

@@ -115,8 +115,9 @@ class Guide(Protocol):
 class GuideState(Protocol):
     """Where one guided answer is."""
 
-    finished: bool
-    """Whether nothing but a stop token may follow."""
+    @property
+    def finished(self) -> bool:
+        """Whether nothing but a stop token may follow."""
 
     def allowed(self) -> NDArray[np.uint32]:
         """Tokens that may come next: bits [ceil(V / 32)], bit i % 32 of word i // 32 for token i.

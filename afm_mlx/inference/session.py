@@ -1,15 +1,4 @@
-"""A conversation with a model: for programs, and for `afm chat`.
-
-    from afm_mlx import Session
-    from pydantic import BaseModel
-
-    class City(BaseModel):
-        name: str
-        country: str
-
-    session = Session("smollm2")
-    print(session.respond("Name a city.", schema=City).country)
-"""
+"""A conversation with a model: for programs, and for `afm chat`. docs/session.md has examples."""
 
 from __future__ import annotations
 
@@ -63,6 +52,7 @@ class Session:
         *,
         instructions: str = "",
         tools: Sequence[Tool | Callable[..., Any]] = (),
+        tool_choice: str = "auto",
         adapter: str | Path | None = None,
         guardrails: Guardrails | None = None,
         max_tokens: int = 512,
@@ -80,6 +70,8 @@ class Session:
                 `smollm2`; or an engine, which sessions may share one after the other.
             instructions: the system prompt; "" leaves it to the chat template.
             tools: functions with type hints that the model may call, or tools.
+            tool_choice: "auto": the model calls them as it likes. "required", or a tool's name:
+                every answer begins with a call.
             adapter: folder or name of an adapter to answer with.
             guardrails: check what is asked and answered; None: nothing is checked.
             max_tokens: longest answer, in tokens.
@@ -98,6 +90,7 @@ class Session:
         self.engine = model if isinstance(model, Engine) else _opened(model, adapter, runs)
         self.instructions = instructions
         self.tools = [each if isinstance(each, Tool) else tool_of(each) for each in tools]
+        self.tool_choice = tool_choice
         self.guardrails = guardrails
         self.max_tokens, self.temperature, self.top_p = max_tokens, temperature, top_p
         self.seed, self.draft, self.kv_bits = seed, draft, kv_bits
@@ -118,13 +111,13 @@ class Session:
         return self.engine.stats
 
     @overload
-    def respond(self, prompt: str, *, schema: type[Typed], **options: Any) -> Typed: ...
+    def respond(self, prompt: str, *, schema: type[Typed]) -> Typed: ...
 
     @overload
-    def respond(self, prompt: str, *, schema: Mapping[str, Any], **options: Any) -> Any: ...
+    def respond(self, prompt: str, *, schema: Mapping[str, Any]) -> Any: ...
 
     @overload
-    def respond(self, prompt: str, *, schema: None = None, **options: Any) -> str: ...
+    def respond(self, prompt: str, *, choices: Sequence[str] = (), pattern: str = "") -> str: ...
 
     def respond(
         self,
@@ -257,7 +250,8 @@ class Session:
             for number in range(MOST_ROUNDS + 1):
                 tools = self.tools if form is None and number < MOST_ROUNDS else []
                 said: list[str] = []
-                finished = yield from self._round(form, tools, said)
+                choice = self.tool_choice if number == 0 else "auto"
+                finished = yield from self._round(form, tools, choice, said)
                 reply = parse_answer("".join(said), tools, self.engine.tool_format)
                 if not reply.calls or finished not in ("stop", "length", "context"):
                     return
@@ -272,18 +266,19 @@ class Session:
                 self.messages.pop()  # the question: it has no answer
 
     def _round(
-        self, form: Guide | None, tools: Sequence[Tool], said: list[str]
+        self, form: Guide | None, tools: Sequence[Tool], choice: str, said: list[str]
     ) -> Generator[Piece, None, str | None]:
         """One answer of the model, which is added to the messages; why it ended.
 
         `said` gets its texts, calls included, which are not shown.
         """
-        from afm_mlx.inference.tools import HiddenCalls, tool_guide
+        from afm_mlx.inference.hidden_calls import HiddenCalls
+        from afm_mlx.inference.tools import tool_guide
 
         hidden = HiddenCalls(self.engine.tool_format if tools else None)
         check = self.guardrails.watch(FEATURE) if self.guardrails else None
         if tools and form is None:
-            form = tool_guide(self.engine.guides, tools, "auto", format=self.engine.tool_format)
+            form = tool_guide(self.engine.guides, tools, choice, format=self.engine.tool_format)
         prompt, seed = self._fitting(tools), self.seed + self.num_answers
         self.num_answers += 1
         shown: list[str] = []

@@ -34,7 +34,5 @@ def tools_of_file(file: Path) -> list[Tool]:
         if inspect.isfunction(each) and each.__module__ == module.__name__ and name[0] != "_"
     ]
     if not found:
-        raise DataError(
-            f"{file} defines no function", hint="def weather(city: str) -> str: ..."
-        )
+        raise DataError(f"{file} defines no function", hint="def weather(city: str) -> str: ...")
     return found
