@@ -132,7 +132,7 @@ class Guardrails:
         try:
             self._read = read_policy(self.path)
             self._classifier = self._made(old)
-        except AfmError as error:
+        except (AfmError, OSError) as error:
             self._read = old
             first = str(error).splitlines()[0]
             self._say(f"the policy stays as it was: {first}")

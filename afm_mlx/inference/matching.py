@@ -81,6 +81,7 @@ class Automaton:
         self._class_numbers: dict[tuple[bool, frozenset[int]], int] = {}
         self._taking: list[frozenset[int]] = []  # by class: the kinds that have its characters
         self._joining: list[bool] = []  # by class
+        self._beginning: dict[int, frozenset[int]] = {}  # by class: places a match begins with
         self._states: dict[tuple[tuple[frozenset[int], ...], bool], _State] = {}
         self.start = self._state((), False)
 
@@ -117,12 +118,10 @@ class Automaton:
         taking: frozenset[int] = frozenset() if kind == END else self._taking[kind]
         groups, kept = [], []
         taken: set[int] = set()
+        follow, kinds = self._follow, self._kind
         for number, group in enumerate(state.groups):
             reached = {
-                after
-                for place in group
-                for after in self._follow[place]
-                if self._kind[after] in taking
+                after for place in group for after in follow[place] if kinds[after] in taking
             }
             reached -= taken
             if reached:
@@ -130,9 +129,12 @@ class Automaton:
                 groups.append(frozenset(reached))
                 kept.append(number)
         if not inside:
-            begun = {place for place in self._first if self._kind[place] in taking} - taken
-            if begun:
-                groups.append(frozenset(begun))
+            begun = self._beginning.get(kind)
+            if begun is None:
+                begun = frozenset(place for place in self._first if self._kind[place] in taking)
+                self._beginning[kind] = begun
+            if begun - taken:
+                groups.append(begun - taken)
                 kept.append(-1)
         joined = kind != END and self._joining[kind]
         step = _Step(found, self._state(tuple(groups), joined), tuple(kept))

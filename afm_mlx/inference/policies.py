@@ -56,16 +56,21 @@ class ReadPolicy:
         self.path = path
         """The file; paths in it begin at its folder."""
         self._subjects = subjects
+        self._patterns: dict[tuple[Direction, str, Action], Patterns] = {}
         self._automata: dict[tuple[Direction, frozenset[str]], Automaton] = {}
 
     def patterns(self, direction: Direction, feature: str, action: Action) -> Patterns:
         """The patterns that lead to an action of a feature."""
-        chosen = [
-            subject
-            for subject in self._subjects[direction]
-            if self.policy.action(feature, subject.subcategory) is action
-        ]
-        return self._ready(direction, chosen)
+        known = feature if feature in self.policy.features else DEFAULT  # or names would pile up
+        key = (direction, known, action)
+        if key not in self._patterns:
+            chosen = [
+                subject
+                for subject in self._subjects[direction]
+                if self.policy.action(known, subject.subcategory) is action
+            ]
+            self._patterns[key] = self._ready(direction, chosen)
+        return self._patterns[key]
 
     def trials(self) -> Iterator[Trial]:
         """Each sample of the file, tried on all patterns, whatever the actions.

@@ -1,10 +1,13 @@
 """Policy files: what can be wrong with them, and on which line."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from afm_mlx.errors import DataError, RecipeError
 from afm_mlx.inference.policies import read_policy
-from afm_mlx.settings.policy import Action
+from afm_mlx.settings.policy import Action, Policy, Questions, Rules
 
 GOOD = """\
 [messages]
@@ -146,3 +149,15 @@ def test_the_more_special_word_counts_and_the_features_own_before_the_default(re
     assert policy.action("notes", "illegal.drugs") is Action.FLAG
     assert policy.action("notes", "cyber.malware") is Action.ALLOW
     assert policy.action("chat", "cyber.malware") is Action.REFUSE
+
+
+def test_the_policies_of_the_documentation_are_as_they_say(read):
+    page = (Path(__file__).parents[2] / "docs" / "guardrails.md").read_text()
+    rules, classifier = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    trials = list(read(rules).trials())
+    assert len(trials) == 2
+    assert all(trial.as_stated for trial in trials)
+    assert read(classifier).policy.classifier.threshold("self_harm.injury") == 0.7
+    for section in (Policy, Questions, Rules):
+        for key in section.model_fields:
+            assert f"`{key}`" in page or f"[{key}" in page, key
