@@ -13,15 +13,7 @@ from typing import TYPE_CHECKING
 from afm_mlx.errors import BusyError, RunError
 from afm_mlx.inference.answers import Answer
 from afm_mlx.inference.batch import Batch, Request, Tell
-from afm_mlx.inference.memory import (
-    FREED_SHARE,
-    Budget,
-    default_budget,
-    score_bytes,
-    token_bytes,
-    weight_bytes,
-    work_bytes,
-)
+from afm_mlx.inference.memory import FREED_SHARE, Budget
 from afm_mlx.inference.requests import Guide, Sampling, Stats
 
 if TYPE_CHECKING:
@@ -38,8 +30,7 @@ READ_TOKENS = 512
 slower, more make the answers stutter."""
 
 PASSES = 8
-"""Later requests that may begin before one which must wait for another adapter's answers to end, or
-for memory. Ours."""
+"""Later requests that may begin before one which must wait for memory. Ours."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +64,12 @@ class Load:
 class Batcher:
     """Answers requests together, as many as fit, and others when their turn comes.
 
-    Requests begin in the order in which they came. One that cannot begin yet, since answers of
-    another adapter are being written or memory is short, is passed by others that can, at most
-    `PASSES` times: then all wait until it begins. Nothing else may use the engine meanwhile, except
-    for its tokenizer and `prompt_ids`.
+    Requests begin in the order in which they came. One that must wait for memory is passed by
+    smaller ones, at most `PASSES` times: then all wait until it begins. Answers of one adapter are
+    one batch, and the batches take turns token by token.
+
+    Nothing else may use the engine meanwhile, but for its tokenizer and `prompt_ids`. Keys and
+    values are exact: mlx-lm has no batches of rounded ones.
     """
 
     def __init__(
@@ -91,7 +84,7 @@ class Batcher:
 
         Args:
             engine: with its adapters.
-            memory_gb: memory budget in 10^9 bytes, weights included; None for the machine's.
+            memory_gb: memory budget in 10^9 bytes, weights included; None for the engine's.
             max_waiting: requests that may wait beside those that are answered.
             max_together: requests that are answered at once.
 
@@ -100,17 +93,8 @@ class Batcher:
         """
         self.engine = engine
         self.max_waiting, self.max_together = max_waiting, max_together
-        self._total = default_budget() if memory_gb is None else int(memory_gb * 1e9)
+        self._total = engine.budget_bytes if memory_gb is None else int(memory_gb * 1e9)
         self._freed = int(self._total * FREED_SHARE)
-        self._weights = weight_bytes(engine.model)
-        self._per_token, number_bytes = token_bytes(engine.model)
-        self._work = work_bytes(
-            engine.model.shape,
-            number_bytes=number_bytes,
-            read_tokens=READ_TOKENS,
-            together=max_together,
-        )
-        self._per_past = score_bytes(engine.model.shape, read_tokens=READ_TOKENS)
         self.budget.check_model()
         self._changed = threading.Condition()
         self._waiting: deque[Request] = deque()
@@ -133,8 +117,13 @@ class Batcher:
     @property
     def budget(self) -> Budget:
         """The memory budget, with the adapters that are loaded now."""
-        fixed = self._weights + self.engine.adapters.bytes + self._work + self._freed
-        return Budget(self._total, fixed, self._per_token, self._per_past)
+        return Budget.of(
+            [self.engine.sizes],
+            total=self._total,
+            held=self.engine.adapters.bytes + self._freed,
+            read_tokens=READ_TOKENS,
+            together=self.max_together,
+        )
 
     @property
     def load(self) -> Load:

@@ -10,15 +10,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from afm_mlx.compat import compute_dtype, device_memory_bytes, import_mlx_lm
+from afm_mlx.compat import compute_dtype, import_mlx_lm
 from afm_mlx.errors import DataError
 from afm_mlx.inference.answers import Answer
-from afm_mlx.inference.memory import PROMPT_SHARE
+from afm_mlx.inference.memory import PROMPT_SHARE, Budget, Sizes, default_budget, sizes_of
 from afm_mlx.inference.prompt_cache import PromptCache
+from afm_mlx.inference.prompts import chat_ids, has_chat_template, plain_ids
 from afm_mlx.inference.requests import Chunk as Chunk
 from afm_mlx.inference.requests import Guide, Message, Sampling
 from afm_mlx.inference.requests import Stats as Stats
-from afm_mlx.inference.steps import answer_steps, kv_settings, new_caches
+from afm_mlx.inference.steps import READ_TOKENS, answer_steps, kv_settings, new_caches
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -36,13 +37,21 @@ BASE_STAGES = ("core", "continued", "context", "prune", "distill")
 class Engine:
     """A decoder, its tokenizer, and what it has read. Serves one at a time; `Batcher` many."""
 
-    def __init__(self, model: Decoder, folder: Path, *, reuse_cache: bool = False) -> None:
+    def __init__(
+        self,
+        model: Decoder,
+        folder: Path,
+        *,
+        reuse_cache: bool = False,
+        memory_gb: float | None = None,
+    ) -> None:
         """Put `model` together with the tokenizer files in `folder`.
 
         Args:
             model: with weights; they may change between answers.
             folder: with the tokenizer's files; a checkpoint's says by its facts what it is.
             reuse_cache: keep what was read for later answers; not for weights that change.
+            memory_gb: memory budget in 10^9 bytes, weights included; None for the machine's.
 
         Raises:
             DataError: there is no tokenizer in the folder, or it cannot be read.
@@ -58,17 +67,22 @@ class Engine:
         self.context_tokens: int = model.shape.max_tokens
         self.stats = Stats()
         """Of the newest answer; kept up to date while it is written."""
+        self.budget_bytes = default_budget() if memory_gb is None else int(memory_gb * 1e9)
+        """Memory that may be used, weights included."""
         facts = read_facts(folder) if (folder / "config.json").is_file() else {}
-        self._has_template = _has_chat_template(folder)
+        self._has_template = has_chat_template(folder)
         self._is_base = facts.get("stage") in BASE_STAGES
         self._reuse_cache = reuse_cache
         self._read = PromptCache()
 
     @classmethod
-    def open(cls, path: Path, *, dtype: mx.Dtype | None = None) -> Engine:
+    def open(
+        cls, path: Path, *, dtype: mx.Dtype | None = None, memory_gb: float | None = None
+    ) -> Engine:
         """Load a model folder; in bfloat16 on a GPU and float32 on the CPU, unless told.
 
-        The adapter that the folder wants to be used with is in use.
+        The adapter that the folder wants to be used with is in use. `memory_gb` is the memory
+        budget in 10^9 bytes, weights included; None for the machine's.
 
         Raises:
             ModelError: the folder is no model that we can represent, or its tokenizer is not its.
@@ -79,7 +93,7 @@ class Engine:
 
         import_mlx_lm("mlx_lm.generate")  # a second that would count as the first answer's
         model = open_checkpoint(path, dtype=dtype or compute_dtype())
-        engine = cls(model, path, reuse_cache=True)
+        engine = cls(model, path, reuse_cache=True, memory_gb=memory_gb)
         if (adapter := default_adapter(path)) is not None:
             engine.use_adapter(engine.adapters.add(adapter))
         return engine
@@ -117,6 +131,11 @@ class Engine:
         from afm_mlx.inference.tools import JSON_CALLS, tool_format
 
         return tool_format(self.folder) or JSON_CALLS
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """What the model takes in memory, adapters apart."""
+        return sizes_of(self.model)
 
     def use_adapter(self, name: str | None) -> None:
         """Answer with an adapter of `adapters` from now on; None for the model as it is.
@@ -156,15 +175,13 @@ class Engine:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         who = self.adapters.active if adapter is None else adapter
         if self.chats_with(None if who == NONE else who) and not raw:
-            return self._chat_ids(messages, tools)
+            return chat_ids(self.tokenizer, messages, tools)
         if tools:
             raise DataError(
                 "tools need a chat model, and this one continues text",
                 hint="leave the tools away, or take a model that has seen conversations",
             )
-        text = "\n".join(_text_of(message) for message in messages)
-        ids = [int(token) for token in self._raw_tokenizer.encode(text)]
-        return ids or [self.tokenizer.eos_id]  # an empty text follows the end of another one
+        return plain_ids(self.tokenizer, messages)
 
     def stream(
         self,
@@ -204,6 +221,7 @@ class Engine:
             DataError: the prompt does not leave room for an answer in the model's context, or a
                 number is out of its range.
             ModelError: the draft's tokenizer is another one, or the keys cannot be rounded.
+            FitError: it does not fit the memory budget.
         """
         sampling = Sampling(max_tokens, temperature, top_p, seed, tuple(stop), top_logprobs)
         ids = self.prompt_ids(prompt, raw=raw, tools=tools)
@@ -226,7 +244,8 @@ class Engine:
         if guesser is not None:
             guesser.check(self.tokenizer)
         kv = kv_settings(self.model.shape, kv_bits)
-        with contextlib.closing(self._tokens(list(ids), answer, guesser, kv)) as tokens:
+        room = self._room(ids, answer, guesser, kv)
+        with contextlib.closing(self._tokens(list(ids), answer, guesser, kv, room)) as tokens:
             for token, logps in tokens:
                 chunk = answer.take(token, logps)
                 yield chunk
@@ -237,8 +256,35 @@ class Engine:
         """Drop what was read of earlier prompts, and the memory it takes."""
         self._read.clear()
 
+    def _room(
+        self, ids: Sequence[int], answer: Answer, draft: Draft | None, kv: dict[str, int]
+    ) -> int:
+        """Bytes for what was read of earlier prompts, while this one is answered.
+
+        Raises:
+            FitError: there is not even room for this one.
+        """
+        models = [self.sizes, *([draft.sizes] if draft is not None else [])]
+        if kv:
+            models = [each.rounded(kv["kv_bits"], kv["kv_group_size"]) for each in models]
+        budget = Budget.of(
+            models,
+            total=self.budget_bytes,
+            held=self.adapters.bytes,
+            read_tokens=min(READ_TOKENS, len(ids)),
+            together=1,
+        )
+        budget.check(len(ids), answer.limit)
+        free = budget.free - budget.together([len(ids) + answer.limit])
+        return min(free, int(PROMPT_SHARE * self.budget_bytes)) if self._reuse_cache else 0
+
     def _tokens(
-        self, ids: list[int], answer: Answer, draft: Draft | None, kv: dict[str, int]
+        self,
+        ids: list[int],
+        answer: Answer,
+        draft: Draft | None,
+        kv: dict[str, int],
+        room: int,
     ) -> Generator[tuple[int, mx.array | None], None, None]:
         """Chosen tokens, at most the answer's limit; log-probabilities [V] where a draft guesses.
 
@@ -247,7 +293,6 @@ class Engine:
         import mlx.core as mx
 
         generation = import_mlx_lm("mlx_lm.generate")
-        room = int(PROMPT_SHARE * device_memory_bytes()) if self._reuse_cache else 0
         kind = (self.adapters.active, *kv.values(), draft)
         caches, start = self._read.take(kind, ids, room=room)
         caches = caches or new_caches(self.model, draft)
@@ -282,44 +327,3 @@ class Engine:
             # Interrupted between two layers, their caches would differ in length.
             if whole and self._reuse_cache:
                 self._read.put(kind, read, caches, room=room)
-
-    def _chat_ids(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None
-    ) -> list[int]:
-        from afm_mlx.inference.tools import for_template
-        from afm_mlx.text.chat import plain_messages, render_chat
-
-        written = for_template(messages)
-        ids = render_chat(self.tokenizer, written, tools=tools or None)
-        if tools and ids == render_chat(self.tokenizer, written):
-            # A template that has no place for tools: the model is told of them in words.
-            return render_chat(self.tokenizer, plain_messages(messages, tools))
-        return ids
-
-    @cached_property
-    def _raw_tokenizer(self) -> Any:
-        """mlx-lm's wrapper, which adds what the tokenizer's own files say to begin a text with."""
-        return import_mlx_lm("mlx_lm.tokenizer_utils").load(self.folder)
-
-
-def _text_of(message: Message) -> str:
-    """The text of a message, its parts joined where it has several.
-
-    Raises:
-        DataError: it has none.
-    """
-    content = message.get("content")
-    if isinstance(content, str):
-        return content
-    try:
-        return "".join(part["text"] for part in content or ())
-    except (TypeError, KeyError):
-        raise DataError(f"a message of role '{message.get('role')}' has no text") from None
-
-
-def _has_chat_template(folder: Path) -> bool:
-    """Whether a tokenizer's files say how messages are written."""
-    file = folder / "tokenizer_config.json"
-    if (folder / "chat_template.jinja").is_file():
-        return True
-    return file.is_file() and '"chat_template"' in file.read_text(encoding="utf-8")

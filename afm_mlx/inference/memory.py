@@ -6,7 +6,7 @@ Sizes in bytes; GB and MB are 10^9 and 10^6 bytes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from afm_mlx.compat import device_memory_bytes, import_mlx_lm, on_gpu
@@ -23,7 +23,7 @@ CPU_SHARE = 0.5
 """Share of a machine's memory that a model on the CPU may take, unless told. Ours."""
 
 PROMPT_SHARE = 0.2
-"""Share of the device's memory that one engine keeps earlier prompts in. Ours."""
+"""Most of its budget that one engine keeps earlier prompts in. Ours."""
 
 FREED_SHARE = 0.05
 """Share of a budget in which MLX may keep freed buffers for reuse. Ours."""
@@ -43,39 +43,58 @@ def shown(size: float) -> str:
     return f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
-def weight_bytes(model: Decoder) -> int:
-    """Bytes of a model's arrays."""
+@dataclass(frozen=True)
+class Sizes:
+    """What a model takes."""
+
+    shape: Shape
+    weights: int
+    """All its arrays."""
+    per_token: int
+    """Keys and values of one token."""
+    per_number: int
+    """One number of them, and of its activations."""
+
+    def rounded(self, bits: int, group: int) -> Sizes:
+        """With keys and values of so many bits; each `group` has a scale and an offset of its own.
+
+        Exact ones are made first while a prompt is read, but of one piece of it at a time.
+        """
+        exact = 8 * self.per_number
+        return replace(self, per_token=int(self.per_token * (bits + 2 * exact / group) / exact))
+
+
+def sizes_of(model: Decoder) -> Sizes:
+    """What a model takes; keys and values as they are in caches that it would fill.
+
+    Nothing is computed.
+    """
+    import mlx.core as mx
     from mlx.utils import tree_flatten
 
     arrays: Any = tree_flatten(model.parameters())
-    return sum(array.nbytes for _, array in arrays)
-
-
-def token_bytes(model: Decoder) -> tuple[int, int]:
-    """Bytes of the keys and values of one token, and of one number in them.
-
-    Looked up in caches that the model would fill; nothing is computed.
-    """
-    import mlx.core as mx
-
     caches = import_mlx_lm("mlx_lm.models.cache").make_prompt_cache(model)
     model(mx.array([[0]]), cache=caches)
-    held = sum(cache.nbytes for cache in caches)
-    return held // CACHE_STEP, caches[0].keys.dtype.size
+    return Sizes(
+        model.shape,
+        weights=sum(array.nbytes for _, array in arrays),
+        per_token=sum(cache.nbytes for cache in caches) // CACHE_STEP,
+        per_number=caches[0].keys.dtype.size,
+    )
 
 
-def work_bytes(shape: Shape, *, number_bytes: int, read_tokens: int, together: int) -> int:
+def work_bytes(sizes: Sizes, *, read_tokens: int, together: int) -> int:
     """Most bytes beside weights, caches and attention's scores while a model computes.
 
     Args:
-        shape: of the model.
-        number_bytes: of one number of its activations.
+        sizes: of the model.
         read_tokens: of a prompt at once.
         together: answers that are written at once; a guide's masks and log-probabilities are copies
             of their logits.
     """
+    shape = sizes.shape
     widest = max(3 * shape.intermediate_size, 3 * shape.num_heads * shape.head_dim)
-    reading = read_tokens * (widest + 2 * shape.hidden_size) * number_bytes
+    reading = read_tokens * (widest + 2 * shape.hidden_size) * sizes.per_number
     logits = together * shape.vocab_size * 4
     return WORK_COPIES * max(reading, logits)
 
@@ -97,6 +116,28 @@ class Budget:
     """Keys and values of one token."""
     per_past: int
     """Attention's scores per token of the longest answer."""
+
+    @classmethod
+    def of(
+        cls, models: Sequence[Sizes], *, total: int, held: int, read_tokens: int, together: int
+    ) -> Budget:
+        """The budget of models that answer together: one, or one and its draft.
+
+        Args:
+            models: what they take.
+            total: bytes that may be taken.
+            held: bytes that are taken whatever happens, beside weights.
+            read_tokens: of a prompt at once.
+            together: answers that are written at once.
+        """
+        works = [work_bytes(each, read_tokens=read_tokens, together=together) for each in models]
+        scores = [score_bytes(each.shape, read_tokens=read_tokens) for each in models]
+        return cls(
+            total,
+            fixed=held + sum(each.weights for each in models) + max(works),
+            per_token=sum(each.per_token for each in models),
+            per_past=max(scores),
+        )
 
     def together(self, tokens: Sequence[int]) -> int:
         """Bytes of the caches and scores of answers that are written at once.

@@ -7,11 +7,13 @@ the same random key for guess and check, so that guesses are right more often wh
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from afm_mlx.compat import compute_dtype
 from afm_mlx.errors import ModelError
+from afm_mlx.inference.memory import Sizes, sizes_of
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -50,6 +52,11 @@ class Draft:
         from afm_mlx.decoder.checkpoint import open_checkpoint
 
         return cls(open_checkpoint(path, dtype=dtype or compute_dtype()), path, tokens=tokens)
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """What the draft takes in memory."""
+        return sizes_of(self.model)
 
     def check(self, tokenizer: Tokenizer) -> None:
         """Look whether the draft's tokens mean the same as those of the model it guesses for.

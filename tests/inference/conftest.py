@@ -76,6 +76,9 @@ class Reciter:
         self.script = [0] * (prompt_tokens - 1) + ids + [0]
         self.num_calls = 0
 
+    def parameters(self) -> dict:
+        return {}
+
     def __call__(self, tokens, cache=None):
         self.num_calls += 1
         start, length = cache[0].offset, tokens.shape[1]

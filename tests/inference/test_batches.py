@@ -7,6 +7,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from afm_mlx.compat import import_mlx_lm
 from afm_mlx.errors import AfmError, BusyError, DataError, FitError, ModelError, RunError
 from afm_mlx.inference.batches import PASSES, Batcher
 from afm_mlx.inference.engine import Engine
@@ -472,20 +473,55 @@ def test_each_request_is_answered_by_its_own_adapter(with_adapters):
     assert len({tuple(each) for each in said[:3]}) == 3
 
 
-def test_a_request_of_another_adapter_is_passed_only_so_often(with_adapters):
-    engine, _ = with_adapters
+def test_answers_of_several_adapters_are_written_side_by_side(with_adapters):
+    engine, single = with_adapters
+    together = []
+
+    def note(answered):
+        together.append(batcher.load.answering)
+
+    with Batcher(engine, memory_gb=1) as batcher:
+        held, _, _ = hold(batcher)
+        long, _ = ask(batcher, PROMPTS[0], Sampling(60), then=note)
+        short = [ask(batcher, PROMPTS[2], Sampling(4), adapter=name)[0] for name in "abab"]
+        ends = []
+        for answered in short:
+            answered.then = lambda answered: ends.append(len(long.said))
+        held.go.set()
+        assert long.tokens == single(PROMPTS[0], Sampling(60), None)
+        for answered, name in zip(short, "abab", strict=True):
+            assert answered.tokens == single(PROMPTS[2], Sampling(4), name)
+    assert max(ends) < 30
+    assert max(together) >= 5
+
+
+def test_a_request_that_waits_for_memory_is_passed_only_so_often(tight):
     order = []
 
     def note(name):
         return lambda answered: order.append(name) if len(answered.said) == 1 else None
 
-    with Batcher(engine, memory_gb=1, max_together=2) as batcher:
+    with tight(320) as batcher:
         held, _, _ = hold(batcher)
-        asked = [ask(batcher, PROMPTS[2], Sampling(2), adapter="a", then=note("a"))]
-        for number in range(PASSES + 4):
-            # The first one is being answered all the while, so that nothing ends by itself.
-            length = 2 if number else 100
-            asked.append(ask(batcher, PROMPTS[2], Sampling(length), then=note("base")))
+        # This one is being answered all the while, so that the large one has to wait for its end.
+        asked = [ask(batcher, PROMPTS[2], Sampling(100), then=note("long"))]
+        asked.append(ask(batcher, PROMPTS[2], Sampling(300), then=note("large")))
+        for _ in range(PASSES + 4):
+            asked.append(ask(batcher, PROMPTS[2], Sampling(2), then=note("small")))
         held.go.set()
         assert all(answered.tokens for answered, _ in asked)
-    assert order.index("a") == PASSES
+    assert order == ["long", *["small"] * PASSES, "large", *["small"] * 4]
+
+
+@pytest.mark.slow
+def test_smollm2_answers_together_as_mlx_lm_does_alone(smollm2):
+    engine = Engine.open(smollm2, dtype=mx.float32)
+    prompts = [f"Tell me about the {thing}." for thing in ("sea", "moon", "bridge", "dog")]
+    model, _ = import_mlx_lm("mlx_lm.utils").load_model(smollm2)
+    with Batcher(engine) as batcher:
+        asked = [ask(batcher, prompt, Sampling(max_tokens=40))[0] for prompt in prompts]
+        said = [answered.tokens for answered in asked]
+    for prompt, tokens in zip(prompts, said, strict=True):
+        ids = mx.array(engine.prompt_ids(prompt))
+        steps = import_mlx_lm("mlx_lm.generate").generate_step(ids, model, max_tokens=len(tokens))
+        assert tokens == [int(token) for token, _ in steps]

@@ -1,20 +1,53 @@
+import mlx.core as mx
 import pytest
 
 from afm_mlx.decoder.decoder import Decoder
 from afm_mlx.errors import FitError
-from afm_mlx.inference.memory import Budget, default_budget, shown, token_bytes, weight_bytes
+from afm_mlx.inference.engine import Engine
+from afm_mlx.inference.memory import CACHE_STEP, Budget, default_budget, shown, sizes_of
+from afm_mlx.inference.steps import new_caches
 
 MB = 10**6
 
 
 def test_a_token_takes_a_key_and_a_value_of_every_head_in_every_layer(engine, tiny):
-    per_token, number_bytes = token_bytes(engine.model)
-    assert number_bytes == 4
-    assert per_token == 2 * tiny.num_layers * tiny.num_kv_heads * tiny.head_dim * 4
+    sizes = sizes_of(engine.model)
+    assert sizes.per_number == 4
+    assert sizes.per_token == 2 * tiny.num_layers * tiny.num_kv_heads * tiny.head_dim * 4
 
 
-def test_weights_are_counted_once(engine, tiny):
-    assert weight_bytes(engine.model) == weight_bytes(Decoder(tiny)) > 4 * 384 * 32
+def test_weights_are_all_arrays(tiny):
+    sizes = sizes_of(Decoder(tiny))
+    matrices = 384 * 32 + 2 * (32 * (32 + 16 + 16 + 32) + 3 * 32 * 64)
+    norms = 2 * (2 * 32 + 2 * 8) + 32
+    assert sizes.weights == 4 * (matrices + norms)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rounded_keys_take_what_they_are_said_to(varied, bits):
+    caches = new_caches(varied.model)
+    varied.model(mx.array([[1, 2, 3]]), cache=caches)
+    rounded = [cache.to_quantized(group_size=32, bits=bits) for cache in caches]
+    said = sizes_of(varied.model).rounded(bits, 32).per_token
+    assert sum(cache.nbytes for cache in rounded) == said * CACHE_STEP
+
+
+def test_a_model_and_its_draft_are_counted_together(varied, engine):
+    both = [sizes_of(varied.model), sizes_of(engine.model)]
+    budget = Budget.of(both, total=10**9, held=5, read_tokens=10, together=1)
+    single = Budget.of(both[:1], total=10**9, held=5, read_tokens=10, together=1)
+    assert budget.per_token == both[0].per_token + both[1].per_token
+    assert budget.fixed == single.fixed + both[1].weights
+
+
+def test_an_engine_refuses_what_does_not_fit_and_rounding_helps(varied, varied_folder):
+    exact = Budget.of([varied.sizes], total=0, held=0, read_tokens=8, together=1)
+    total = exact.fixed + exact.together([500])
+    engine = Engine.open(varied_folder, dtype=mx.float32, memory_gb=total / 1e9)
+    with pytest.raises(FitError, match="are free beside the model"):
+        list(engine.stream("What", max_tokens=1_000))
+    assert len(list(engine.stream("What", max_tokens=5))) == 5
+    assert next(engine.stream("What", max_tokens=1_000, kv_bits=4))
 
 
 def test_answers_together_take_as_much_as_the_longest_each_and_one_more():
