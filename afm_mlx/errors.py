@@ -8,15 +8,7 @@ AfmError
     FitError       does not fit this machine, or the memory it was given
     BusyError      too many requests wait already
     ExportError    a conversion to another runtime
-    RefusedError   what a policy does not let pass
 """
-
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from afm_mlx.inference.guardrails import Verdict
 
 
 class AfmError(Exception):
@@ -53,12 +45,3 @@ class BusyError(AfmError):
 
 class ExportError(AfmError):
     """A conversion to another runtime failed."""
-
-
-class RefusedError(AfmError):
-    """A policy refuses a question or an answer; `str(error)` is what to tell the user."""
-
-    def __init__(self, message: str, verdict: Verdict) -> None:
-        super().__init__(message)
-        self.verdict = verdict
-        """What was found."""

@@ -23,6 +23,7 @@ from .options import (
     MaxTokensFlag,
     PolicyFlag,
     RunsFlag,
+    SchemaFlag,
     SeedFlag,
     SystemFlag,
     TemperatureFlag,
@@ -70,12 +71,7 @@ def chat(
             show_default=False,
         ),
     ] = None,
-    schema: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="JSON Schema that all answers must have.", show_default=False
-        ),
-    ] = None,
+    schema: SchemaFlag = None,
     policy: PolicyFlag = None,
     draft: Annotated[
         str | None,

@@ -5,14 +5,13 @@ Nothing here reads or writes a terminal: `cli/chat.py` does, and others may.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from afm_mlx.decoder.adapters import NONE
 from afm_mlx.errors import DataError
+from afm_mlx.inference.schema_files import read_schema
 from afm_mlx.inference.session import Piece, Session
 from afm_mlx.inference.tool_files import tools_of_file
 
@@ -91,17 +90,8 @@ def _schema(session: Session, argument: str) -> Outcome:
     if argument == NOTHING:
         session.form = None
     elif argument:
-        session.form = session.form_of(_read_schema(Path(argument).expanduser()))
+        session.form = session.form_of(read_schema(Path(argument).expanduser()))
     return Outcome(f"answers are {'of the schema' if session.form else 'free text'}")
-
-
-def _read_schema(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {(error.strerror or str(error)).lower()}") from None
-    except ValueError as error:
-        raise DataError(f"{file} is not JSON: {error}") from None
 
 
 def _adapter(session: Session, argument: str) -> Outcome:

@@ -50,6 +50,15 @@ class Verdict:
         return self.action is Action.REFUSE
 
 
+class RefusedError(AfmError):
+    """A policy refuses a question or an answer; `str(error)` is what to tell the user."""
+
+    def __init__(self, message: str, verdict: Verdict) -> None:
+        super().__init__(message)
+        self.verdict = verdict
+        """What was found."""
+
+
 class Classifier(Protocol):
     """Judges texts beside the patterns."""
 

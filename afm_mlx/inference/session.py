@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from afm_mlx.errors import DataError, RefusedError
+from afm_mlx.errors import DataError
 from afm_mlx.inference.engine import Engine
 from afm_mlx.inference.requests import Finish, Guide, Message, Stats
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from afm_mlx.inference.guardrails import Guardrails, Verdict
+    from afm_mlx.inference.guardrails import Guardrails, RefusedError, Verdict
     from afm_mlx.inference.speculative import Draft
     from afm_mlx.inference.tools import Tool
 
@@ -144,8 +144,7 @@ class Session:
         form = self.form_of(schema, choices, pattern)
         pieces = list(self.ask(prompt, form=form))
         if pieces and pieces[-1].finished == "refused":
-            assert self.verdict is not None
-            raise RefusedError(self.verdict.message, self.verdict)
+            raise self._refused()
         text = "".join(piece.text for piece in pieces if piece.kind == "text")
         if schema is None:
             return text
@@ -162,8 +161,7 @@ class Session:
         """
         for piece in self.ask(prompt):
             if piece.kind == "refusal":
-                assert self.verdict is not None
-                raise RefusedError(self.verdict.message, self.verdict)
+                raise self._refused()
             if piece.kind == "text" and piece.text:
                 yield piece.text
 
@@ -316,6 +314,12 @@ class Session:
             if said:
                 whole = "".join(said if finished != "refused" else shown)
                 self.messages.append({"role": "assistant", "content": whole})
+
+    def _refused(self) -> RefusedError:
+        from afm_mlx.inference.guardrails import RefusedError
+
+        assert self.verdict is not None
+        return RefusedError(self.verdict.message, self.verdict)
 
     def _checked(self, text: str) -> Verdict | None:
         """What the policy says of a question, where it refuses it."""

@@ -7,9 +7,9 @@ import pytest
 from pydantic import BaseModel, Field
 
 import afm_mlx
-from afm_mlx.errors import DataError, RefusedError
+from afm_mlx.errors import DataError
 from afm_mlx.inference.engine import Engine
-from afm_mlx.inference.guardrails import Guardrails
+from afm_mlx.inference.guardrails import Guardrails, RefusedError
 from afm_mlx.inference.session import MOST_ROUNDS, Piece, Session
 
 
