@@ -61,7 +61,7 @@ class Answer:
         self._number = 0
         self._watch: Watch | None = None
         if guide is not None or self._told is not None:
-            self._watch = Watch(guide, self._ends, keeps=self._told is not None)
+            self._watch = Watch(guide, self._ends, limit=self.limit, keeps=self._told is not None)
 
     @property
     def processors(self) -> list[Processor]:

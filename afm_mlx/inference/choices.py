@@ -92,13 +92,15 @@ class Watch:
     the queue. It raises nothing, which would spoil the other answers of a batch: see `failure`.
     """
 
-    def __init__(self, guide: Guide | None, ends: Collection[int], *, keeps: bool) -> None:
-        """`ends` are the stop tokens; `keeps`: whether `logps` is filled."""
+    def __init__(
+        self, guide: Guide | None, ends: Collection[int], *, limit: int | None = None, keeps: bool
+    ) -> None:
+        """`ends` are the stop tokens; `limit`: most tokens; `keeps`: whether `logps` is filled."""
         self.failure: AfmError | None = None
         """What went wrong with the guide; the answer is of no use from then on."""
         self.logps: deque[mx.array] = deque()
         """Log-probabilities [V] float32 of tokens that have been chosen and not yet come out."""
-        self._state = guide.start() if guide else None
+        self._state = guide.start(limit) if guide else None
         self._ends = ends
         self._keeps = keeps
         self._begun = False

@@ -100,8 +100,16 @@ class Stats:
 class Guide(Protocol):
     """A form that answers must have, such as a JSON Schema; compiled once, shared by answers."""
 
-    def start(self) -> GuideState:
-        """The state of an answer that has no token yet."""
+    def start(self, max_tokens: int | None = None) -> GuideState:
+        """The state of an answer that has no token yet.
+
+        Args:
+            max_tokens: tokens that the answer may have, the stop token included. A guide can see
+                to it that the answer ends before; None for no limit.
+
+        Raises:
+            DataError: no answer of this form is that short.
+        """
 
 
 class GuideState(Protocol):
