@@ -1,0 +1,194 @@
+"""Guided answers: whether all of them are valid, and what guiding costs.
+
+Validity: a random model with a vocabulary of 4,096 babbles at temperature 1 under each of the 20
+schemas of guided_schemas.json, with limits from the least number of tokens that an answer of the
+schema has to 512. Each answer is read by Python's json and validated by the package jsonschema,
+formats included; dates and times also by Python's datetime.
+
+Speed: guided answers beside unguided ones of the same lengths by the same model, in turns, so that
+a busy machine slows them alike. An answer's time begins with its first token: the prompt is not in
+it, and neither is the compiling of a schema, which is shown alone.
+
+    python benchmarks/guided.py                        # all: some minutes
+    python benchmarks/guided.py --model tiny --answers 1000
+    python benchmarks/guided.py --model smollm2 --rounds 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from datetime import date, datetime
+from pathlib import Path
+
+from afm_mlx import compat  # before MLX: it loads the BLAS  # isort: skip
+import mlx.core as mx
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+from afm_mlx.decoder.checkpoint import open_checkpoint, save_checkpoint
+from afm_mlx.decoder.decoder import Decoder, initialize
+from afm_mlx.inference.engine import Engine
+from afm_mlx.inference.guided import Guides
+from afm_mlx.inference.requests import Sampling
+from afm_mlx.settings.sections import Shape
+from afm_mlx.text.tokenizer import train_tokenizer
+from afm_mlx.zoo import resolve_model
+
+HERE = Path(__file__).parent
+SCHEMAS = json.loads((HERE / "guided_schemas.json").read_text(encoding="utf-8"))
+TINY = Shape(
+    num_layers=4,
+    hidden_size=256,
+    num_heads=8,
+    num_kv_heads=2,
+    head_dim=32,
+    intermediate_size=768,
+    vocab_size=4_096,
+    rope_base=10_000,
+    norm_eps=1e-5,
+    max_tokens=1_024,
+)
+PROMPT = "Fill in the form."
+FORMATS = Draft202012Validator.FORMAT_CHECKER
+FORMATS.checks("date", raises=ValueError)(lambda text: bool(date.fromisoformat(text)))
+FORMATS.checks("date-time", raises=ValueError)(
+    lambda text: bool(datetime.fromisoformat(text.replace("Z", "+00:00")))
+)
+
+
+def tiny_engine(folder: Path) -> Engine:
+    """A random model of four million parameters, and a tokenizer of this repository's texts."""
+    files = [*(HERE.parent / "docs").glob("*.md"), *(HERE.parent / "afm_mlx").rglob("*.py")]
+    texts = [file.read_text(encoding="utf-8") for file in sorted(files)]
+    train_tokenizer(
+        iter(texts),
+        folder / "tokenizer",
+        vocab_size=TINY.vocab_size,
+        reserved_pieces=64,
+        character_coverage=1.0,
+        max_sentence_bytes=4_096,
+        training_bytes=10_000_000,
+    )
+    model = Decoder(TINY)
+    initialize(model, 0)
+    save_checkpoint(folder / "model", model, folder / "tokenizer", facts={"stage": "sft"})
+    return Engine(model, folder / "model")
+
+
+class Endless:
+    """A tokenizer without tokens that end an answer."""
+
+    def __init__(self, tokenizer):
+        self._tokenizer, self.eos_ids = tokenizer, ()
+
+    def __getattr__(self, name):
+        return getattr(self._tokenizer, name)
+
+
+def answer(engine: Engine, ids: list[int], max_tokens: int, seed: int, guide=None):
+    """Text, number of tokens, seconds from the first token to the last, how it ended."""
+    sampling = Sampling(max_tokens, temperature=1.0, seed=seed)
+    stream = engine.answer(ids, sampling, guide=guide)
+    text, tokens, first, finished = "", 0, 0.0, None
+    for chunk in stream:
+        first = first or time.perf_counter()
+        text, tokens, finished = text + chunk.text, tokens + 1, chunk.finished
+    return text, tokens, time.perf_counter() - first, finished
+
+
+def validity(engine: Engine, guides: Guides, count: int) -> None:
+    """Print how many answers are valid."""
+    print(f"{'schema':14} {'compile':>9} {'least':>6} {'answers':>8} {'valid':>6} {'tokens':>7}")
+    ids = engine.prompt_ids(PROMPT)
+    valid = done = 0
+    for number, (name, schema) in enumerate(SCHEMAS.items()):
+        began = time.perf_counter()
+        guide = guides.json_schema(schema)
+        compiled = time.perf_counter() - began
+        least = guide.least_tokens
+        limits = (least, least + 10, least + 128, 512)
+        validator = Draft202012Validator(schema, format_checker=FORMATS)
+        here = tokens = asked = 0
+        for seed in range(number, count, len(SCHEMAS)):
+            limit = limits[asked % len(limits)]
+            text, length, _, finished = answer(engine, ids, limit, seed, guide)
+            asked, tokens = asked + 1, tokens + length
+            try:
+                validator.validate(json.loads(text))
+            except (ValueError, ValidationError) as error:
+                print(f"  NOT VALID, limit {limit}: {text[:200]!r}: {str(error)[:200]}")
+            else:
+                here += finished == "stop"
+        valid, done = valid + here, done + asked
+        print(
+            f"{name:14} {compiled * 1e3:6.1f} ms {least:6} {asked:8} {here:6} {tokens / asked:7.1f}"
+        )
+    print(f"{valid:,} of {done:,} answers are valid and ended by themselves")
+
+
+def speed(engine: Engine, guides: Guides, rounds: int, limit: int) -> None:
+    """Print tokens per second with a guide and without, and their ratio."""
+    ratios, totals = [], {"guided": [0, 0.0], "unguided": [0, 0.0]}
+    ids = engine.prompt_ids(PROMPT)
+    answer(engine, ids, 8, 0)
+    usual = engine.tokenizer
+    for number in range(rounds):
+        spent = {"guided": [0, 0.0], "unguided": [0, 0.0]}
+        for place, schema in enumerate(SCHEMAS.values()):
+            guide = guides.json_schema(schema)
+            seed = number * len(SCHEMAS) + place
+            _, tokens, seconds, _ = answer(engine, ids, limit, seed, guide)
+            spent["guided"][0] += tokens - 1
+            spent["guided"][1] += seconds
+            engine.tokenizer = Endless(usual)
+            _, others, seconds, _ = answer(engine, ids, tokens, seed)
+            engine.tokenizer = usual
+            spent["unguided"][0] += others - 1
+            spent["unguided"][1] += seconds
+        rates = {}
+        for way, (tokens, seconds) in spent.items():
+            rates[way] = tokens / seconds
+            totals[way][0] += tokens
+            totals[way][1] += seconds
+        ratios.append(rates["guided"] / rates["unguided"])
+    for way, (tokens, seconds) in totals.items():
+        print(f"  {way:9} {tokens / seconds:8.1f} tokens/s over {tokens:,} tokens")
+    print(
+        f"  ratio     {statistics.median(ratios):8.3f}, from {min(ratios):.3f} to {max(ratios):.3f}"
+    )
+
+
+def main() -> None:
+    """Measure what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=["tiny", "smollm2", "both"], default="both")
+    parser.add_argument("--answers", type=int, default=1_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--limit", type=int, default=256, help="tokens of an answer, for speed")
+    arguments = parser.parse_args()
+    print(f"{platform.platform()}, {os.cpu_count()} cores, BLAS {Path(compat.load_blas()).name}")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("tiny", "smollm2") if arguments.model == "both" else (arguments.model,):
+            if name == "tiny":
+                engine = tiny_engine(Path(folder))
+            else:
+                path = resolve_model("smollm2", runs=Path("runs")).path
+                engine = Engine(open_checkpoint(path, dtype=mx.float32), path)
+            engine.model.eval()
+            rows = engine.model.shape.vocab_size
+            began = time.perf_counter()
+            guides = Guides(engine.tokenizer, rows)
+            print(f"{name}: {rows:,} rows, read in {time.perf_counter() - began:.2f} s")
+            if name == "tiny" and arguments.answers:
+                validity(engine, guides, arguments.answers)
+            speed(engine, guides, arguments.rounds, arguments.limit)
+
+
+if __name__ == "__main__":
+    main()
