@@ -56,11 +56,12 @@ class Draw:
 
         key = self._key(self.place)
         self.place += 1
+        logps = logps.astype(mx.float32)  # draws in bfloat16 would have few values
         if self._top_p == 1:
             return mx.random.categorical(logps / self._temperature, key=key)
         order = mx.argsort(-logps, axis=-1)
         ranked = mx.take_along_axis(logps, order, axis=-1)
-        chances = mx.softmax(ranked.astype(mx.float32), axis=-1)
+        chances = mx.softmax(ranked, axis=-1)
         before = mx.cumsum(chances, axis=-1, inclusive=False)
         ranked = mx.where(before < max(self._top_p, 1e-9), ranked, -mx.inf)
         drawn = mx.random.categorical(ranked / self._temperature, key=key)

@@ -67,6 +67,8 @@ class Engine:
         self.context_tokens: int = model.shape.max_tokens
         self.stats = Stats()
         """Of the newest answer; kept up to date while it is written."""
+        self.default_adapter: str | None = None
+        """Name of the adapter that the folder wants to be used with."""
         self.budget_bytes = default_budget() if memory_gb is None else int(memory_gb * 1e9)
         """Memory that may be used, weights included."""
         facts = read_facts(folder) if (folder / "config.json").is_file() else {}
@@ -95,7 +97,8 @@ class Engine:
         model = open_checkpoint(path, dtype=dtype or compute_dtype())
         engine = cls(model, path, reuse_cache=True, memory_gb=memory_gb)
         if (adapter := default_adapter(path)) is not None:
-            engine.use_adapter(engine.adapters.add(adapter))
+            engine.default_adapter = engine.adapters.add(adapter)
+            engine.use_adapter(engine.default_adapter)
         return engine
 
     @property

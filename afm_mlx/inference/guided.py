@@ -284,11 +284,7 @@ class GuideState:
             _set(chosen, end[:1])
         if spare > 0:
             self._add_close(chosen, bits, left)
-<<<<<<< HEAD
-        return chosen
-=======
         return chosen & bits
->>>>>>> p7guide
 
     def _add_close(self, chosen: NDArray[np.uint32], bits: NDArray[np.uint32], left: int) -> None:
         """Add to `chosen` what can follow near the end, other than the end itself."""
@@ -346,15 +342,9 @@ class Vocabulary:
         self.plain = self._bits(token for token in everything if _is_plain(texts[token]))
         """Tokens of whole characters that a JSON string has as they are."""
         self.single = self._bits(
-<<<<<<< HEAD
-            token for token in everything if len(texts[token]) == 1 and texts[token] < b"\x80"
-        )
-        """Tokens of one ASCII character."""
-=======
             token for token in everything if len(texts[token]) < 2 and texts[token] < b"\x80"
         )
         """Tokens of one ASCII character, and control pieces."""
->>>>>>> p7guide
 
     def said(self, token: int) -> bytes | int:
         """The bytes of a token, or the token itself if it is a control piece."""

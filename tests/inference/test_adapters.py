@@ -64,7 +64,7 @@ def test_a_folders_own_adapter_is_in_use_when_it_is_opened(model_folder, two_ada
     config["afm"]["adapter"] = "a"
     (folder / "config.json").write_text(json.dumps(config))
     engine = Engine.open(folder)
-    assert engine.adapters.active == "a"
+    assert engine.adapters.active == engine.default_adapter == "a"
     with_it = tokens_of(engine.stream(HELLO, max_tokens=12))
     engine.use_adapter(None)
     plain = Engine.open(model_folder).stream(HELLO, max_tokens=12)

@@ -22,12 +22,9 @@ from afm_mlx.inference.forms.nodes import (
 
 SIMPLE_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f", '"': '"', "\\": "\\"}
 
-<<<<<<< HEAD
-=======
 CONTROL_CODES = [f"{code:04x}" for code in (*range(0x1F, -1, -1), 0x7F)]
 """What JSON has only as an escape: all that guided strings have in this form."""
 
->>>>>>> p7guide
 DONE = object()
 """State of a leaf that is whole."""
 
@@ -88,11 +85,7 @@ def _string_step(leaf: String, state: object, character: str) -> object:
         if escape[1] != "u":
             read = SIMPLE_ESCAPES.get(escape[1])
             return None if read is None else _string_add(leaf, state, read)
-<<<<<<< HEAD
-        if len(escape) > 2 and character not in string.hexdigits:
-=======
         if not any(code.startswith(escape[2:].lower()) for code in CONTROL_CODES):
->>>>>>> p7guide
             return None
         if len(escape) < 6:
             return state._replace(escape=escape)
@@ -169,17 +162,12 @@ def _string_rest(leaf: String, state: object) -> str:
     assert isinstance(state, Inside)
     missing = max(0, leaf.min_length - state.length)
     if state.escape:
-<<<<<<< HEAD
-        for finish in ("n", '"', "\\", "0000", "000", "001f", "01f", "1f", "f", "a"):
-            text = finish if state.escape == "\\" else finish[-(6 - len(state.escape)) :]
-=======
         if state.escape == "\\":
             finishes = list(SIMPLE_ESCAPES)
         else:
             begun = state.escape[2:].lower()
             finishes = [code[len(begun) :] for code in CONTROL_CODES if code.startswith(begun)]
         for text in finishes:
->>>>>>> p7guide
             after: object = state
             for character in text:
                 after = None if after is None else _string_step(leaf, after, character)

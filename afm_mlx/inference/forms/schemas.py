@@ -47,11 +47,7 @@ from afm_mlx.inference.forms.patterns import read_pattern
 MAX_NODES = 20_000
 """Parts above which a schema is refused. Ours."""
 
-<<<<<<< HEAD
-MAX_DEPTH = 64
-=======
 MAX_DEPTH = 32
->>>>>>> p7guide
 """Nesting above which a schema is refused. Ours."""
 
 Schema = Mapping[str, Any] | bool
@@ -82,11 +78,8 @@ class _Reader:
             json.dumps(schema)
         except (TypeError, ValueError, RecursionError) as error:
             raise DataError(f"the schema is not JSON: {error}") from None
-<<<<<<< HEAD
-=======
         if _depth(schema) > 3 * MAX_DEPTH:
             raise DataError(f"schema at #: more than {MAX_DEPTH} deep")
->>>>>>> p7guide
         checker = Draft202012Validator(Draft202012Validator.META_SCHEMA)
         try:
             wrong = best_match(checker.iter_errors(schema))
@@ -116,13 +109,7 @@ class _Reader:
     def _node(self, schema: Schema, place: str, depth: int) -> Node:
         self._count += 1
         if self._count > MAX_NODES or depth > MAX_DEPTH:
-<<<<<<< HEAD
-            raise DataError(
-                f"schema at {place}: more than {MAX_NODES:,} parts, or {MAX_DEPTH} deep"
-            )
-=======
             raise refused(place, f"more than {MAX_NODES:,} parts, or more than {MAX_DEPTH} deep")
->>>>>>> p7guide
         if schema is True or schema == {}:
             return self._any()
         if not isinstance(schema, Mapping):
@@ -439,8 +426,6 @@ def _pointer(path: Sequence[Any]) -> str:
 
 def _escaped(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
-<<<<<<< HEAD
-=======
 
 
 def _depth(value: Any) -> int:
@@ -455,4 +440,3 @@ def _depth(value: Any) -> int:
         ]
         here = [inner for table in tables for inner in table]
     return depth
->>>>>>> p7guide
