@@ -55,9 +55,9 @@ class Request:
     first: float = 0.0
 
     @property
-    def tokens(self) -> int:
-        """Most that prompt and answer can have."""
-        return len(self.ids) + self.answer.limit
+    def size(self) -> tuple[int, int]:
+        """Tokens of the prompt, and most tokens of the answer."""
+        return len(self.ids), self.answer.limit
 
     def give(self, said: Chunk | AfmError) -> None:
         """Tell what came, unless nobody waits for it. An error, and a last chunk, end the request.
@@ -167,7 +167,7 @@ class Batch:
         """End a request that does not fit even alone."""
         budget = self._budget()
         try:
-            budget.check(len(request.ids), request.answer.limit)
+            budget.check(*request.size)
         except AfmError as error:
             self._give(request, error)
 
@@ -234,7 +234,7 @@ class Batch:
         """Bytes left for earlier prompts beside these requests and, unless told, those begun."""
         requests = {*more, *(self.requests if begun else ())}
         budget = self._budget()
-        return budget.free - budget.together([request.tokens for request in requests])
+        return budget.free - budget.together([request.size for request in requests])
 
     def _count(self, request: Request) -> None:
         import mlx.core as mx

@@ -278,7 +278,7 @@ class Engine:
             together=1,
         )
         budget.check(len(ids), answer.limit)
-        free = budget.free - budget.together([len(ids) + answer.limit])
+        free = budget.free - budget.together([(len(ids), answer.limit)])
         return min(free, int(PROMPT_SHARE * self.budget_bytes)) if self._reuse_cache else 0
 
     def _tokens(

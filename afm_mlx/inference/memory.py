@@ -99,9 +99,9 @@ def work_bytes(sizes: Sizes, *, read_tokens: int, together: int) -> int:
     return WORK_COPIES * max(reading, logits)
 
 
-def score_bytes(shape: Shape, *, read_tokens: int) -> int:
-    """Bytes of attention's scores per token of the past, of any sort; a GPU writes none of them."""
-    return 0 if on_gpu() else WORK_COPIES * shape.num_heads * read_tokens * 4
+def score_bytes(shape: Shape) -> int:
+    """Bytes of the scores of one token with one of its past; a GPU writes none of them."""
+    return 0 if on_gpu() else WORK_COPIES * shape.num_heads * 4
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,10 @@ class Budget:
     """Weights, work, and freed buffers."""
     per_token: int
     """Keys and values of one token."""
-    per_past: int
-    """Attention's scores per token of the longest answer."""
+    per_score: int
+    """Attention's score of one token with one of its past."""
+    read_tokens: int
+    """Tokens of a prompt that are read at once."""
 
     @classmethod
     def of(
@@ -131,37 +133,42 @@ class Budget:
             together: answers that are written at once.
         """
         works = [work_bytes(each, read_tokens=read_tokens, together=together) for each in models]
-        scores = [score_bytes(each.shape, read_tokens=read_tokens) for each in models]
         return cls(
             total,
             fixed=held + sum(each.weights for each in models) + max(works),
             per_token=sum(each.per_token for each in models),
-            per_past=max(scores),
+            per_score=max(score_bytes(each.shape) for each in models),
+            read_tokens=read_tokens,
         )
 
-    def together(self, tokens: Sequence[int]) -> int:
+    def together(self, answers: Sequence[tuple[int, int]]) -> int:
         """Bytes of the caches and scores of answers that are written at once.
 
         A batch's caches are a rectangle: every answer takes as much as the longest. While an answer
         joins, what was read of it exists twice.
 
         Args:
-            tokens: prompt and longest answer of each.
+            answers: tokens of the prompt, and most tokens of the answer, of each.
         """
-        if not tokens:
+        if not answers:
             return 0
-        longest = max(tokens) + CACHE_STEP
-        return longest * ((len(tokens) + 1) * self.per_token + self.per_past)
+        longest = max(prompt + answer for prompt, answer in answers) + CACHE_STEP
+        reading = self._read_scores(max(prompt for prompt, _ in answers))
+        scores = self.per_score * max(reading, len(answers) * longest)
+        return longest * (len(answers) + 1) * self.per_token + scores
 
     @property
     def free(self) -> int:
         """Bytes for the caches of answers and of earlier prompts."""
         return self.total - self.fixed
 
-    @property
-    def most_tokens(self) -> int:
-        """Longest prompt and answer together that ever fits; 0 for none."""
-        return max(0, self.free // (2 * self.per_token + self.per_past) - CACHE_STEP)
+    def most_answer(self, prompt_tokens: int) -> int:
+        """Longest answer to a prompt that ever fits; 0 or less for none."""
+        beside = self.free - self.per_score * self._read_scores(prompt_tokens)
+        longest = min(
+            beside // (2 * self.per_token), self.free // (2 * self.per_token + self.per_score)
+        )
+        return longest - CACHE_STEP - prompt_tokens
 
     def check_model(self) -> None:
         """Refuse a budget that is too small for the model.
@@ -169,8 +176,8 @@ class Budget:
         Raises:
             FitError: no answer at all would fit.
         """
-        if self.most_tokens < 1:
-            least = self.fixed + self.together([1])
+        if self.most_answer(1) < 1:
+            least = self.fixed + self.together([(1, 1)])
             raise FitError(
                 f"the model alone needs {shown(least)}, and the memory budget is "
                 f"{shown(self.total)}",
@@ -181,14 +188,19 @@ class Budget:
         """Refuse an answer that would not fit even with nothing beside it.
 
         Raises:
-            FitError: it needs more than there is.
+            FitError: it needs more than there is, or the model does.
         """
-        needed = self.together([prompt_tokens + max_tokens])
+        self.check_model()
+        needed = self.together([(prompt_tokens, max_tokens)])
         if needed > self.free:
-            rest = self.most_tokens - prompt_tokens
+            rest = self.most_answer(prompt_tokens)
             raise FitError(
                 f"a prompt of {prompt_tokens:,} tokens and an answer of up to {max_tokens:,} need "
                 f"{shown(needed)}, and {shown(self.free)} of the memory budget of "
                 f"{shown(self.total)} are free beside the model",
                 hint=f"max_tokens {rest:,} or less" if rest > 0 else "a shorter prompt",
             )
+
+    def _read_scores(self, prompt_tokens: int) -> int:
+        """Scores that are alive at once while the end of a prompt is read."""
+        return min(self.read_tokens, prompt_tokens) * prompt_tokens

@@ -386,20 +386,20 @@ def test_requests_from_many_threads_are_all_answered(batcher, varied_folder):
 
 @pytest.fixture
 def tight(varied):
-    """Function to make a batcher with room for some answers of so many tokens, and no more."""
+    """Function to make a batcher with room for answers to prompts of such sizes, and no more."""
     with Batcher(varied, memory_gb=1) as made:
         budget = made.budget
     fixed = budget.fixed - FREED_SHARE * budget.total
 
-    def make(*tokens: int) -> Batcher:
-        total = (fixed + budget.together(tokens) + 1_000) / (1 - FREED_SHARE)
+    def make(*sizes: tuple[int, int]) -> Batcher:
+        total = (fixed + budget.together(sizes) + 1_000) / (1 - FREED_SHARE)
         return Batcher(varied, memory_gb=total / 1e9)
 
     return make
 
 
 def test_a_request_that_can_never_fit_is_refused_with_both_sizes(tight):
-    with tight(300) as batcher:
+    with tight((30, 270)) as batcher:
         with pytest.raises(FitError, match=r"a prompt of \d+ tokens and an answer of up to") as no:
             ask(batcher, PROMPTS[0], Sampling(max_tokens=1_500))
         most = int(no.value.hint.split()[1])
@@ -412,7 +412,7 @@ def test_a_request_that_can_never_fit_is_refused_with_both_sizes(tight):
 def test_answers_wait_for_memory_and_memory_never_passes_the_budget(tight, varied_folder):
     numbers = random.Random(1)
     peaks, together = [], []
-    with tight(700, 700, 700) as batcher:
+    with tight(*[(650, 50)] * 3) as batcher:
 
         def note(answered):
             peaks.append(mx.get_peak_memory())
@@ -501,7 +501,7 @@ def test_a_request_that_waits_for_memory_is_passed_only_so_often(tight):
     def note(name):
         return lambda answered: order.append(name) if len(answered.said) == 1 else None
 
-    with tight(320) as batcher:
+    with tight((10, 310)) as batcher:
         held, _, _ = hold(batcher)
         # This one is being answered all the while, so that the large one has to wait for its end.
         asked = [ask(batcher, PROMPTS[2], Sampling(100), then=note("long"))]

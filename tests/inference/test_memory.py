@@ -42,30 +42,35 @@ def test_a_model_and_its_draft_are_counted_together(varied, engine):
 
 def test_an_engine_refuses_what_does_not_fit_and_rounding_helps(varied, varied_folder):
     exact = Budget.of([varied.sizes], total=0, held=0, read_tokens=8, together=1)
-    total = exact.fixed + exact.together([500])
+    total = exact.fixed + exact.together([(8, 490)])
     engine = Engine.open(varied_folder, dtype=mx.float32, memory_gb=total / 1e9)
     with pytest.raises(FitError, match="are free beside the model"):
         list(engine.stream("What", max_tokens=1_000))
     assert len(list(engine.stream("What", max_tokens=5))) == 5
     assert next(engine.stream("What", max_tokens=1_000, kv_bits=4))
+    with pytest.raises(FitError, match="the model alone needs"):
+        list(Engine.open(varied_folder, memory_gb=1e-4).stream("What", max_tokens=1))
 
 
 def test_answers_together_take_as_much_as_the_longest_each_and_one_more():
-    budget = Budget(total=100 * MB, fixed=0, per_token=1_000, per_past=10)
+    budget = Budget(100 * MB, fixed=0, per_token=1_000, per_score=10, read_tokens=64)
     assert budget.together([]) == 0
-    assert budget.together([100]) == (100 + 256) * (2 * 1_000 + 10)
-    assert budget.together([100, 4]) == budget.together([100, 100])
+    assert budget.together([(80, 20)]) == (100 + 256) * 2 * 1_000 + 10 * 64 * 80
+    assert budget.together([(1, 99)]) == (100 + 256) * (2 * 1_000 + 10)
+    assert budget.together([(1, 99), (1, 3)]) == budget.together([(1, 99), (1, 99)])
 
 
-def test_the_most_tokens_that_fit_do_fit_and_one_more_does_not():
-    budget = Budget(total=100 * MB, fixed=40 * MB, per_token=1_234, per_past=56)
-    budget.check(budget.most_tokens - 5, 5)
+@pytest.mark.parametrize("prompt", [5, 500, 2_000])
+def test_the_longest_answer_that_fits_does_fit_and_one_more_does_not(prompt):
+    budget = Budget(100 * MB, fixed=40 * MB, per_token=1_234, per_score=56, read_tokens=512)
+    most = budget.most_answer(prompt)
+    budget.check(prompt, most)
     with pytest.raises(FitError):
-        budget.check(budget.most_tokens - 5, 6)
+        budget.check(prompt, most + 1)
 
 
 def test_a_refusal_says_what_is_needed_what_is_there_and_what_would_do():
-    budget = Budget(total=3 * 10**9, fixed=2_999 * MB, per_token=1_000, per_past=0)
+    budget = Budget(3 * 10**9, fixed=2_999 * MB, per_token=1_000, per_score=0, read_tokens=64)
     with pytest.raises(FitError) as refused:
         budget.check(100, 400)
     assert str(refused.value) == (
