@@ -35,6 +35,9 @@ demo: $(VENV)/ready ## from documents to a small model that answers, on data tha
 chat: $(VENV)/smollm2 ## talk to a real 135M model
 	$(AFM) chat smollm2
 
+serve: $(VENV)/smollm2 ## serve it with OpenAI's API, and a page to chat at http://127.0.0.1:8080
+	$(AFM) serve smollm2
+
 test: $(VENV)/smollm2 ## every test that needs no GPU and no network
 	$(PY) -m pytest -q -n 2
 
@@ -52,4 +55,4 @@ lint: $(VENV)/ready ## format, lint, types
 clean: ## remove the virtual environment and the runs of the demo
 	rm -rf $(VENV) runs/afm-tiny
 
-.PHONY: help demo chat test test-slow test-metal lint clean
+.PHONY: help demo chat serve test test-slow test-metal lint clean

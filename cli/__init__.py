@@ -25,6 +25,7 @@ from .plan import plan
 from .quantize import quantize
 from .recover import recover
 from .run import pretrain, run
+from .serve import serve
 from .shrink import distill, prune
 from .terminal import show_error, tell
 
@@ -85,6 +86,7 @@ def afm(
 app.command("doctor", rich_help_panel=START)(doctor)
 app.command("chat", rich_help_panel=USE)(chat)
 app.command("generate", rich_help_panel=USE)(generate)
+app.command("serve", rich_help_panel=USE)(serve)
 app.command("import", rich_help_panel=USE)(import_)
 app.add_typer(policy.app, name="policy", rich_help_panel=USE)
 app.add_typer(zoo.app, name="models", rich_help_panel=BUILD)

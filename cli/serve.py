@@ -1,0 +1,150 @@
+"""`afm serve`: a model behind OpenAI's API, and a page to chat with it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .models_io import find_model
+from .options import BUILT_IN, RUNS, ModelArgument, PolicyFlag, RunsFlag
+from .terminal import tell
+
+if TYPE_CHECKING:
+    from afm_mlx.inference.engine import Engine
+    from afm_mlx.inference.guardrails import Guardrails
+    from afm_mlx.inference.server.names import Names
+
+HOST = "127.0.0.1"
+"""This machine alone."""
+
+PORT = 8_080
+"""As mlx-lm's own server has it."""
+
+KEY_VARIABLE = "AFM_API_KEY"
+"""A key on the command line is seen by everybody who lists processes."""
+
+
+def serve(
+    model: ModelArgument,
+    adapter: Annotated[
+        list[str],
+        typer.Option(
+            "--adapter",
+            metavar="ADAPTER",
+            help="Folder or name of an adapter to serve beside those in the model's folder. Can be "
+            "repeated.",
+            show_default=False,
+        ),
+    ] = [],
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Where to listen; other machines need a key.")
+    ] = HOST,
+    port: Annotated[
+        int, typer.Option(metavar="N", min=0, max=65_535, help="0 takes a free one.")
+    ] = PORT,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY", envvar=KEY_VARIABLE, help="What requests must bring.", show_default=False
+        ),
+    ] = None,
+    policy: PolicyFlag = None,
+    memory_gb: Annotated[
+        float | None,
+        typer.Option(
+            metavar="GB",
+            min=0.0,
+            help="Memory that the model and all answers may take, in 10^9 bytes.",
+            show_default="what the machine gives",
+        ),
+    ] = None,
+    max_together: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Answers that are written at once.")
+    ] = 8,
+    max_waiting: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Requests that may wait beside those.")
+    ] = 64,
+    max_tokens: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Longest answer, in tokens.")
+    ] = 4_096,
+    max_prompt_tokens: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Longest prompt, in tokens.", show_default="the context"
+        ),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=1, help="Longest time for a request.")
+    ] = 600,
+    runs: RunsFlag = RUNS,
+) -> None:
+    """Serve a model with OpenAI's API, and a page to chat with it."""
+    from afm_mlx.inference.server.start import check_access, check_packages, serve, service_name
+
+    check_packages()
+    check_access(host, api_key, hint=f"--api-key KEY, or {KEY_VARIABLE}=KEY before the command")
+    from afm_mlx.inference.batches import Batcher
+    from afm_mlx.inference.server.limits import Limits
+    from afm_mlx.inference.server.names import Names
+    from afm_mlx.inference.server.run import listen
+    from afm_mlx.inference.server.service import Service
+
+    guardrails = _guardrails(policy)
+    with listen(host, port) as sock:
+        engine, default = _open(find_model(model, runs), adapter, memory_gb)
+        batcher = Batcher(engine, max_waiting=max_waiting, max_together=max_together)
+        names = Names(service_name(model), engine.adapters.names, default=default)
+        limits = Limits(prompt_tokens=max_prompt_tokens, max_tokens=max_tokens, seconds=timeout)
+        service = Service(batcher, names, limits, guardrails)
+        _introduce(names, host, sock.getsockname()[1], needs_key=api_key is not None)
+        serve(service, sock, host=host, api_key=api_key, say=tell)
+    tell("stopped")
+
+
+def _open(folder: Path, words: list[str], memory_gb: float | None) -> tuple[Engine, str | None]:
+    """The model with its adapters, and the one that its folder wants."""
+    from afm_mlx.decoder.adapters import find_adapters
+    from afm_mlx.errors import ModelError
+    from afm_mlx.inference.engine import Engine
+    from afm_mlx.zoo import resolve_adapter
+
+    named = [resolve_adapter(word, folder) for word in words]
+    engine = Engine.open(folder, memory_gb=memory_gb)
+    default = engine.adapters.active
+    for found in find_adapters(folder):
+        try:
+            engine.adapters.add(found)
+        except ModelError as error:  # nobody asked for it
+            tell(f"not served: {error}")
+    for found in named:
+        name = engine.adapters.add(found)
+        if not engine.adapters[name].facts.base:
+            tell(f"adapter {name} is not ours: that it is for this model cannot be checked")
+    return engine, default
+
+
+def _guardrails(policy: str | None) -> Guardrails | None:
+    from afm_mlx.inference.guardrails import Guardrails
+
+    if policy is None:
+        return None
+    return Guardrails.open(None if policy == BUILT_IN else Path(policy), say=tell)
+
+
+def _introduce(names: Names, host: str, port: int, *, needs_key: bool) -> None:
+    """Print where the server is, and a line to try it."""
+    shown = f"[{host}]" if ":" in host else host
+    url = f"http://{shown}:{port}"
+    message = {"role": "user", "content": "Hello"}
+    body = json.dumps({"model": names.base, "messages": [message]}, ensure_ascii=False)
+    key = f' -H "Authorization: Bearer ${KEY_VARIABLE}"' if needs_key else ""
+    typer.echo(f"{url}  serves {', '.join(names.all)}")
+    typer.echo(
+        f"curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' "
+        f"-d {shlex.quote(body)}"
+    )
+    tell("Ctrl-C ends it")
