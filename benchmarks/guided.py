@@ -30,65 +30,22 @@ from afm_mlx import compat  # before MLX: it loads the BLAS  # isort: skip
 import mlx.core as mx
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
+from tiny_model import Endless, tiny_engine
 
-from afm_mlx.decoder.checkpoint import open_checkpoint, save_checkpoint
-from afm_mlx.decoder.decoder import Decoder, initialize
+from afm_mlx.decoder.checkpoint import open_checkpoint
 from afm_mlx.inference.engine import Engine
 from afm_mlx.inference.guided import Guides
 from afm_mlx.inference.requests import Sampling
-from afm_mlx.settings.sections import Shape
-from afm_mlx.text.tokenizer import train_tokenizer
 from afm_mlx.zoo import resolve_model
 
 HERE = Path(__file__).parent
 SCHEMAS = json.loads((HERE / "guided_schemas.json").read_text(encoding="utf-8"))
-TINY = Shape(
-    num_layers=4,
-    hidden_size=256,
-    num_heads=8,
-    num_kv_heads=2,
-    head_dim=32,
-    intermediate_size=768,
-    vocab_size=4_096,
-    rope_base=10_000,
-    norm_eps=1e-5,
-    max_tokens=1_024,
-)
 PROMPT = "Fill in the form."
 FORMATS = Draft202012Validator.FORMAT_CHECKER
 FORMATS.checks("date", raises=ValueError)(lambda text: bool(date.fromisoformat(text)))
 FORMATS.checks("date-time", raises=ValueError)(
     lambda text: bool(datetime.fromisoformat(text.replace("Z", "+00:00")))
 )
-
-
-def tiny_engine(folder: Path) -> Engine:
-    """A random model of four million parameters, and a tokenizer of this repository's texts."""
-    files = [*(HERE.parent / "docs").glob("*.md"), *(HERE.parent / "afm_mlx").rglob("*.py")]
-    texts = [file.read_text(encoding="utf-8") for file in sorted(files)]
-    train_tokenizer(
-        iter(texts),
-        folder / "tokenizer",
-        vocab_size=TINY.vocab_size,
-        reserved_pieces=64,
-        character_coverage=1.0,
-        max_sentence_bytes=4_096,
-        training_bytes=10_000_000,
-    )
-    model = Decoder(TINY)
-    initialize(model, 0)
-    save_checkpoint(folder / "model", model, folder / "tokenizer", facts={"stage": "sft"})
-    return Engine(model, folder / "model")
-
-
-class Endless:
-    """A tokenizer without tokens that end an answer."""
-
-    def __init__(self, tokenizer):
-        self._tokenizer, self.eos_ids = tokenizer, ()
-
-    def __getattr__(self, name):
-        return getattr(self._tokenizer, name)
 
 
 def answer(engine: Engine, ids: list[int], max_tokens: int, seed: int, guide=None):

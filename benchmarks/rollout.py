@@ -25,56 +25,15 @@ from pathlib import Path
 
 from afm_mlx import compat  # before MLX: it loads the BLAS  # isort: skip
 import mlx.core as mx
+from tiny_model import Endless, tiny_engine
 
 from afm_mlx.alignment.logps import Answer, answer_logps, pack_answers
 from afm_mlx.alignment.sampling import Sampled, sample_answers
-from afm_mlx.decoder.checkpoint import open_checkpoint, save_checkpoint
-from afm_mlx.decoder.decoder import Decoder, initialize
+from afm_mlx.decoder.checkpoint import open_checkpoint
 from afm_mlx.inference.engine import Engine
-from afm_mlx.settings.sections import Shape
-from afm_mlx.text.tokenizer import train_tokenizer
 from afm_mlx.zoo import resolve_model
 
-TINY = Shape(
-    num_layers=4,
-    hidden_size=256,
-    num_heads=8,
-    num_kv_heads=2,
-    head_dim=32,
-    intermediate_size=768,
-    vocab_size=4_096,
-    rope_base=10_000,
-    norm_eps=1e-5,
-    max_tokens=1_024,
-)
 CHUNK_BYTES = 64 * 2**20
-
-
-class Endless:
-    """A tokenizer without tokens that end an answer."""
-
-    def __init__(self, tokenizer):
-        self._tokenizer, self.eos_ids = tokenizer, ()
-
-    def __getattr__(self, name):
-        return getattr(self._tokenizer, name)
-
-
-def tiny_engine(folder: Path) -> Engine:
-    """A random model of four million parameters."""
-    train_tokenizer(
-        iter(["The cat sat on the mat. What is on the hill? A house.\n"] * 20),
-        folder / "tokenizer",
-        vocab_size=320,
-        reserved_pieces=16,
-        character_coverage=1.0,
-        max_sentence_bytes=4_096,
-        training_bytes=100_000,
-    )
-    model = Decoder(TINY)
-    initialize(model, 0)
-    save_checkpoint(folder / "model", model, folder / "tokenizer", facts={"stage": "sft"})
-    return Engine(model, folder / "model")
 
 
 def prompts(engine: Engine, count: int, number: int) -> list[list[int]]:

@@ -23,49 +23,17 @@ from pathlib import Path
 
 from afm_mlx import compat  # before MLX: it loads the BLAS  # isort: skip
 import mlx.core as mx
+from tiny_model import tiny_engine
 
-from afm_mlx.decoder.checkpoint import save_checkpoint
-from afm_mlx.decoder.decoder import Decoder, initialize
 from afm_mlx.errors import AfmError
 from afm_mlx.inference.batches import Batcher
 from afm_mlx.inference.engine import Engine
 from afm_mlx.inference.requests import Chunk, Sampling
-from afm_mlx.settings.sections import Shape
-from afm_mlx.text.tokenizer import train_tokenizer
 from afm_mlx.zoo import resolve_model
 
-TINY = Shape(
-    num_layers=4,
-    hidden_size=256,
-    num_heads=8,
-    num_kv_heads=2,
-    head_dim=32,
-    intermediate_size=768,
-    vocab_size=4_096,
-    rope_base=10_000,
-    norm_eps=1e-5,
-    max_tokens=4_096,
-)
 THINGS = ("bridge", "river", "lamp", "house", "clock", "garden", "train", "letter")
 TOGETHER = 8
 SYSTEM_TOKENS = 1_000
-
-
-def tiny_engine(folder: Path) -> Engine:
-    """A random model of four million parameters."""
-    train_tokenizer(
-        iter(["The cat sat on the mat. What is on the hill? A house.\n"] * 20),
-        folder / "tokenizer",
-        vocab_size=320,
-        reserved_pieces=16,
-        character_coverage=1.0,
-        max_sentence_bytes=4_096,
-        training_bytes=100_000,
-    )
-    model = Decoder(TINY)
-    initialize(model, 0)
-    save_checkpoint(folder / "model", model, folder / "tokenizer", facts={"stage": "sft"})
-    return Engine(model, folder / "model")
 
 
 def questions(engine: Engine, number: int) -> list[list[int]]:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from afm_mlx.errors import AfmError
 
-from .models_io import open_engine
+from .chat_display import shown_answer
+from .chat_input import questions
+from .models_io import find_model, open_engine
 from .options import (
+    BUILT_IN,
     MAX_TOKENS,
     RUNS,
     MaxTokensFlag,
+    PolicyFlag,
     RunsFlag,
+    SchemaFlag,
     SeedFlag,
     SystemFlag,
     TemperatureFlag,
@@ -28,17 +32,15 @@ from .options import (
 from .terminal import show_error, tell
 
 if TYPE_CHECKING:
-    from afm_mlx.inference.chat import Session
-    from afm_mlx.inference.engine import Chunk
+    from afm_mlx.inference.guardrails import Guardrails
+    from afm_mlx.inference.session import Piece, Session
+    from afm_mlx.inference.speculative import Draft
 
 CHAT_TEMPERATURE = 0.3
 """The likeliest token each time soon repeats itself, and a retry would change nothing. Ours."""
 
 CHAT_TOP_P = 0.9
 """Ours."""
-
-PROMPT = "> "
-HISTORY_LINES = 1_000
 
 
 def chat(
@@ -61,6 +63,28 @@ def chat(
             show_default=False,
         ),
     ] = [],
+    tools: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Python file with functions that the model may call. It is run.",
+            show_default=False,
+        ),
+    ] = None,
+    schema: SchemaFlag = None,
+    policy: PolicyFlag = None,
+    draft: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Smaller model that guesses tokens ahead.", show_default=False
+        ),
+    ] = None,
+    kv_bits: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Keep keys and values in 4 or 8 bits.", show_default="all bits"
+        ),
+    ] = None,
     max_tokens: MaxTokensFlag = MAX_TOKENS,
     temperature: TemperatureFlag = CHAT_TEMPERATURE,
     top_p: TopPFlag = CHAT_TOP_P,
@@ -68,16 +92,45 @@ def chat(
     runs: RunsFlag = RUNS,
 ) -> None:
     """Talk with a model. Type /help there for what else it understands."""
-    from afm_mlx.inference.chat import Session
+    from afm_mlx.inference.chat import COMMANDS, run_command
+    from afm_mlx.inference.session import Session
 
     engine = open_engine(model, runs, adapter)
-    session = Session(engine, max_tokens, temperature, top_p, system, seed)
+    session = Session(
+        engine,
+        instructions=system,
+        guardrails=_guardrails(policy),
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        draft=_draft(draft, runs),
+        kv_bits=kv_bits,
+    )
+    for command, file in (("/tools", tools), ("/schema", schema)):
+        if file is not None:
+            tell(run_command(session, f"{command} {file}").text)
     if not engine.is_chat:
         tell("this model is not trained to chat: it continues what you type")
-    with _questions() as questions:
-        for line in questions:
-            if not _respond(session, line):
-                break
+    for line in questions(list(COMMANDS)):
+        if not _respond(session, line):
+            break
+
+
+def _guardrails(policy: str | None) -> Guardrails | None:
+    from afm_mlx.inference.guardrails import Guardrails
+
+    if policy is None:
+        return None
+    return Guardrails.open(None if policy == BUILT_IN else Path(policy), say=tell)
+
+
+def _draft(word: str | None, runs: Path) -> Draft | None:
+    if word is None:
+        return None
+    from afm_mlx.inference.speculative import Draft
+
+    return Draft.open(find_model(word, runs))
 
 
 def _respond(session: Session, line: str) -> bool:
@@ -101,23 +154,28 @@ def _respond(session: Session, line: str) -> bool:
         return True
 
 
-def _show(session: Session, answer: Generator[Chunk, None, None]) -> None:
+def _show(session: Session, answer: Generator[Piece, None, None]) -> None:
     """Print an answer as it comes. Ctrl-C ends it after the token in work."""
     finished = None
-    with contextlib.closing(answer), _interrupts() as interrupted:
-        for chunk in answer:
-            typer.echo(chunk.text, nl=False)
-            sys.stdout.flush()
-            finished = chunk.finished
+    with contextlib.closing(answer), _interrupts() as interrupted, shown_answer() as shown:
+        for piece in answer:
+            if piece.kind in ("call", "result"):
+                shown.note(piece.text if piece.kind == "call" else f"= {piece.text}")
+            else:
+                shown.add(piece.text)
+            finished = piece.finished
             if interrupted:
                 break
-    typer.echo()
     if interrupted and finished is None:
         tell("(stopped)")
     elif finished == "length":
         tell(f"(stopped at {session.max_tokens:,} tokens; --max-tokens allows more)")
     elif finished == "context":
         tell(f"(stopped: the context of {session.engine.context_tokens:,} tokens is full)")
+    elif finished == "refused":
+        assert session.verdict is not None
+        found = session.verdict.subcategory or session.verdict.category
+        tell(f"(refused: {found})")
     if session.num_dropped:
         tell(f"(answered without the oldest {session.num_dropped} messages: the context is full)")
 
@@ -140,55 +198,3 @@ def _interrupts() -> Iterator[list[bool]]:
         yield seen
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def _questions() -> Iterator[Iterator[str]]:
-    """Lines that the user types, or that come through a pipe."""
-    if not sys.stdin.isatty():
-        yield (line.rstrip("\n") for line in sys.stdin)
-        return
-    tell("/help for commands, Ctrl-C stops an answer, Ctrl-D leaves")
-    with _history():
-        yield _typed()
-
-
-def _typed() -> Iterator[str]:
-    while True:
-        try:
-            if not sys.stdout.isatty():  # input() would print the prompt into the answers
-                sys.stderr.write(PROMPT)
-                sys.stderr.flush()
-            yield input(PROMPT if sys.stdout.isatty() else "")
-        except EOFError:
-            typer.echo(err=True)
-            return
-        except KeyboardInterrupt:
-            typer.echo(err=True)
-            tell("Ctrl-D or /quit leaves")
-
-
-@contextlib.contextmanager
-def _history() -> Iterator[None]:
-    """Line editing, and what was typed in earlier conversations, where Python has readline."""
-    from afm_mlx.zoo import cache_folder
-
-    try:
-        import readline
-    except ImportError:
-        yield
-        return
-    file = cache_folder() / "chat_history"
-    with contextlib.suppress(OSError):  # no history yet, or one of another kind of readline
-        readline.read_history_file(file)
-    try:
-        yield
-    finally:
-        _save_history(readline, file)
-
-
-def _save_history(readline: ModuleType, file: Path) -> None:
-    readline.set_history_length(HISTORY_LINES)
-    with contextlib.suppress(OSError):  # a history that cannot be kept is no reason to fail
-        file.parent.mkdir(parents=True, exist_ok=True)
-        readline.write_history_file(file)

@@ -18,6 +18,7 @@ from .options import (
     MaxTokensFlag,
     ModelArgument,
     RunsFlag,
+    SchemaFlag,
     SeedFlag,
     SystemFlag,
     TemperatureFlag,
@@ -31,6 +32,7 @@ def generate(
     prompt: Annotated[str, typer.Option(help="What to answer; - reads it from stdin.")],
     system: SystemFlag = "",
     adapter: AdapterFlag = None,
+    schema: SchemaFlag = None,
     max_tokens: MaxTokensFlag = MAX_TOKENS,
     temperature: TemperatureFlag = 0.0,
     top_p: TopPFlag = 1.0,
@@ -42,13 +44,22 @@ def generate(
     runs: RunsFlag = RUNS,
 ) -> None:
     """Answer one prompt, or continue it, with any model."""
+    from afm_mlx.inference.schema_files import read_schema
+
     text = sys.stdin.read() if prompt == "-" else prompt
     engine = open_engine(model, runs, [adapter] if adapter else [])
     first = [{"role": "system", "content": system}] if system else []
     messages = [*first, {"role": "user", "content": text}]
     pieces, finished = [], None
+    guide = None if schema is None else engine.guides.json_schema(read_schema(schema))
     for chunk in engine.stream(
-        messages, raw=raw, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed
+        messages,
+        raw=raw,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        guide=guide,
     ):
         pieces.append(chunk.text)
         finished = chunk.finished

@@ -66,6 +66,12 @@ AdapterFlag = Annotated[
         show_default=False,
     ),
 ]
+SchemaFlag = Annotated[
+    Path | None,
+    typer.Option(
+        "--schema", metavar="FILE", help="JSON Schema that answers must have.", show_default=False
+    ),
+]
 BUILT_IN = "default"
 """In place of a policy's file: the policy that comes with the toolkit."""
 

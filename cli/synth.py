@@ -88,7 +88,8 @@ def _sampling(word: str, samples: int, settings: Any, runs: Path) -> Any:
     """A model that answers one prompt at a time."""
     from afm_mlx.errors import DataError
     from afm_mlx.inference.engine import Engine
-    from afm_mlx.synthetic.write import Sampling, plain_messages
+    from afm_mlx.synthetic.write import Sampling
+    from afm_mlx.text.chat import plain_messages
 
     engine = Engine.open(find_model(word, runs))
 

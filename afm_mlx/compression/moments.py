@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -42,6 +42,10 @@ SITES: Mapping[str, tuple[str, ...]] = {
 """Linear layers of a block that read the same inputs, by the first of them, in order of use."""
 
 
+class _Reached(Exception):
+    """A forward pass has come to the inputs that it was made for."""
+
+
 class _Probe(nn.Module):
     """Stands in for a linear layer, sees its inputs, and adds to its outputs."""
 
@@ -49,10 +53,13 @@ class _Probe(nn.Module):
         super().__init__()
         self.linear = linear
         self.offset: mx.array | None = None
+        self.ends = False  # the forward pass, as soon as the inputs are seen
         self._seen: mx.array | None = None
 
     def __call__(self, x: mx.array) -> mx.array:
         self._seen = x
+        if self.ends:
+            raise _Reached
         y = self.linear(x)
         return y if self.offset is None else y + self.offset
 
@@ -71,6 +78,29 @@ def advance(block: Block, stream: Stream) -> Stream:
         after.append(block(x, "causal"))
         mx.eval(after[-1])
     return after
+
+
+def inputs_at(block: Block, x: mx.array, site: str) -> mx.array:
+    """Inputs [B x L, I], float32, of the linear layers at one of `SITES`, of states [B, L, D].
+
+    The rest of the block is not computed.
+    """
+    with _probed({site: (block, site)}) as probes:
+        probes[site].ends = True
+        with suppress(_Reached):
+            block(x, "causal")
+        return _inputs(probes[site])
+
+
+def stream_shares(after: mx.array) -> mx.array:
+    """What tokens [B, L] count by the stream [B, L, D] after a block: one over its mean square."""
+    return shares(1 / mx.square(after.astype(mx.float32)).mean(-1))
+
+
+def shares(counts: mx.array) -> mx.array:
+    """Counts of a batch, with mean 1."""
+    mean = counts.mean()
+    return counts / mx.where(mean > 0, mean, 1.0)
 
 
 Worths = dict[str, list[mx.array]]
@@ -222,13 +252,13 @@ def _measured(
     with _probed({site: (block, site) for site in sites}) as probes:
         for number, x in enumerate(stream):
             after.append(block(x, "causal"))
-            damped = _shares(1 / mx.square(after[-1].astype(mx.float32)).mean(-1))
+            damped = stream_shares(after[-1])
             for site, probe in probes.items():
                 for name in names[site]:
                     own = damped
                     if worths:
                         # Half and half: gradients come from one drawn label each, and are noisy.
-                        own = (damped + _shares(worths[name][number])) / 2
+                        own = (damped + shares(worths[name][number])) / 2
                     summed = _moment(_inputs(probe), own.reshape(-1, 1), full)
                     totals[name] = totals[name] + summed if name in totals else summed
                     counted[name] = counted.get(name, mx.zeros(())) + own.sum()
@@ -237,12 +267,6 @@ def _measured(
     for site in sites:
         moments |= {name: moments[site] for name in SITES[site] if name not in moments}
     return moments, after
-
-
-def _shares(counts: mx.array) -> mx.array:
-    """Counts of a batch, with mean 1."""
-    mean = counts.mean()
-    return counts / mx.where(mean > 0, mean, 1.0)
 
 
 @contextmanager

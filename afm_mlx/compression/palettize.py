@@ -40,10 +40,11 @@ from afm_mlx.compression.damage import (
     palette_linear,
 )
 from afm_mlx.compression.divergence import Reference
+from afm_mlx.compression.drift import BlockPair
 from afm_mlx.compression.equalize import equalize
 from afm_mlx.compression.feedback import fit_with_feedback
 from afm_mlx.compression.moments import (
-    Stream,
+    SITES,
     Worths,
     advance,
     block_moments,
@@ -133,24 +134,26 @@ class Palettizer:
         gradients, damages, earlier_seconds = self._measurements(free)
         choice = _choose(damages, self.sizes, self.section) if free else most
         self.progress.say(bits_table(choice.bits))
+        before = start_stream(self.decoder, self.batches)
         self._round_ends()
         stream = start_stream(self.decoder, self.batches)
         errors: dict[str, float] = {}
         for number, block in enumerate(self.decoder.layers):
             file = self.work / f"block-{number:04}.safetensors"
+            pair = BlockPair(block, self.decoder.shape, stream, before)
             if file.exists():
                 found, seconds = _open_block(block, file, self.section.group_channels)
                 earlier_seconds += seconds
             else:
                 started = time.monotonic()
-                found = self._fit_block(number, block, stream, choice.bits, gradients)
+                found = self._fit_block(number, pair, choice.bits, gradients)
                 _save_block(block, file, found, time.monotonic() - started)
             errors |= {f"model.layers.{number}.{part}": each for part, each in found.items()}
             self.progress.status(
                 f"  block {number + 1} of {len(self.decoder.layers)} is in tables, "
                 f"error {fmean(found.values()):.2%}"
             )
-            stream = advance(block, stream)
+            stream, before = advance(block, stream), pair.after
         return {
             "bits_per_weight": choice.bits_per_weight,
             "bits": choice.bits,
@@ -234,27 +237,28 @@ class Palettizer:
     def _fit_block(
         self,
         number: int,
-        block: Block,
-        stream: Stream,
+        pair: BlockPair,
         bits: Mapping[str, int],
         gradients: Mapping[str, mx.array],
     ) -> dict[str, float]:
-        """Put tables in place of a block's matrices; the error of each."""
+        """Put tables in place of a block's matrices, in the order of their use; their errors."""
         errors: dict[str, float] = {}
         worths = worths_of_block(self.worths, number)
-        moments = block_moments(block, stream, full=True, worths=worths)
-        stored: dict[str, nn.Module] = {}
-        for part, moment in moments.items():
-            name = f"model.layers.{number}.{part}"
-            weight, gradient = linears(self.decoder)[name].weight, gradients[name]
-            if bits[name] == INT8_BITS or not self.section.error_feedback:
-                fitted = self._alone(name, weight, bits[name], moment, gradient)
-            else:
-                fitted = self._with_feedback(name, weight, bits[name], moment, gradient)
-            errors[part] = relative_error(weight, fitted, moment)
-            stored[name] = fitted
-        replace_linears(self.decoder, stored)
-        mx.eval(block.parameters())
+        for site in SITES:
+            stored: dict[str, nn.Module] = {}
+            for part, seen in pair.seen(site, worths).items():
+                name = f"model.layers.{number}.{part}"
+                weight, gradient = linears(self.decoder)[name].weight, gradients[name]
+                if self.section.correct_drift:
+                    weight = seen.corrected(weight, damping=self.section.drift_damping)
+                if bits[name] == INT8_BITS or not self.section.error_feedback:
+                    fitted = self._alone(name, weight, bits[name], seen.moments, gradient)
+                else:
+                    fitted = self._with_feedback(name, weight, bits[name], seen.moments, gradient)
+                errors[part] = relative_error(weight, fitted, seen.moments)
+                stored[name] = fitted
+            replace_linears(self.decoder, stored)
+            mx.eval(self.decoder.layers[number].parameters())
         return errors
 
     def _alone(

@@ -150,12 +150,12 @@ class AnswerText:
         ends = [place for stop in self._stop if (place := self._held.find(stop)) >= 0]
         if ends:
             return self._held[: min(ends)], True
-        cut = len(self._held) - (0 if everything else _overlap(self._held, self._stop))
+        cut = len(self._held) - (0 if everything else overlap(self._held, self._stop))
         piece, self._held = self._held[:cut], self._held[cut:]
         return piece, False
 
 
-def _overlap(text: str, stops: Sequence[str]) -> int:
+def overlap(text: str, stops: Sequence[str]) -> int:
     """Length of the longest end of `text` that begins one of `stops`."""
     longest = max((len(stop) for stop in stops), default=1) - 1
     for length in range(min(longest, len(text)), 0, -1):

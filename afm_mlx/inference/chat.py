@@ -1,123 +1,22 @@
-"""A conversation with a model: its messages, and the commands that change them.
+"""Commands that change a conversation, as they are typed.
 
 Nothing here reads or writes a terminal: `cli/chat.py` does, and others may.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from afm_mlx.decoder.adapters import NONE
 from afm_mlx.errors import DataError
-from afm_mlx.inference.engine import Chunk, Engine
+from afm_mlx.inference.schema_files import read_schema
+from afm_mlx.inference.session import Piece, Session
+from afm_mlx.inference.tool_files import tools_of_file
 
-ANSWER_SHARE = 0.25
-"""Share of the context that is kept free for an answer, where `max_tokens` is more. Ours."""
-
-
-@dataclass
-class Session:
-    """One conversation. Iterate over what `ask` and `retry` return to get the answer."""
-
-    engine: Engine
-    max_tokens: int
-    """Longest answer, in tokens."""
-    temperature: float = 0.0
-    top_p: float = 1.0
-    system: str = ""
-    """System prompt; "" leaves it to the chat template."""
-    seed: int = 0
-    """Each answer draws with the seed after that of the answer before."""
-    messages: list[dict[str, str]] = field(default_factory=list)
-    """Turns so far: user and assistant in alternation, without the system prompt."""
-    num_dropped: int = 0
-    """Oldest messages that the last answer was given without: they do not fit the context."""
-    num_answers: int = 0
-    """Answers begun so far, retries included."""
-
-    def ask(self, text: str) -> Generator[Chunk, None, None]:
-        """Say something, and get the answer in pieces.
-
-        Whatever was said when the iterator is closed counts as the answer, so an answer that is
-        stopped stays part of the conversation. A question without any answer leaves no trace.
-
-        Raises:
-            DataError: the question alone does not fit the model's context.
-        """
-        self.messages.append({"role": "user", "content": text})
-        return self._answer()
-
-    def retry(self) -> Generator[Chunk, None, None]:
-        """Answer the last question again, with other random choices.
-
-        Raises:
-            DataError: nothing has been asked yet.
-        """
-        if not self.messages:
-            raise DataError("there is no question to answer again")
-        if self.messages[-1]["role"] == "assistant":
-            self.messages.pop()
-        return self._answer()
-
-    def clear(self) -> None:
-        """Forget the conversation; the system prompt stays."""
-        self.messages.clear()
-
-    def transcript(self) -> list[dict[str, str]]:
-        """All messages, the system prompt first if there is one."""
-        first = [{"role": "system", "content": self.system}] if self.system else []
-        return first + self.messages
-
-    def save(self, file: Path) -> None:
-        """Write the conversation as JSON, `{"messages": [...]}`: one line of training data.
-
-        Raises:
-            DataError: the file cannot be written.
-        """
-        text = json.dumps({"messages": self.transcript()}, ensure_ascii=False) + "\n"
-        try:
-            file.expanduser().write_text(text, encoding="utf-8")
-        except OSError as error:
-            described = (error.strerror or str(error)).lower()
-            raise DataError(f"cannot write {file}: {described}") from error
-
-    def _answer(self) -> Generator[Chunk, None, None]:
-        said: list[str] = []
-        try:
-            prompt = self._fitting()
-            seed = self.seed + self.num_answers
-            self.num_answers += 1
-            for chunk in self.engine.stream(
-                prompt,
-                max_tokens=self.max_tokens,
-                temperature=self.temperature,
-                top_p=self.top_p,
-                seed=seed,
-            ):
-                said.append(chunk.text)
-                yield chunk
-        finally:
-            if said:
-                self.messages.append({"role": "assistant", "content": "".join(said)})
-            else:
-                self.messages.pop()  # the question: it has no answer
-
-    def _fitting(self) -> list[dict[str, str]]:
-        """The transcript, without the oldest turns if the context cannot hold all."""
-        context = self.engine.context_tokens
-        reserved = min(self.max_tokens, int(context * ANSWER_SHARE))
-        whole = self.transcript()
-        start = len(whole) - len(self.messages)
-        self.num_dropped = 0
-        while True:
-            prompt = whole[:start] + whole[start + self.num_dropped :]
-            oldest_are_left = len(prompt) - start > 2
-            if not oldest_are_left or len(self.engine.prompt_ids(prompt)) + reserved <= context:
-                return prompt
-            self.num_dropped += 2
+NOTHING = "-"
+"""An argument that takes away what an earlier one set."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +25,7 @@ class Outcome:
 
     text: str = ""
     """To show."""
-    answer: Generator[Chunk, None, None] | None = None
+    answer: Generator[Piece, None, None] | None = None
     """An answer to show, piece by piece."""
     quits: bool = False
     """The conversation is over."""
@@ -171,14 +70,28 @@ def help_text() -> str:
 
 def _clear(session: Session, argument: str) -> Outcome:
     session.clear()
-    return Outcome("forgotten; the system prompt stays" if session.system else "forgotten")
+    return Outcome("forgotten; the system prompt stays" if session.instructions else "forgotten")
 
 
 def _system(session: Session, argument: str) -> Outcome:
     if not argument:
-        return Outcome(f"system prompt: {session.system or '(none)'}")
-    session.system = "" if argument == "-" else argument
-    return Outcome("system prompt set" if session.system else "system prompt removed")
+        return Outcome(f"system prompt: {session.instructions or '(none)'}")
+    session.instructions = "" if argument == NOTHING else argument
+    return Outcome("system prompt set" if session.instructions else "system prompt removed")
+
+
+def _tools(session: Session, argument: str) -> Outcome:
+    if argument:
+        session.tools = [] if argument == NOTHING else tools_of_file(Path(argument).expanduser())
+    return Outcome(f"tools: {', '.join(tool.name for tool in session.tools) or '(none)'}")
+
+
+def _schema(session: Session, argument: str) -> Outcome:
+    if argument == NOTHING:
+        session.form = None
+    elif argument:
+        session.form = session.form_of(read_schema(Path(argument).expanduser()))
+    return Outcome(f"answers are {'of the schema' if session.form else 'free text'}")
 
 
 def _adapter(session: Session, argument: str) -> Outcome:
@@ -210,6 +123,10 @@ COMMANDS: dict[str, Command] = {
     "/help": Command("", "this list", lambda session, argument: Outcome(help_text())),
     "/clear": Command("", "forget the conversation", _clear),
     "/system": Command("TEXT", "set the system prompt; - for none, nothing to see it", _system),
+    "/tools": Command(
+        "FILE", "functions of a Python file that the model may call; - for none", _tools
+    ),
+    "/schema": Command("FILE", "JSON Schema that answers must have; - for none", _schema),
     "/adapter": Command(
         "NAME",
         "answer with another adapter; none for the model itself, nothing to see it",

@@ -94,7 +94,7 @@ class Watch:
     """
 
     def __init__(
-        self, guide: Guide | None, ends: Collection[int], *, limit: int, keeps: bool
+        self, guide: Guide | None, ends: Collection[int], *, limit: int | None = None, keeps: bool
     ) -> None:
         """`ends` are the stop tokens; `limit`: most tokens; `keeps`: whether `logps` is filled."""
         self.failure: AfmError | None = None

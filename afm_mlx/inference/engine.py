@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
     from afm_mlx.decoder.adapters import Adapters
     from afm_mlx.decoder.decoder import Decoder
+    from afm_mlx.inference.guided import Guides
     from afm_mlx.inference.speculative import Draft
+    from afm_mlx.inference.tools import ToolFormat
 
 BASE_STAGES = ("core", "continued", "context", "prune", "distill")
 """Stages whose models continue text: they have not seen their own tokenizer's chat template."""
@@ -120,6 +122,20 @@ class Engine:
         return Adapters(self.model, self.folder, dtype=compute_dtype())
 
     @cached_property
+    def guides(self) -> Guides:
+        """Compiles forms that answers must have."""
+        from afm_mlx.inference.guided import Guides
+
+        return Guides(self.tokenizer, self.model.output_weight.shape[0])
+
+    @cached_property
+    def tool_format(self) -> ToolFormat:
+        """How the model writes calls of tools: as its chat template has it, else as ours has."""
+        from afm_mlx.inference.tools import JSON_CALLS, tool_format
+
+        return tool_format(self.folder) or JSON_CALLS
+
+    @cached_property
     def sizes(self) -> Sizes:
         """What the model takes in memory, adapters apart."""
         return sizes_of(self.model)
@@ -155,7 +171,7 @@ class Engine:
                 whichever is in use.
 
         Raises:
-            DataError: the chat template refuses these messages, or has no place for tools.
+            DataError: the chat template refuses these messages.
         """
         from afm_mlx.decoder.adapters import NONE
 

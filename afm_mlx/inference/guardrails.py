@@ -50,6 +50,15 @@ class Verdict:
         return self.action is Action.REFUSE
 
 
+class RefusedError(AfmError):
+    """A policy refuses a question or an answer; `str(error)` is what to tell the user."""
+
+    def __init__(self, message: str, verdict: Verdict) -> None:
+        super().__init__(message)
+        self.verdict = verdict
+        """What was found."""
+
+
 class Classifier(Protocol):
     """Judges texts beside the patterns."""
 
@@ -93,7 +102,7 @@ class Guardrails:
         Args:
             path: None for the policy that comes with the toolkit.
             make_classifier: makes the classifier of a policy that has the section; else a model is
-                asked (`classifier.py`), and `model` is a folder.
+                asked (`classifier.py`), and `model` is a folder or `smollm2`.
             say: takes a line when a changed file is read, or is damaged; stderr if not given.
 
         Raises:
@@ -305,7 +314,10 @@ def _stronger(one: Verdict, other: Verdict) -> Verdict:
 def _asking(settings: Questions, folder: Path) -> Classifier:
     """The classifier that asks a model in a folder; it is loaded when the first text comes."""
     from afm_mlx.inference.classifier import AskedModel
+    from afm_mlx.zoo import SMOLLM2, resolve_model
 
+    if settings.model == SMOLLM2:
+        return AskedModel(settings, resolve_model(SMOLLM2, runs=folder).path)
     return AskedModel(settings, folder / Path(settings.model).expanduser())
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from afm_mlx.errors import DataError
+from afm_mlx.errors import DataError, RunError
 from afm_mlx.inference.forms.endings import Endings, Progress
 from afm_mlx.inference.forms.lark import grammar_of
 from afm_mlx.inference.forms.nodes import Either, Form, Match, Text
@@ -44,6 +44,9 @@ that make more are left out. Ours."""
 
 CONTROL_WORD = "tool"
 """Added pieces that have it in their names are control pieces, whatever the tokenizer says."""
+
+WRONG_TOKEN = "doesn't satisfy the grammar"
+"""In llguidance's error for a token that is not allowed; all others are its own limits."""
 
 CHECKED_TOKENS = 64
 """Most tokens whose own way to the end is looked at, near the end. Ours."""
@@ -237,11 +240,15 @@ class GuideState:
         """Tokens that may come next: bits [ceil(V / 32)], bit i % 32 of word i // 32 for token i.
 
         Stop tokens are among them where the answer may end.
+
+        Raises:
+            RunError: the form is more than the library can follow here.
         """
         bits = np.zeros(self._words.num_words, np.uint32)
         may_end = self._matcher.is_accepting()
         if not self._matcher.is_stopped():
             self._matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
+        self._check()
         bits &= self._words.usable
         if self._left is not None:
             bits = self._in_reach(bits, self._left)
@@ -254,12 +261,20 @@ class GuideState:
 
         Raises:
             ValueError: it was not allowed.
+            RunError: the form is more than the library can follow here.
         """
         if not self._matcher.consume_token(token):
+            self._check()
             raise ValueError(f"token {token} was not allowed: {self._matcher.get_error()[:200]}")
         if self._left is not None:
             self._left -= 1
             self._unread.append(token)
+
+    def _check(self) -> None:
+        reason = self._matcher.get_error() if self._matcher.is_error() else ""
+        if reason and WRONG_TOKEN not in reason:
+            reason = reason.splitlines()[0]
+            raise RunError(f"the form is too complex: {reason[:200]}")
 
     def _in_reach(self, bits: NDArray[np.uint32], left: int) -> NDArray[np.uint32]:
         """Of the tokens in `bits`, those after which `left` tokens are enough to end."""

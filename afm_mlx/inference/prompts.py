@@ -10,7 +10,8 @@ from typing import Any
 from afm_mlx.compat import import_mlx_lm
 from afm_mlx.errors import DataError
 from afm_mlx.inference.requests import Message
-from afm_mlx.text.chat import render_chat
+from afm_mlx.inference.tools import for_template
+from afm_mlx.text.chat import plain_messages, render_chat
 from afm_mlx.text.tokenizer import Tokenizer
 
 
@@ -21,16 +22,15 @@ def chat_ids(
 ) -> list[int]:
     """Ids of a conversation in the form of the chat template, up to the head of the answer.
 
+    A template that has no place for tools gets them in words, in the system message.
+
     Raises:
-        DataError: the template refuses these messages, or ignores tools.
+        DataError: the template refuses these messages.
     """
-    ids = render_chat(tokenizer, messages, tools=tools or None)
-    if tools and ids == render_chat(tokenizer, messages):
-        raise DataError(
-            f"the chat template of '{tokenizer.folder}' has no place for tools: the model would "
-            "not see them",
-            hint="take a model whose chat template has one",
-        )
+    written = for_template(messages)
+    ids = render_chat(tokenizer, written, tools=tools or None)
+    if tools and ids == render_chat(tokenizer, written):
+        return render_chat(tokenizer, plain_messages(messages, tools))
     return ids
 
 

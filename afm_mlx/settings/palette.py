@@ -51,6 +51,11 @@ class Quantize(Section):
     damping: Positive = 0.01
     """Added to the diagonal of E[x x^T] with error feedback, as a share of its mean. Source:
     arXiv:2210.17323."""
+    correct_drift: bool = True
+    """Matrices are first moved to make up for what the layers before them, in tables, do to their
+    inputs. Source: arXiv:2504.02692, in a form of ours."""
+    drift_damping: Positive = 0.05
+    """How far they stay where inputs are small: as `damping`, for this move alone. Ours."""
     group_channels: Count = 16
     """Output channels that share one table. Source: OB."""
     cluster_iterations: Count = 300

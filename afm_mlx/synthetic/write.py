@@ -41,12 +41,6 @@ SECONDS_BETWEEN_STATES = 5.0
 
 _TOGETHER = 32  # candidates that are made and signed together; ours
 
-_TOOLS_ASK = (
-    'You have these functions. To call one, write <tool_call>{"name": NAME, "arguments": '
-    "{...}}</tool_call>; write several such lines for several calls. If no function fits, "
-    "answer in words.\n"
-)
-
 Answerer = Callable[[Sequence[Message], Sequence[Any], int], str | None]
 """A model: messages, tools and a seed to the text of an answer; None: the prompt is too long."""
 
@@ -349,24 +343,6 @@ def _answered(
     counts["prompts"] += 1
     counts["prompts_passed"] += bool(kept)
     return list(kept.values())[: settings.answers_kept], "" if kept else "no answer passed"
-
-
-def plain_messages(messages: Sequence[Message], tools: Sequence[Any]) -> list[dict[str, str]]:
-    """A prompt for a chat template that knows no tools: these stand in the system message."""
-    plain = []
-    for message in messages:
-        calls = [
-            f"<tool_call>{json.dumps(call, ensure_ascii=False)}</tool_call>"
-            for call in message.get("tool_calls", ())
-        ]
-        plain.append(
-            {"role": message["role"], "content": "\n".join([message["content"], *calls]).strip()}
-        )
-    if tools:
-        listed = "\n".join(json.dumps(tool["function"]) for tool in tools)
-        head = plain.pop(0)["content"] if plain[0]["role"] == "system" else ""
-        plain.insert(0, {"role": "system", "content": f"{head}\n{_TOOLS_ASK}{listed}".strip()})
-    return plain
 
 
 def _message(made: Candidate, text: str) -> Message:

@@ -17,8 +17,10 @@ All names are ours; Apple has not published its own.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -205,6 +207,43 @@ def render_chat(
             [tokenizer.control_pieces[part]] if known else tokenizer.encode(part.replace(mark, ""))
         )
     return ids
+
+
+TOOLS_ASK = (
+    'You have these functions. To call one, write <tool_call>{"name": NAME, "arguments": '
+    "{...}}</tool_call>; write several such lines for several calls. If no function fits, "
+    "answer in words.\n"
+)
+"""How a model whose chat template knows no tools is told of them."""
+
+
+def plain_messages(
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
+) -> list[dict[str, str]]:
+    """A prompt for a chat template that knows no tools: these stand in the system message."""
+    plain = []
+    for message in messages:
+        calls = [
+            f"{TOOL_CALL}{json.dumps(_plain_call(call), ensure_ascii=False)}{TOOL_CALL_END}"
+            for call in message.get("tool_calls") or ()
+        ]
+        content = "\n".join([message.get("content") or "", *calls]).strip()
+        plain.append({"role": message["role"], "content": content})
+    if tools:
+        listed = "\n".join(json.dumps(tool["function"]) for tool in tools)
+        head = plain.pop(0)["content"] if plain[0]["role"] == "system" else ""
+        plain.insert(0, {"role": "system", "content": f"{head}\n{TOOLS_ASK}{listed}".strip()})
+    return plain
+
+
+def _plain_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Name and arguments of a call, which OpenAI's API has as JSON text in a `function`."""
+    inner = call.get("function", call)
+    arguments = inner.get("arguments", {})
+    if isinstance(arguments, str):
+        with suppress(ValueError):
+            arguments = json.loads(arguments)
+    return {"name": inner["name"], "arguments": arguments}
 
 
 @lru_cache(maxsize=4)

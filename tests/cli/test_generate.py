@@ -58,3 +58,13 @@ def test_smollm2_knows_the_capital_of_france(afm):
     answer = afm("generate", "smollm2", "--prompt", "What is the capital of France?")
     assert "Paris" in answer.out
     assert "tokens/s" in answer.err
+
+
+def test_an_answer_has_the_schema_that_is_given(afm, chat_model, tmp_path):
+    (tmp_path / "form.json").write_text('{"enum": [1, 2]}')
+    words = ["generate", chat_model, "--prompt", "cat", "--schema", tmp_path / "form.json"]
+    assert json.loads(afm(*words).out) in (1, 2)
+    (tmp_path / "form.json").write_text('{"enum": [')
+    refused = afm(*words)
+    assert refused.code == 2
+    assert "form.json is not JSON" in refused.err

@@ -230,7 +230,7 @@ class Letters:
     def __init__(self, tokens, fails_at=None) -> None:
         self.tokens, self.fails_at = tokens, fails_at
 
-    def start(self):
+    def start(self, max_tokens=None):
         return LettersState(self)
 
 

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from afm_mlx.errors import DataError
-from afm_mlx.inference.chat import COMMANDS, Session, help_text, run_command
+from afm_mlx.inference.chat import COMMANDS, help_text, run_command
+from afm_mlx.inference.session import Session
 
 
 @pytest.fixture
@@ -12,72 +13,20 @@ def session(engine) -> Session:
 
 
 def say(session: Session, text: str) -> str:
-    return "".join(chunk.text for chunk in session.ask(text))
+    return "".join(piece.text for piece in session.ask(text))
 
 
 def roles(session: Session) -> list[str]:
     return [message["role"] for message in session.messages]
 
 
-def test_turns_alternate_and_the_system_prompt_stands_first(session):
-    session.system = "Be brief."
-    answer = say(session, "What is it?")
-    say(session, "And the dog?")
-    assert roles(session) == ["user", "assistant", "user", "assistant"]
-    assert session.messages[1]["content"] == answer
-    assert session.transcript()[0] == {"role": "system", "content": "Be brief."}
-
-
-def test_an_answer_that_is_stopped_stays_in_the_conversation(session):
-    answer = session.ask("What is it?")
-    said = next(answer).text + next(answer).text
-    answer.close()
-    assert session.messages[-1] == {"role": "assistant", "content": said}
-
-
-def test_a_question_that_is_too_long_leaves_no_trace(session):
-    say(session, "What is it?")
-    with pytest.raises(DataError, match="256"):
-        say(session, "a" * 300)
-    assert roles(session) == ["user", "assistant"]
-    say(session, "And the dog?")
-    assert roles(session) == ["user", "assistant"] * 2
-
-
-def test_the_oldest_turns_are_dropped_when_the_context_is_full(session):
-    for number in range(8):
-        say(session, f"What is it, number {number}? It is a house on the hill.")
-    assert len(session.messages) == 16  # all is remembered, and can be saved
-    assert session.num_dropped > 0
-    assert session.num_dropped % 2 == 0  # a question goes with its answer
-    room = session.engine.context_tokens - session.engine.stats.prompt_tokens
-    assert room >= session.max_tokens
-
-
-def test_nothing_is_dropped_while_the_context_holds_all(session):
-    say(session, "What is it?")
-    say(session, "And the dog?")
-    assert session.num_dropped == 0
-
-
 def test_a_retry_replaces_the_answer_by_another_one(engine):
     session = Session(engine, max_tokens=12, temperature=1.0)
     first = say(session, "What is it?")
     outcome = run_command(session, "/retry")
-    second = "".join(chunk.text for chunk in outcome.answer)
+    second = "".join(piece.text for piece in outcome.answer)
     assert roles(session) == ["user", "assistant"]
     assert session.messages[-1]["content"] == second != first
-
-
-def test_a_conversation_is_reproduced_by_its_seed(engine):
-    def talk(seed: int) -> list[dict[str, str]]:
-        session = Session(engine, max_tokens=8, temperature=1.0, seed=seed)
-        say(session, "What is it?")
-        say(session, "And the dog?")
-        return session.messages
-
-    assert talk(1) == talk(1)
-    assert talk(1) != talk(2)
 
 
 def test_help_has_a_line_for_each_command(session):
@@ -95,9 +44,32 @@ def test_clear_forgets_the_messages_and_keeps_the_system_prompt(session):
 def test_system_shows_sets_and_removes(session):
     assert run_command(session, "/system").text == "system prompt: (none)"
     run_command(session, "/system  Be brief. ")
-    assert session.system == "Be brief."
+    assert session.instructions == "Be brief."
     run_command(session, "/system -")
-    assert session.system == ""
+    assert session.instructions == ""
+
+
+def test_tools_come_from_the_functions_of_a_file(session, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import json\n"
+        "from pathlib import Path\n\n"
+        'def weather(city: str) -> str:\n    """The weather."""\n    return city\n\n'
+        "def _inner(x):\n    return x\n"
+    )
+    assert run_command(session, f"/tools {file}").text == "tools: weather"
+    assert session.tools[0].call({"city": "Rome"}) == "Rome"
+    assert run_command(session, "/tools -").text == "tools: (none)"
+
+
+def test_answers_have_the_schema_until_it_is_taken_away(engine, tmp_path):
+    session = Session(engine, max_tokens=40)
+    file = tmp_path / "form.json"
+    file.write_text(json.dumps({"enum": ["cat", "dog"]}))
+    assert run_command(session, f"/schema {file}").text == "answers are of the schema"
+    assert say(session, "What is it?") in ('"cat"', '"dog"')
+    assert run_command(session, "/schema -").text == "answers are free text"
+    assert say(session, "What is it?") not in ('"cat"', '"dog"')
 
 
 def test_save_writes_one_line_of_training_data(session, tmp_path):
@@ -114,6 +86,8 @@ def test_save_writes_one_line_of_training_data(session, tmp_path):
         ("/12345", "there is no command /12345", "try /help"),
         ("/save", "/save needs a file name", "/save talk.json"),
         ("/save /no/such/folder/x", "cannot write /no/such/folder/x: no such file", ""),
+        ("/tools no.py", "there is no file no.py", ""),
+        ("/schema no.json", "cannot read no.json: no such file", ""),
         ("/retry", "there is no question to answer again", ""),
     ],
 )

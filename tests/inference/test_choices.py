@@ -66,7 +66,7 @@ class Bits:
     def __init__(self, *words) -> None:
         self.words, self.accepted = np.array(words, dtype=np.uint32), []
 
-    def start(self):
+    def start(self, max_tokens=None):
         return self
 
     def allowed(self):

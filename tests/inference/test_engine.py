@@ -9,6 +9,7 @@ from afm_mlx.decoder.checkpoint import save_checkpoint
 from afm_mlx.decoder.decoder import Decoder, initialize
 from afm_mlx.errors import DataError, ModelError
 from afm_mlx.inference.engine import Engine
+from afm_mlx.text.chat import TOOLS_ASK
 
 HELLO = [{"role": "user", "content": "What is on the hill?"}]
 CHARACTERS = (
@@ -237,15 +238,16 @@ def test_calls_and_results_are_part_of_a_conversation(engine):
     assert "<turn:tool>sun<turn:end>" in text
 
 
-def test_a_template_that_has_no_place_for_tools_is_noticed(model_folder, tmp_path):
+def test_a_template_that_has_no_place_for_tools_gets_them_in_words(model_folder, tmp_path):
     folder = shutil.copytree(model_folder, tmp_path / "model")
     file = folder / "tokenizer_config.json"
     config = json.loads(file.read_text())
     config["chat_template"] = "{% for message in messages %}{{ message.content }}{% endfor %}"
     file.write_text(json.dumps(config))
     engine = Engine.open(folder)
-    with pytest.raises(DataError, match="has no place for tools: the model would not see them"):
-        engine.prompt_ids(HELLO, tools=[TOOL])
+    text = engine.tokenizer.decode(engine.prompt_ids(HELLO, tools=[TOOL]))
+    assert TOOLS_ASK.strip() in text
+    assert '"name": "weather"' in text
 
 
 def test_a_model_that_continues_text_takes_no_tools(engine):

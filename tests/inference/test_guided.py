@@ -14,7 +14,7 @@ import tokenizers
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel, Field
 
-from afm_mlx.errors import DataError
+from afm_mlx.errors import DataError, RunError
 from afm_mlx.inference.guided import Guides
 from afm_mlx.text.tokenizer import Tokenizer
 
@@ -288,3 +288,19 @@ def test_a_tokenizer_that_is_no_bpe_is_refused(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<u>"}')
     with pytest.raises(DataError, match="'Unigram'"):
         Guides(Tokenizer.open(tmp_path), 10)
+
+
+def test_one_of_very_many_values_is_written(guides):
+    values = [f"value {number}" for number in range(2_500)]
+    guide = guides.json_schema({"enum": values})
+    for seed in range(3):
+        assert json.loads(babble(guides, guide, seed)) in values
+
+
+def test_a_form_that_the_library_cannot_follow_is_an_error(guides):
+    options = [
+        {"type": "object", "properties": {f"k{n}": True}, "required": [f"k{n}"]}
+        for n in range(2_100)
+    ]
+    with pytest.raises((DataError, RunError), match=r"too complex|cannot be compiled|no tokens"):
+        babble(guides, guides.json_schema({"anyOf": options}), 0)

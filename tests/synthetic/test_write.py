@@ -11,7 +11,8 @@ from afm_mlx.errors import DataError
 from afm_mlx.settings.synthetic import SynthInstructions, SynthMath, SynthSafety, SynthTools
 from afm_mlx.synthetic.catalogue import KINDS
 from afm_mlx.synthetic.checks import final_number, passes
-from afm_mlx.synthetic.write import Sampling, plain_messages, write_records
+from afm_mlx.synthetic.write import Sampling, write_records
+from afm_mlx.text.chat import plain_messages
 
 
 @pytest.fixture

@@ -78,6 +78,9 @@ class _Writer:
                 return self._string(node)
             case Sequence(parts):
                 return self._rule(" ".join(self._word(part) for part in parts) or '""')
+            case Either(options) if all(isinstance(each, Text) and each.text for each in options):
+                # As one terminal: the library's parser takes 2,000 rules at a place, at most.
+                return self._terminal(" | ".join(self._word(option) for option in options))
             case Either(options):
                 return self._rule(" | ".join(self._word(option) for option in options))
             case Many():

@@ -24,7 +24,6 @@ from afm_mlx.inference.server.writing import Piece, TokenTexts, Writing
 
 if TYPE_CHECKING:
     from afm_mlx.inference.batches import Batcher
-    from afm_mlx.inference.guided import Guides
     from afm_mlx.inference.tools import Tool, ToolFormat
 
 TOOLS_FEATURE = "tools"
@@ -177,19 +176,20 @@ class Service:
                 param,
                 "context_length_exceeded",
             )
-        fits = min(self.engine.context_tokens, self.batcher.budget.most_tokens) - longest
+        room = self.engine.context_tokens - longest
+        fits = min(room, self.batcher.budget.most_answer(longest))
         return wanted or max(1, min(self.limits.max_tokens, fits))
 
     def _tools(self, chat: Chat) -> tuple[list[Tool], ToolFormat | None]:
         """Tools that the model may call, and how it writes calls."""
         if chat.choice == "none":
             return [], None
-        from afm_mlx.inference.tools import declared_tool, tool_format
+        from afm_mlx.inference.tools import declared_tool
 
         try:
             found = [declared_tool(tool.model_dump(exclude_none=True)) for tool in chat.tools or ()]
             with self._reading:
-                return found, tool_format(self.engine.folder)
+                return found, self.engine.tool_format
         except DataError as error:
             raise self._problem(error, "tools") from None
 
@@ -199,9 +199,10 @@ class Service:
         try:
             if tools:
                 parallel = chat.parallel_tool_calls is not False
-                return tool_guide(self._guides, tools, chat.choice, format=form, parallel=parallel)
+                guides = self.engine.guides
+                return tool_guide(guides, tools, chat.choice, format=form, parallel=parallel)
             if (schema := chat.schema_of_answer) is not None:
-                return self._guides.json_schema(schema)
+                return self.engine.guides.json_schema(schema)
         except DataError as error:
             raise self._problem(error, "tools" if tools else "response_format") from None
         return None
@@ -225,15 +226,9 @@ class Service:
         return problem_of(type(error)(message, hint=hint), param)
 
     @cached_property
-    def _guides(self) -> Guides:
-        from afm_mlx.inference.guided import Guides
-
-        return Guides(self.engine.tokenizer, self.engine.model.shape.vocab_size)
-
-    @cached_property
     def _token_texts(self) -> TokenTexts:
         try:
-            return TokenTexts(self.engine.tokenizer, self._guides.vocabulary.bytes)
+            return TokenTexts(self.engine.tokenizer, self.engine.guides.vocabulary.bytes)
         except DataError:  # a vocabulary that does not tell its bytes
             return TokenTexts(self.engine.tokenizer)
 

@@ -87,7 +87,7 @@ def test_an_answer_without_a_limit_gets_what_the_server_gives(adapted):
 
 
 def test_what_does_not_fit_the_memory_is_a_bad_request(adapted):
-    with running(adapted, memory_gb=0.06) as server:
+    with running(adapted, memory_gb=0.03) as server:
         client = server.openai()
         with pytest.raises(openai.BadRequestError, match="memory budget") as caught:
             client.completions.create(model="tiny", prompt=[5] * 1_000, max_tokens=1_000)

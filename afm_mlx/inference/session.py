@@ -1,0 +1,357 @@
+"""A conversation with a model: for programs, and for `afm chat`. docs/session.md has examples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+
+from afm_mlx.errors import DataError
+from afm_mlx.inference.engine import Engine
+from afm_mlx.inference.requests import Finish, Guide, Message, Stats
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from afm_mlx.inference.guardrails import Guardrails, RefusedError, Verdict
+    from afm_mlx.inference.speculative import Draft
+    from afm_mlx.inference.tools import Tool
+
+    Typed = TypeVar("Typed", bound=BaseModel)
+
+ANSWER_SHARE = 0.25
+"""Share of the context that is kept free for an answer, where `max_tokens` is more. Ours."""
+
+MOST_ROUNDS = 8
+"""Times that a model may call tools before it must answer. Ours."""
+
+FEATURE = "chat"
+"""Whose actions of a policy count."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of an answer as it comes."""
+
+    text: str
+    kind: Literal["text", "call", "result", "refusal"] = "text"
+    """text: of the answer. call, result: of a tool, whole. refusal: what a policy says in place of
+    an answer, or of the rest of one."""
+    finished: Finish | Literal["refused"] | None = None
+    """Why the answer is over, on its last piece."""
+
+
+class Session:
+    """One conversation. What is said and answered is kept in `messages`."""
+
+    def __init__(
+        self,
+        model: str | Path | Engine = "smollm2",
+        *,
+        instructions: str = "",
+        tools: Sequence[Tool | Callable[..., Any]] = (),
+        tool_choice: str = "auto",
+        adapter: str | Path | None = None,
+        guardrails: Guardrails | None = None,
+        max_tokens: int = 512,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        draft: Draft | None = None,
+        kv_bits: int | None = None,
+        runs: Path = Path("runs"),
+    ) -> None:
+        """Open a model, unless it is open already.
+
+        Args:
+            model: what `afm chat` takes: a recipe's name, a folder, a GGUF file, a hub id,
+                `smollm2`; or an engine, which sessions may share one after the other.
+            instructions: the system prompt; "" leaves it to the chat template.
+            tools: functions with type hints that the model may call, or tools.
+            tool_choice: "auto": the model calls them as it likes. "required", or a tool's name:
+                every answer begins with a call.
+            adapter: folder or name of an adapter to answer with.
+            guardrails: check what is asked and answered; None: nothing is checked.
+            max_tokens: longest answer, in tokens.
+            temperature: 0 takes the likeliest token each time.
+            top_p: see `Sampling`.
+            seed: each answer draws with the seed after that of the answer before.
+            draft: see `Engine.stream`.
+            kv_bits: see `Engine.stream`.
+            runs: where recipes leave their models.
+
+        Raises:
+            ModelError, DataError: the model, the adapter or a tool cannot be used.
+        """
+        from afm_mlx.inference.tools import Tool, tool_of
+
+        self.engine = model if isinstance(model, Engine) else _opened(model, adapter, runs)
+        self.instructions = instructions
+        self.tools = [each if isinstance(each, Tool) else tool_of(each) for each in tools]
+        self.tool_choice = tool_choice
+        self.guardrails = guardrails
+        self.max_tokens, self.temperature, self.top_p = max_tokens, temperature, top_p
+        self.seed, self.draft, self.kv_bits = seed, draft, kv_bits
+        self.form: Guide | None = None
+        """A form for all answers that ask for none of their own."""
+        self.messages: list[Message] = []
+        """Turns so far, without the instructions; of a tool, its calls and results, too."""
+        self.verdict: Verdict | None = None
+        """What the guardrails said of the last question or answer; None where nothing was."""
+        self.num_dropped = 0
+        """Oldest messages that the last answer was given without: they do not fit the context."""
+        self.num_answers = 0
+        """Answers begun so far, retries included."""
+
+    @property
+    def stats(self) -> Stats:
+        """What the last answer cost."""
+        return self.engine.stats
+
+    @overload
+    def respond(self, prompt: str, *, schema: type[Typed]) -> Typed: ...
+
+    @overload
+    def respond(self, prompt: str, *, schema: Mapping[str, Any]) -> Any: ...
+
+    @overload
+    def respond(self, prompt: str, *, choices: Sequence[str] = (), pattern: str = "") -> str: ...
+
+    def respond(
+        self,
+        prompt: str,
+        *,
+        schema: type[BaseModel] | Mapping[str, Any] | None = None,
+        choices: Sequence[str] = (),
+        pattern: str = "",
+    ) -> Any:
+        """Say something, and get the whole answer.
+
+        Args:
+            prompt: what is said.
+            schema: form of the answer: a Pydantic model, of which an instance is returned, or a
+                JSON Schema, of which the value is.
+            choices: the answer is one of these texts.
+            pattern: the answer is a text that this regular expression matches.
+
+        Raises:
+            DataError: the form cannot be promised, the prompt does not fit the context, or the
+                answer was longer than `max_tokens` before its form was whole.
+            RefusedError: the policy refuses the question or the answer.
+        """
+        form = self.form_of(schema, choices, pattern)
+        pieces = list(self.ask(prompt, form=form))
+        if pieces and pieces[-1].finished == "refused":
+            raise self._refused()
+        text = "".join(piece.text for piece in pieces if piece.kind == "text")
+        if schema is None:
+            return text
+        if isinstance(schema, type):
+            return schema.model_validate_json(text)
+        return json.loads(text)
+
+    def stream(self, prompt: str) -> Generator[str, None, None]:
+        """Say something, and get the answer's text in pieces. Closing the iterator stops it.
+
+        Raises:
+            DataError: the prompt does not fit the context.
+            RefusedError: the policy refuses the question, or the rest of the answer.
+        """
+        for piece in self.ask(prompt):
+            if piece.kind == "refusal":
+                raise self._refused()
+            if piece.kind == "text" and piece.text:
+                yield piece.text
+
+    def ask(self, prompt: str, *, form: Guide | None = None) -> Generator[Piece, None, None]:
+        """Say something, and get all that happens in pieces.
+
+        Whatever was said when the iterator is closed counts as the answer, so an answer that is
+        stopped stays part of the conversation. A question without any answer leaves no trace.
+
+        Raises:
+            DataError: the question alone does not fit the model's context.
+        """
+        self.messages.append({"role": "user", "content": prompt})
+        return self._answer(form or self.form)
+
+    def retry(self) -> Generator[Piece, None, None]:
+        """Answer the last question again, with other random choices.
+
+        Raises:
+            DataError: nothing has been asked yet.
+        """
+        if not self.messages:
+            raise DataError("there is no question to answer again")
+        del self.messages[_turns(self.messages)[-1] + 1 :]
+        return self._answer(self.form)
+
+    def clear(self) -> None:
+        """Forget the conversation; the instructions stay."""
+        self.messages.clear()
+
+    def transcript(self) -> list[Message]:
+        """All messages, the instructions first if there are any."""
+        first = [{"role": "system", "content": self.instructions}] if self.instructions else []
+        return [*first, *self.messages]
+
+    def save(self, file: Path) -> None:
+        """Write the conversation as JSON, `{"messages": [...]}`: one line of training data.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
+        known: dict[str, Any] = {"messages": self.transcript()}
+        if self.tools:
+            known["tools"] = [tool.schema for tool in self.tools]
+        try:
+            text = json.dumps(known, ensure_ascii=False) + "\n"
+            file.expanduser().write_text(text, encoding="utf-8")
+        except OSError as error:
+            described = (error.strerror or str(error)).lower()
+            raise DataError(f"cannot write {file}: {described}") from error
+
+    def form_of(
+        self,
+        schema: type[BaseModel] | Mapping[str, Any] | None = None,
+        choices: Sequence[str] = (),
+        pattern: str = "",
+    ) -> Guide | None:
+        """The form of an answer; None where none is asked for.
+
+        Raises:
+            DataError: it cannot be promised, or more than one is asked for.
+        """
+        if sum(bool(each) for each in (schema, choices, pattern)) > 1:
+            raise DataError("an answer has one form: a schema, choices, or a pattern")
+        guides = self.engine.guides
+        if isinstance(schema, type):
+            return guides.model(schema)
+        if schema is not None:
+            return guides.json_schema(schema)
+        if choices:
+            return guides.choices(choices)
+        return guides.regex(pattern) if pattern else None
+
+    def _answer(self, form: Guide | None) -> Generator[Piece, None, None]:
+        """The answer to the last message, calls of tools carried out."""
+        from afm_mlx.inference.tools import parse_answer, result_message, run_call
+
+        asked = len(self.messages)
+        try:
+            self.verdict = None
+            if (verdict := self._checked(str(self.messages[-1]["content"]))) is not None:
+                yield Piece(verdict.message, "refusal", "refused")
+                return
+            for number in range(MOST_ROUNDS + 1):
+                tools = self.tools if form is None and number < MOST_ROUNDS else []
+                said: list[str] = []
+                choice = self.tool_choice if number == 0 else "auto"
+                finished = yield from self._round(form, tools, choice, said)
+                reply = parse_answer("".join(said), tools, self.engine.tool_format)
+                if not reply.calls or finished not in ("stop", "length", "context"):
+                    return
+                self.messages[-1] = reply.message
+                for call in reply.calls:
+                    yield Piece(f"{call.name}({json.dumps(dict(call.arguments))})", "call")
+                    result = run_call(call, tools)
+                    self.messages.append(result_message(call, result))
+                    yield Piece(result, "result")
+        finally:
+            if len(self.messages) == asked:
+                self.messages.pop()  # the question: it has no answer
+
+    def _round(
+        self, form: Guide | None, tools: Sequence[Tool], choice: str, said: list[str]
+    ) -> Generator[Piece, None, str | None]:
+        """One answer of the model, which is added to the messages; why it ended.
+
+        `said` gets its texts, calls included, which are not shown.
+        """
+        from afm_mlx.inference.hidden_calls import HiddenCalls
+        from afm_mlx.inference.tools import tool_guide
+
+        hidden = HiddenCalls(self.engine.tool_format if tools else None)
+        check = self.guardrails.watch(FEATURE) if self.guardrails else None
+        if tools and form is None:
+            form = tool_guide(self.engine.guides, tools, choice, format=self.engine.tool_format)
+        prompt, seed = self._fitting(tools), self.seed + self.num_answers
+        self.num_answers += 1
+        shown: list[str] = []
+        finished: str | None = None
+        try:
+            for chunk in self.engine.stream(
+                prompt,
+                tools=[tool.schema for tool in tools],
+                max_tokens=self.max_tokens,
+                temperature=self.temperature,
+                top_p=self.top_p,
+                seed=seed,
+                guide=form,
+                draft=self.draft,
+                kv_bits=self.kv_bits,
+            ):
+                said.append(chunk.text)
+                text = hidden.add(chunk.text)
+                if chunk.finished:
+                    text += hidden.end()
+                if check is not None:
+                    text = check.add(text) + (check.end() if chunk.finished else "")
+                    self.verdict = check.verdict
+                shown.append(text)
+                if check is not None and check.verdict.refused:
+                    yield Piece(text)
+                    yield Piece(check.verdict.message, "refusal", "refused")
+                    finished = "refused"
+                    return finished
+                finished = chunk.finished
+                calls = bool(finished) and hidden.found
+                yield Piece(text, finished=None if calls else chunk.finished)
+            return finished
+        finally:
+            if said:
+                whole = "".join(said if finished != "refused" else shown)
+                self.messages.append({"role": "assistant", "content": whole})
+
+    def _refused(self) -> RefusedError:
+        from afm_mlx.inference.guardrails import RefusedError
+
+        assert self.verdict is not None
+        return RefusedError(self.verdict.message, self.verdict)
+
+    def _checked(self, text: str) -> Verdict | None:
+        """What the policy says of a question, where it refuses it."""
+        if self.guardrails is None:
+            return None
+        self.verdict = self.guardrails.check_prompt(text, feature=FEATURE)
+        return self.verdict if self.verdict.refused else None
+
+    def _fitting(self, tools: Sequence[Tool]) -> list[Message]:
+        """The transcript, without the oldest turns if the context cannot hold all."""
+        context = self.engine.context_tokens
+        reserved = min(self.max_tokens, int(context * ANSWER_SHARE))
+        first = self.transcript()[: bool(self.instructions)]
+        schemas = [tool.schema for tool in tools]
+        for start in _turns(self.messages):
+            prompt = [*first, *self.messages[start:]]
+            self.num_dropped = start
+            if len(self.engine.prompt_ids(prompt, tools=schemas)) + reserved <= context:
+                break
+        return prompt
+
+
+def _turns(messages: Sequence[Message]) -> list[int]:
+    """Places of the user's messages: where a turn begins. Never empty where there are messages."""
+    return [at for at, each in enumerate(messages) if each["role"] == "user"] or [0]
+
+
+def _opened(model: str | Path, adapter: str | Path | None, runs: Path) -> Engine:
+    from afm_mlx.zoo import resolve_adapter, resolve_model
+
+    folder = resolve_model(str(model), runs=runs).path
+    engine = Engine.open(folder)
+    if adapter is not None:
+        engine.use_adapter(engine.adapters.add(resolve_adapter(str(adapter), folder)))
+    return engine
