@@ -34,7 +34,7 @@ def test_it_says_where_it_is_answers_and_ends_with_control_c(serving, chat_model
     before = sorted(chat_model.rglob("*"))
     process, line = serving("--max-tokens", 5)
     url, _, names = line.partition("  serves ")
-    assert names == f"{chat_model.parent.name}/{chat_model.name}\n" or names.strip()
+    assert names == f"{chat_model.parents[1].name}/{chat_model.parent.name}\n"
     curl = process.stdout.readline()
     assert curl.startswith(f"curl {url}/v1/chat/completions ")
     body = curl.split(" -d ")[1].strip().strip("'").encode()
@@ -96,7 +96,7 @@ def test_what_is_no_policy_or_no_address_is_refused(refused, chat_model, tmp_pat
 
 
 def test_a_budget_that_is_too_small_is_refused(refused, chat_model):
-    assert "memory budget" in refused("serve", chat_model, "--port", 0, "--memory-gb", 0.001)
+    assert "memory budget" in refused("serve", chat_model, "--port", 0, "--memory-gb", 0.000_01)
 
 
 def test_missing_packages_are_named(refused, chat_model, monkeypatch):
