@@ -331,7 +331,7 @@ STYLES = {
     "mixed": ("v:", "tab:olive"),
     "gptq": ("<:", "tab:green"),
     "awq": (">:", "tab:cyan"),
-    "dwq": ("^:", "tab:purple"),
+    "dwq": ("d:", "tab:purple"),
 }
 
 
