@@ -87,7 +87,7 @@ class Questions(Section):
     """A classifier: a language model is asked about a text, and how likely "yes" is counts."""
 
     model: str
-    """The model: a folder, from the policy's own folder; or a MODEL word."""
+    """The model: a folder, from the policy's own folder; or `smollm2`."""
     checks: tuple[Direction, ...] = (Direction.INPUT,)
     """What it reads. Answers are held back up to the end of a sentence. Ours."""
     prompt: str = "Text:\n{text}\n\nQuestion about the text: {question} Answer with yes or no only."
