@@ -15,10 +15,13 @@ from afm_mlx.settings.sections import Shape
 
 BATCH_TOKENS = 2_048  # read at once, stages/quantize.py
 OWN_HELD_OUT = 8  # the same
-PASSES = 5  # forward passes on the texts: one to equalize, two for damages, two to fit; ours
+# Forward passes on the texts: one to equalize, two for damages, five to fit (the model as it was
+# and as it becomes, whole and up to each place). Ours.
+PASSES = 8
 GRADIENT_PASSES = 3  # labels, forward, and backward to the outputs alone
 FITS = 2  # tables of each weight for damages, at 2 and at 4 bits; then those that are kept
 GRADIENT_ARRAYS = 2  # of the size of all outputs: what they are moved by, and its gradient
+MOMENT_ARRAYS = 10  # float32: moments and drift, in float64 while they are solved
 LOGIT_ARRAYS = 3  # of those rows, float32
 # Of a weight, on one core, seen with SmolLM2 on Linux: 11 s of k-means, 67 s with error feedback.
 FIT_SECONDS, FEEDBACK_SECONDS = 1.1e-7, 6.3e-7
@@ -62,7 +65,7 @@ def _work(recipe: Recipe, shape: Shape, section: Quantize, hardware: Hardware) -
             answer_tokens=row_tokens,
         )[1:]
     flops = PASSES * rows * forward_flops(shape, row_tokens, row_tokens, 0)
-    flops += 2 * tokens * _moment_operations(shape)
+    flops += 3 * tokens * _moment_operations(shape)  # damages, inputs, their drift
     inputs = Work(
         "inputs",
         READ,
@@ -141,8 +144,8 @@ def _memory(shape: Shape, section: Quantize, hardware: Hardware) -> tuple[Memory
     block = (
         Memory(
             "states",
-            2 * size * tokens * shape.hidden_size,
-            f"{2 * size} bytes x {tokens:,} tokens x {shape.hidden_size:,}, in and out",
+            4 * size * tokens * shape.hidden_size,
+            f"{4 * size} bytes x {tokens:,} tokens x {shape.hidden_size:,}, before and now",
         ),
         Memory(
             "block",
@@ -151,8 +154,8 @@ def _memory(shape: Shape, section: Quantize, hardware: Hardware) -> tuple[Memory
         ),
         Memory(
             "moments",
-            4 * WEIGHT_BYTES * wide**2,
-            f"{4 * WEIGHT_BYTES} bytes x {wide:,}^2, the widest, and errors like it",
+            MOMENT_ARRAYS * WEIGHT_BYTES * wide**2,
+            f"{MOMENT_ARRAYS * WEIGHT_BYTES} bytes x {wide:,}^2, the widest, and drift like it",
         ),
     )
     return (weights, *max(gradients, block, key=_sum))

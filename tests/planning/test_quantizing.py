@@ -27,13 +27,13 @@ def recipe_of(tmp_path, text=SHAPE + QUANTIZE, *assignments):
     return load_recipe(file, assignments)
 
 
-def test_work_is_five_passes_moments_three_passes_with_logits_and_fits(tmp_path):
+def test_work_is_eight_passes_moments_three_passes_with_logits_and_fits(tmp_path):
     recipe = recipe_of(tmp_path)
     plan = plan_quantize(recipe, CPU)
     work = {each.name: each for each in plan.work}
     shape = recipe.shape
     moments = 2 * 2 * (3 * 64**2 + 128**2)  # of both layers and a token, x x^T at four places
-    inputs = 5 * 10 * forward_flops(shape, 64, 64, 0) + 2 * 640 * moments
+    inputs = 8 * 10 * forward_flops(shape, 64, 64, 0) + 3 * 640 * moments
     assert work["inputs"].flops == pytest.approx(inputs)
     assert work["inputs"].seconds == pytest.approx(inputs / RATE)
     assert work["gradients"].flops == pytest.approx(3 * 14 * forward_flops(shape, 64, 64, 64))
@@ -58,7 +58,7 @@ def test_memory_is_the_weights_and_the_larger_of_gradients_and_a_block(tmp_path)
     assert parts["logits"] == 3 * 4 * 64 * 512
     many = recipe_of(tmp_path, SHAPE + QUANTIZE, "quantize.calibration_rows=10_000")
     parts = {part.name: part.bytes for part in plan_quantize(many, CPU).memory}
-    assert parts["states"] == 2 * 4 * 640_000 * 64
+    assert parts["states"] == 4 * 4 * 640_000 * 64
 
 
 def test_where_it_does_not_fit_fewer_rows_are_advised_and_fit(tmp_path):
