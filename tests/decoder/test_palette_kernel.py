@@ -116,7 +116,7 @@ SHAPES = [
 @pytest.mark.parametrize(("rows", "columns", "group_rows"), SHAPES)
 @pytest.mark.parametrize("dtype", list(FORMATS))
 def test_the_kernels_compute_what_plain_operations_do(twin, bits, rows, columns, group_rows, dtype):
-    agrees(twin, bits, rows, columns, group_rows, dtype)
+    assert differences(twin, bits, rows, columns, group_rows, dtype) == []
 
 
 @pytest.mark.metal
@@ -126,21 +126,24 @@ def test_the_kernels_compute_what_plain_operations_do(twin, bits, rows, columns,
 def test_the_gpu_computes_what_plain_operations_do(bits, rows, columns, group_rows, dtype):
     kernels = device_kernels()
     assert kernels is not None
-    agrees(kernels, bits, rows, columns, group_rows, dtype)
+    assert differences(kernels, bits, rows, columns, group_rows, dtype) == []
 
 
-def agrees(kernels, bits, rows, columns, group_rows, dtype):
+def differences(kernels, bits, rows, columns, group_rows, dtype):
+    """Numbers of rows of inputs whose products are not those of plain operations; "expand", too."""
+    found = []
     ids, tables, layout = drawn(rows, columns, bits, group_rows)
     weight = dense_weight(ids, tables, layout, mx.float32)
     for count in (1, 3, MATVEC_ROWS + 1):  # the last one takes the weight as a matrix
         x = mx.random.normal((count, columns), key=mx.random.key(count)).astype(dtype)
         y = palette_matmul(x, ids, tables, layout, kernels=kernels)
-        assert y.dtype == dtype
         exact = x.astype(mx.float32) @ weight.T
         # One rounding of the result, and for many rows one of each weight.
         digits = {mx.float32: 22, mx.float16: 10, mx.bfloat16: 7}[dtype]
         bound = 2.0**-digits * (mx.abs(x.astype(mx.float32)) @ mx.abs(weight).T)
-        assert mx.all(mx.abs(y.astype(mx.float32) - exact) <= bound + 1e-6)
+        close = mx.all(mx.abs(y.astype(mx.float32) - exact) <= bound + 1e-6).item()
+        if y.dtype != dtype or not close:
+            found.append(count)
     made = kernels.expand(
         as_words(ids),
         tables,
@@ -149,7 +152,7 @@ def agrees(kernels, bits, rows, columns, group_rows, dtype):
         columns=columns,
         dtype=dtype,
     )
-    assert mx.array_equal(made, weight.astype(dtype))
+    return found if mx.array_equal(made, weight.astype(dtype)) else [*found, "expand"]
 
 
 def test_batches_of_rows_keep_their_axes(twin):

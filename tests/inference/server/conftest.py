@@ -5,6 +5,7 @@ import json
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +64,21 @@ class Running:
             line.request("POST", path, raw, {"Content-Type": "application/json"} | headers)
             answer = line.getresponse()
             return answer.status, dict(answer.getheaders()), json.loads(answer.read())
+
+
+def eventually(true) -> bool:
+    """Whether something is so, or soon comes to be."""
+    until = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < until:
+        if true():
+            return True
+        threading.Event().wait(0.01)
+    return False
+
+
+def is_idle(server) -> bool:
+    load = server.service.batcher.load
+    return load.answering == load.waiting == 0
 
 
 @contextlib.contextmanager

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import running
-from .test_limits import eventually, is_idle
+from .conftest import eventually, is_idle, running
 
 NUM_REQUESTS = 200
 
@@ -27,7 +26,7 @@ def test_wrong_requests_are_refused_with_reasons_and_good_ones_answered(adapted,
         assert abuse.failures == []
         assert sum(abuse.counts.values()) == NUM_REQUESTS
         abuse.close()
-        eventually(lambda: is_idle(server))
+        assert eventually(lambda: is_idle(server))
         load = server.service.batcher.load
         assert load.memory_bytes < load.budget_bytes
         assert server.said == []

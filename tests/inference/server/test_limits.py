@@ -2,30 +2,15 @@
 
 import json
 import socket
-import threading
-import time
 
 import openai
 import pytest
 
 from afm_mlx.inference.server.limits import Limits
 
-from .conftest import HELLO, WAIT_SECONDS, running
+from .conftest import HELLO, eventually, is_idle, running
 
 LONG = {"model": "tiny", "messages": HELLO, "max_tokens": 1_900, "temperature": 0}
-
-
-def eventually(true) -> None:
-    """Wait until something is so, as it must be soon."""
-    until = time.monotonic() + WAIT_SECONDS
-    while not true():
-        assert time.monotonic() < until
-        threading.Event().wait(0.01)
-
-
-def is_idle(server) -> bool:
-    load = server.service.batcher.load
-    return load.answering == load.waiting == 0
 
 
 def raw(body: dict, path: str = "/v1/chat/completions") -> bytes:
@@ -107,7 +92,7 @@ def test_a_full_queue_says_when_to_come_again(adapted):
             client.chat.completions.create(**LONG, n=2)
         for stream in streams:
             stream.close()
-        eventually(lambda: is_idle(server))
+        assert eventually(lambda: is_idle(server))
         client.chat.completions.create(**LONG | {"max_tokens": 2})
 
 
@@ -122,15 +107,15 @@ def test_an_answer_that_takes_too_long_is_ended(adapted):
             pytest.raises(openai.APIError, match=r"0\.3 seconds"),
         ):
             list(stream)
-        eventually(lambda: is_idle(server))
+        assert eventually(lambda: is_idle(server))
 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_nothing_is_computed_for_a_client_that_went_away(server, stream):
     with server.connect() as line:
         line.sendall(raw(LONG | {"stream": stream, "n": 2}))
-        eventually(lambda: server.service.batcher.load.answering == 2)
-    eventually(lambda: is_idle(server))
+        assert eventually(lambda: server.service.batcher.load.answering == 2)
+    assert eventually(lambda: is_idle(server))
 
 
 def test_a_reader_that_stops_reading_holds_up_nobody_and_is_cut(adapted):
@@ -140,8 +125,8 @@ def test_a_reader_that_stops_reading_holds_up_nobody_and_is_cut(adapted):
         line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8_192)  # small, to be full soon
         line.connect(("127.0.0.1", server.port))
         line.sendall(raw(LONG | many))
-        eventually(lambda: server.service.batcher.load.answering == 8)
-        eventually(lambda: is_idle(server))
+        assert eventually(lambda: server.service.batcher.load.answering == 8)
+        assert eventually(lambda: is_idle(server))
         quick = server.openai().chat.completions.create(**LONG | {"max_tokens": 2})
         assert quick.usage.completion_tokens == 2
         got = b""

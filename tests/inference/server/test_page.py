@@ -9,8 +9,7 @@ from importlib.resources import files
 
 import pytest
 
-from .conftest import WAIT_SECONDS, running
-from .test_limits import eventually, is_idle
+from .conftest import WAIT_SECONDS, eventually, is_idle, running
 from .test_policy import POLICY
 
 PAGE = (files("afm_mlx.inference.server") / "page.html").read_text(encoding="utf-8")
@@ -109,13 +108,13 @@ def test_a_person_sends_stops_and_changes_the_adapter(open_page, served):
     assert models == ["tiny", "tiny:a", "tiny:b"]
     ask(page, "What is on the hill?")
     page.wait_for_selector("#send:text-is('Stop')")
-    eventually(lambda: served.service.batcher.load.answering == 1)
+    assert eventually(lambda: served.service.batcher.load.answering == 1)
     page.wait_for_selector("article.assistant .text p:not(.waiting)")  # it streams
     assert page.is_disabled("#new")
     page.click("#send")
     page.wait_for_selector(DONE)
     assert page.locator("article .note").last.text_content() == "Stopped"
-    eventually(lambda: is_idle(served))
+    assert eventually(lambda: is_idle(served))
     page.select_option("#model", "tiny:b")
     bodies = []
     page.on("request", lambda request: bodies.append(request.post_data_json))
