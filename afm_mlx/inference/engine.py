@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from afm_mlx.decoder.adapters import Adapters
     from afm_mlx.decoder.decoder import Decoder
+    from afm_mlx.inference.calls import ToolFormat
     from afm_mlx.inference.guided import Guides
     from afm_mlx.inference.speculative import Draft
-    from afm_mlx.inference.tools import ToolFormat
 
 BASE_STAGES = ("core", "continued", "context", "prune", "distill")
 """Stages whose models continue text: they have not seen their own tokenizer's chat template."""
@@ -131,7 +131,7 @@ class Engine:
     @cached_property
     def tool_format(self) -> ToolFormat:
         """How the model writes calls of tools: as its chat template has it, else as ours has."""
-        from afm_mlx.inference.tools import JSON_CALLS, tool_format
+        from afm_mlx.inference.calls import JSON_CALLS, tool_format
 
         return tool_format(self.folder) or JSON_CALLS
 

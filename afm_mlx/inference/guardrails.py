@@ -21,6 +21,9 @@ from afm_mlx.settings.policy import Action, Direction, Questions
 FEATURE = "chat"
 """The feature unless another is named."""
 
+TOOLS_FEATURE = "tools"
+"""The feature of what tools return."""
+
 SENTENCE_ENDS = (".", "!", "?", "\n", "\u3002", "\uff01", "\uff1f")
 """Where a classifier looks at an answer, and what it has seen is shown."""
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from afm_mlx.compat import import_mlx_lm
 from afm_mlx.errors import DataError
+from afm_mlx.inference.calls import for_template
 from afm_mlx.inference.requests import Message
-from afm_mlx.inference.tools import for_template
 from afm_mlx.text.chat import plain_messages, render_chat
 from afm_mlx.text.tokenizer import Tokenizer
 

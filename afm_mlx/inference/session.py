@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from afm_mlx.errors import DataError
 from afm_mlx.inference.engine import Engine
+from afm_mlx.inference.guardrails import FEATURE, TOOLS_FEATURE, RefusedError
 from afm_mlx.inference.requests import Finish, Guide, Message, Stats
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from afm_mlx.inference.guardrails import Guardrails, RefusedError, Verdict
+    from afm_mlx.inference.calls import Call
+    from afm_mlx.inference.guardrails import Guardrails, Verdict
     from afm_mlx.inference.speculative import Draft
     from afm_mlx.inference.tools import Tool
 
@@ -26,9 +28,6 @@ ANSWER_SHARE = 0.25
 
 MOST_ROUNDS = 8
 """Times that a model may call tools before it must answer. Ours."""
-
-FEATURE = "chat"
-"""Whose actions of a policy count."""
 
 
 @dataclass(frozen=True)
@@ -237,50 +236,47 @@ class Session:
 
     def _answer(self, form: Guide | None) -> Generator[Piece, None, None]:
         """The answer to the last message, calls of tools carried out."""
-        from afm_mlx.inference.tools import parse_answer, result_message, run_call
+        from afm_mlx.inference.calls import result_message, run_call
 
         asked = len(self.messages)
         try:
             self.verdict = None
-            if (verdict := self._checked(str(self.messages[-1]["content"]))) is not None:
-                yield Piece(verdict.message, "refusal", "refused")
+            if self._refuses(str(self.messages[-1]["content"]), FEATURE):
+                yield self._refusal()
                 return
             for number in range(MOST_ROUNDS + 1):
                 tools = self.tools if form is None and number < MOST_ROUNDS else []
-                said: list[str] = []
                 choice = self.tool_choice if number == 0 else "auto"
-                finished = yield from self._round(form, tools, choice, said)
-                reply = parse_answer("".join(said), tools, self.engine.tool_format)
-                if not reply.calls or finished not in ("stop", "length", "context"):
-                    return
-                self.messages[-1] = reply.message
-                for call in reply.calls:
+                for call in (yield from self._round(form, tools, choice)):
                     yield Piece(f"{call.name}({json.dumps(dict(call.arguments))})", "call")
                     result = run_call(call, tools)
+                    if self._refuses(result, TOOLS_FEATURE):
+                        del self.messages[asked:]  # or it would be refused with every question
+                        yield self._refusal()
+                        return
                     self.messages.append(result_message(call, result))
                     yield Piece(result, "result")
+                if self.messages[-1]["role"] != "tool":
+                    return
         finally:
             if len(self.messages) == asked:
                 self.messages.pop()  # the question: it has no answer
 
     def _round(
-        self, form: Guide | None, tools: Sequence[Tool], choice: str, said: list[str]
-    ) -> Generator[Piece, None, str | None]:
-        """One answer of the model, which is added to the messages; why it ended.
+        self, form: Guide | None, tools: Sequence[Tool], choice: str
+    ) -> Generator[Piece, None, Sequence[Call]]:
+        """One answer of the model, which is added to the messages; the calls in it."""
+        from afm_mlx.inference.calls import Reply, TextBeforeCalls, tool_guide
 
-        `said` gets its texts, calls included, which are not shown.
-        """
-        from afm_mlx.inference.hidden_calls import HiddenCalls
-        from afm_mlx.inference.tools import tool_guide
-
-        hidden = HiddenCalls(self.engine.tool_format if tools else None)
+        format = self.engine.tool_format if tools else None
         check = self.guardrails.watch(FEATURE) if self.guardrails else None
-        if tools and form is None:
-            form = tool_guide(self.engine.guides, tools, choice, format=self.engine.tool_format)
+        if tools:
+            form = tool_guide(self.engine.guides, tools, choice, format=format)
         prompt, seed = self._fitting(tools), self.seed + self.num_answers
         self.num_answers += 1
-        shown: list[str] = []
-        finished: str | None = None
+        text, shown = TextBeforeCalls(format), ""
+        calls: Sequence[Call] = ()
+        over = False
         try:
             for chunk in self.engine.stream(
                 prompt,
@@ -293,40 +289,42 @@ class Session:
                 draft=self.draft,
                 kv_bits=self.kv_bits,
             ):
-                said.append(chunk.text)
-                text = hidden.add(chunk.text)
-                if chunk.finished:
-                    text += hidden.end()
+                passed = chunk.text
                 if check is not None:
-                    text = check.add(text) + (check.end() if chunk.finished else "")
+                    passed = check.add(passed) + (check.end() if chunk.finished else "")
                     self.verdict = check.verdict
-                shown.append(text)
-                if check is not None and check.verdict.refused:
-                    yield Piece(text)
-                    yield Piece(check.verdict.message, "refusal", "refused")
-                    finished = "refused"
-                    return finished
-                finished = chunk.finished
-                calls = bool(finished) and hidden.found
-                yield Piece(text, finished=None if calls else chunk.finished)
-            return finished
+                piece = text.add(passed)
+                refused = check is not None and check.verdict.refused
+                over = bool(chunk.finished) and not refused
+                if over:
+                    reply = text.end(tools)
+                    piece, calls = piece + reply.text, reply.calls
+                shown += piece
+                yield Piece(piece, finished=None if calls or refused else chunk.finished)
+                if refused:
+                    yield self._refusal()
+                    break
+            return calls
         finally:
-            if said:
-                whole = "".join(said if finished != "refused" else shown)
-                self.messages.append({"role": "assistant", "content": whole})
+            if calls:
+                self.messages.append(Reply(shown.strip(), tuple(calls)).message)
+            elif over or shown:
+                self.messages.append({"role": "assistant", "content": shown})
+
+    def _refuses(self, text: str, feature: str) -> bool:
+        """Whether the policy refuses a question, or what a tool returned."""
+        if self.guardrails is None:
+            return False
+        self.verdict = self.guardrails.check_prompt(text, feature=feature)
+        return self.verdict.refused
+
+    def _refusal(self) -> Piece:
+        assert self.verdict is not None
+        return Piece(self.verdict.message, "refusal", "refused")
 
     def _refused(self) -> RefusedError:
-        from afm_mlx.inference.guardrails import RefusedError
-
         assert self.verdict is not None
         return RefusedError(self.verdict.message, self.verdict)
-
-    def _checked(self, text: str) -> Verdict | None:
-        """What the policy says of a question, where it refuses it."""
-        if self.guardrails is None:
-            return None
-        self.verdict = self.guardrails.check_prompt(text, feature=FEATURE)
-        return self.verdict if self.verdict.refused else None
 
     def _fitting(self, tools: Sequence[Tool]) -> list[Message]:
         """The transcript, without the oldest turns if the context cannot hold all."""

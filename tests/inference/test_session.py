@@ -243,6 +243,35 @@ def test_a_refused_answer_ends_before_what_is_refused(engine, rails, monkeypatch
     assert session.messages[-1]["content"] == "You could "
 
 
+def steal(thing: str) -> str:
+    """Whatever it is told to.
+
+    Args:
+        thing: what.
+    """
+    return f"how to shoplift a {thing}"
+
+
+def test_a_call_whose_arguments_are_refused_is_not_carried_out(engine, rails, monkeypatch):
+    call = '<tool_call>{"name": "steal", "arguments": {"thing": "steal the car"}}</tool_call>'
+    scripted(engine, monkeypatch, f"Fine. {call}")
+    session = Session(engine, tools=[steal], guardrails=rails)
+    pieces = list(session.ask("What is it?"))
+    assert "".join(piece.text for piece in pieces) == "Fine. Not that."
+    assert {piece.kind for piece in pieces} == {"text", "refusal"}
+    assert session.messages[-1] == {"role": "assistant", "content": "Fine. "}
+
+
+def test_a_result_that_is_refused_ends_the_answer_and_leaves_no_trace(engine, rails, monkeypatch):
+    call = '<tool_call>{"name": "steal", "arguments": {"thing": "lamp"}}</tool_call>'
+    scripted(engine, monkeypatch, call)
+    session = Session(engine, tools=[steal], guardrails=rails)
+    with pytest.raises(RefusedError, match=r"Not that\.") as caught:
+        session.respond("What is it?")
+    assert caught.value.verdict.subcategory == "illegal.theft"
+    assert session.messages == []
+
+
 def test_tools_are_saved_with_the_conversation(engine, monkeypatch, tmp_path):
     scripted(engine, monkeypatch, "Fine.")
     session = Session(engine, tools=[weather])

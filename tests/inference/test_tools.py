@@ -10,19 +10,18 @@ import pytest
 from pydantic import BaseModel, Field
 
 from afm_mlx.errors import DataError
-from afm_mlx.inference.guided import Guides
-from afm_mlx.inference.tools import (
+from afm_mlx.inference.calls import (
     JSON_CALLS,
     Call,
-    declared_tool,
     for_template,
     parse_answer,
     result_message,
     run_call,
     tool_format,
     tool_guide,
-    tool_of,
 )
+from afm_mlx.inference.guided import Guides
+from afm_mlx.inference.tools import declared_tool, tool_of
 from afm_mlx.text.chat import render_chat
 from afm_mlx.text.tokenizer import Tokenizer
 

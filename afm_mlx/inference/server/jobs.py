@@ -14,7 +14,8 @@ from afm_mlx.inference.server.writing import Piece, Writing, refused
 
 if TYPE_CHECKING:
     from afm_mlx.inference.batches import Batcher, Ticket
-    from afm_mlx.inference.tools import Tool, ToolFormat
+    from afm_mlx.inference.calls import ToolFormat
+    from afm_mlx.inference.tools import Tool
 
 
 @dataclass(frozen=True)

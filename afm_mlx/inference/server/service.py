@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from afm_mlx.errors import AfmError, DataError, RunError
-from afm_mlx.inference.guardrails import FEATURE, Guardrails
+from afm_mlx.inference.guardrails import FEATURE, TOOLS_FEATURE, Guardrails
 from afm_mlx.inference.requests import Chunk, Guide
 from afm_mlx.inference.server.api import Answering, Chat, Completion, Turn
 from afm_mlx.inference.server.feed import Feed
@@ -24,10 +24,8 @@ from afm_mlx.inference.server.writing import Piece, TokenTexts, Writing
 
 if TYPE_CHECKING:
     from afm_mlx.inference.batches import Batcher
-    from afm_mlx.inference.tools import Tool, ToolFormat
-
-TOOLS_FEATURE = "tools"
-"""The policy's feature for what tools returned."""
+    from afm_mlx.inference.calls import ToolFormat
+    from afm_mlx.inference.tools import Tool
 
 WORKERS = 4
 """Threads that read requests: prompts to tokens, schemas to guides, checks of texts. Ours."""
@@ -110,9 +108,7 @@ class Service:
         self._check_numbers(chat, 1, chat.wanted_tokens)
         tools, form = self._tools(chat)
         guide = self._guide(chat, tools, form)
-        from afm_mlx.inference.tools import for_template
-
-        messages = for_template([turn.message for turn in chat.messages])
+        messages = [turn.message for turn in chat.messages]
         declared = [tool.schema for tool in tools] or None
         try:
             with self._reading:
@@ -194,7 +190,7 @@ class Service:
             raise self._problem(error, "tools") from None
 
     def _guide(self, chat: Chat, tools: list[Tool], form: ToolFormat | None) -> Guide | None:
-        from afm_mlx.inference.tools import tool_guide
+        from afm_mlx.inference.calls import tool_guide
 
         try:
             if tools:

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from afm_mlx.inference.calls import TextBeforeCalls
 from afm_mlx.inference.requests import Chunk
 
 if TYPE_CHECKING:
+    from afm_mlx.inference.calls import Call, ToolFormat
     from afm_mlx.inference.guardrails import OutputCheck
-    from afm_mlx.inference.tools import Call, Tool, ToolFormat
+    from afm_mlx.inference.tools import Tool
     from afm_mlx.text.tokenizer import Tokenizer
 
 FINISHES = {"stop": "stop", "length": "length", "context": "length"}
@@ -97,11 +99,10 @@ class Writing:
             parallel: whether more than one call is told.
         """
         self._texts, self._check = texts, check
-        self._tools, self._form, self._parallel = tools, form if tools else None, parallel
+        self._tools, self._parallel = tools, parallel
+        self._text = TextBeforeCalls(form if tools else None)
         self._written = 0  # characters that the model has written
         self._passed = 0  # of these, characters that may be told
-        self._held = ""  # passed, and may begin a call, or does
-        self._in_call = False
         self._tokens: deque[tuple[int, TokenText]] = deque()  # with the end of their text
         self.finished = False
         """Whether the last piece has been given."""
@@ -118,7 +119,7 @@ class Writing:
         if self._check is not None:
             text = self._check.add(text) + (self._check.end() if finished else "")
         self._passed += len(text)
-        piece = Piece(self._before_calls(text), tokens=self._passed_tokens())
+        piece = Piece(self._text.add(text), tokens=self._passed_tokens())
         if self._check is not None and self._check.verdict.refused:
             piece.refusal, piece.finish = self._check.verdict.message, REFUSED
         elif finished is not None:
@@ -127,34 +128,15 @@ class Writing:
         self.finished = piece.finish is not None
         return piece
 
-    def _before_calls(self, text: str) -> str:
-        """What of the text is surely no part of a call; the rest is held."""
-        if self._form is None:
-            return text
-        self._held += text
-        if self._in_call:
-            return ""
-        start = self._held.find(self._form.start)
-        self._in_call = start >= 0
-        if start < 0:
-            start = len(self._held) - _overlap(self._held, self._form.start)
-        said, self._held = self._held[:start], self._held[start:]
-        return said
-
     def _end(self, piece: Piece) -> None:
         """Take apart what was held, when the answer is over."""
-        if not self._in_call:
-            piece.text += self._held
-            return
-        from afm_mlx.inference.tools import parse_answer
-
-        reply = parse_answer(self._held, self._tools, self._form)
+        reply = self._text.end(self._tools)
         if all(call.name for call in reply.calls):
-            piece.calls = reply.calls if self._parallel else reply.calls[:1]
             piece.text += reply.text
-            piece.finish = CALLED
+            piece.calls = reply.calls if self._parallel else reply.calls[:1]
+            piece.finish = CALLED if piece.calls else piece.finish
         else:  # no program can use it; whoever reads the answer can
-            piece.text += self._held
+            piece.text += self._text.held
 
     def _passed_tokens(self) -> list[TokenText]:
         """Tokens whose text may be told."""
@@ -167,11 +149,3 @@ class Writing:
 def refused(message: str) -> Piece:
     """The whole of an answer to a prompt that must have none."""
     return Piece(refusal=message, finish=REFUSED)
-
-
-def _overlap(text: str, mark: str) -> int:
-    """Length of the longest end of `text` that begins `mark`."""
-    for length in range(min(len(mark) - 1, len(text)), 0, -1):
-        if mark.startswith(text[-length:]):
-            return length
-    return 0

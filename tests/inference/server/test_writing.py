@@ -2,9 +2,10 @@
 
 import pytest
 
+from afm_mlx.inference.calls import JSON_CALLS
 from afm_mlx.inference.requests import Chunk
 from afm_mlx.inference.server.writing import Piece, TokenTexts, Writing
-from afm_mlx.inference.tools import JSON_CALLS, declared_tool
+from afm_mlx.inference.tools import declared_tool
 from afm_mlx.text.tokenizer import Tokenizer
 
 LOOK = declared_tool({"type": "function", "function": {"name": "look", "parameters": {}}})
