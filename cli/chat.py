@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -15,9 +15,8 @@ from afm_mlx.errors import AfmError
 
 from .chat_display import shown_answer
 from .chat_input import questions
-from .models_io import find_model, open_engine
+from .models_io import find_model, open_engine, open_guardrails
 from .options import (
-    BUILT_IN,
     MAX_TOKENS,
     RUNS,
     MaxTokensFlag,
@@ -32,7 +31,6 @@ from .options import (
 from .terminal import show_error, tell
 
 if TYPE_CHECKING:
-    from afm_mlx.inference.guardrails import Guardrails
     from afm_mlx.inference.session import Piece, Session
     from afm_mlx.inference.speculative import Draft
 
@@ -99,7 +97,7 @@ def chat(
     session = Session(
         engine,
         instructions=system,
-        guardrails=_guardrails(policy),
+        guardrails=open_guardrails(policy),
         max_tokens=max_tokens,
         temperature=temperature,
         top_p=top_p,
@@ -115,14 +113,6 @@ def chat(
     for line in questions(list(COMMANDS)):
         if not _respond(session, line):
             break
-
-
-def _guardrails(policy: str | None) -> Guardrails | None:
-    from afm_mlx.inference.guardrails import Guardrails
-
-    if policy is None:
-        return None
-    return Guardrails.open(None if policy == BUILT_IN else Path(policy), say=tell)
 
 
 def _draft(word: str | None, runs: Path) -> Draft | None:
@@ -157,7 +147,7 @@ def _respond(session: Session, line: str) -> bool:
 def _show(session: Session, answer: Generator[Piece, None, None]) -> None:
     """Print an answer as it comes. Ctrl-C ends it after the token in work."""
     finished = None
-    with contextlib.closing(answer), _interrupts() as interrupted, shown_answer() as shown:
+    with closing(answer), _interrupts() as interrupted, closing(shown_answer()) as shown:
         for piece in answer:
             if piece.kind in ("call", "result"):
                 shown.note(piece.text if piece.kind == "call" else f"= {piece.text}")
@@ -180,7 +170,7 @@ def _show(session: Session, answer: Generator[Piece, None, None]) -> None:
         tell(f"(answered without the oldest {session.num_dropped} messages: the context is full)")
 
 
-@contextlib.contextmanager
+@contextmanager
 def _interrupts() -> Iterator[list[bool]]:
     """A list that gets an entry at the first Ctrl-C; the second one raises KeyboardInterrupt.
 

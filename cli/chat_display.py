@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -22,17 +21,6 @@ FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})", re.MULTILINE)
 class PlainAnswer:
     """Prints text as it comes."""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        typer.echo()
-
     def add(self, text: str) -> None:
         """Show the next piece."""
         typer.echo(text, nl=False)
@@ -41,6 +29,10 @@ class PlainAnswer:
     def note(self, text: str) -> None:
         """Show a line that is not of the answer, such as a call of a tool."""
         typer.echo(f"\n[{text}]")
+
+    def close(self) -> None:
+        """The answer is over."""
+        typer.echo()
 
 
 class MarkdownAnswer:
@@ -53,20 +45,6 @@ class MarkdownAnswer:
         self._tail = ""
         self._live: Live | None = None
 
-    def __enter__(self) -> Self:
-        self._start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop()
-        self._print(self._tail)
-        self._tail = ""
-
     def add(self, text: str) -> None:
         """Show the next piece."""
         from rich.markdown import Markdown
@@ -76,29 +54,32 @@ class MarkdownAnswer:
         if done:
             self._stop()
             self._print(done)
-            self._start()
-        assert self._live is not None
-        self._live.update(Markdown(self._tail))
+        self._started().update(Markdown(self._tail))
 
     def note(self, text: str) -> None:
         """Show a line that is not of the answer, such as a call of a tool."""
         from rich.text import Text
 
+        self.close()
+        self._console.print(Text(text, style="dim"))
+
+    def close(self) -> None:
+        """The answer, or a part of it, is over."""
         self._stop()
         self._print(self._tail)
         self._tail = ""
-        self._console.print(Text(text, style="dim"))
-        self._start()
 
-    def _start(self) -> None:
+    def _started(self) -> Live:
         from rich.live import Live
 
-        # Transient: the paragraph is printed for good when it is whole. One that is higher than
-        # the window is cut until then.
-        self._live = Live(
-            console=self._console, transient=True, refresh_per_second=REFRESHES_PER_SECOND
-        )
-        self._live.start()
+        if self._live is None:
+            # Transient: the paragraph is printed for good when it is whole. One that is higher
+            # than the window is cut until then.
+            self._live = Live(
+                console=self._console, transient=True, refresh_per_second=REFRESHES_PER_SECOND
+            )
+            self._live.start()
+        return self._live
 
     def _stop(self) -> None:
         from rich.text import Text

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import RUNS, JsonFlag, ModelArgument, RunsFlag
+from .options import BUILT_IN, RUNS, JsonFlag, ModelArgument, RunsFlag
 from .terminal import tell
 
 if TYPE_CHECKING:
     from afm_mlx.inference.engine import Engine
+    from afm_mlx.inference.guardrails import Guardrails
 
 
 def find_model(word: str, runs: Path) -> Path:
@@ -34,15 +35,29 @@ def open_engine(word: str, runs: Path, adapters: list[str]) -> Engine:
     folder = find_model(word, runs)
     found = [None if each == NONE else resolve_adapter(each, folder) for each in adapters]
     engine = Engine.open(folder)
-    names = [None if each is None else engine.adapters.add(each) for each in found]
+    names = [None if each is None else add_adapter(engine, each) for each in found]
     if names:
         engine.use_adapter(names[0])
-    for name in engine.adapters.names:
-        if not engine.adapters[name].facts.base:
-            tell(f"adapter {name} is not ours: that it is for this model cannot be checked")
     if engine.adapters.active:
         tell(f"adapter: {engine.adapters.active}")
     return engine
+
+
+def add_adapter(engine: Engine, folder: Path) -> str:
+    """Load the adapter in a folder beside a model; its name."""
+    name = engine.adapters.add(folder)
+    if not engine.adapters[name].facts.base:
+        tell(f"adapter {name} is not ours: that it is for this model cannot be checked")
+    return name
+
+
+def open_guardrails(policy: str | None) -> Guardrails | None:
+    """Guardrails by what --policy says; None where it says nothing."""
+    from afm_mlx.inference.guardrails import Guardrails
+
+    if policy is None:
+        return None
+    return Guardrails.open(None if policy == BUILT_IN else Path(policy), say=tell)
 
 
 def import_(

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .models_io import find_model
-from .options import BUILT_IN, RUNS, ModelArgument, PolicyFlag, RunsFlag
+from .models_io import add_adapter, find_model, open_guardrails
+from .options import RUNS, ModelArgument, PolicyFlag, RunsFlag
 from .terminal import tell
 
 if TYPE_CHECKING:
     from afm_mlx.inference.engine import Engine
-    from afm_mlx.inference.guardrails import Guardrails
     from afm_mlx.inference.server.names import Names
 
 HOST = "127.0.0.1"
@@ -93,7 +92,7 @@ def serve(
     from afm_mlx.inference.server.run import listen
     from afm_mlx.inference.server.service import Service
 
-    guardrails = _guardrails(policy)
+    guardrails = open_guardrails(policy)
     with listen(host, port) as sock:
         engine, default = _open(find_model(model, runs), adapter, memory_gb)
         batcher = Batcher(engine, max_waiting=max_waiting, max_together=max_together)
@@ -121,18 +120,8 @@ def _open(folder: Path, words: list[str], memory_gb: float | None) -> tuple[Engi
         except ModelError as error:  # nobody asked for it
             tell(f"not served: {error}")
     for found in named:
-        name = engine.adapters.add(found)
-        if not engine.adapters[name].facts.base:
-            tell(f"adapter {name} is not ours: that it is for this model cannot be checked")
+        add_adapter(engine, found)
     return engine, default
-
-
-def _guardrails(policy: str | None) -> Guardrails | None:
-    from afm_mlx.inference.guardrails import Guardrails
-
-    if policy is None:
-        return None
-    return Guardrails.open(None if policy == BUILT_IN else Path(policy), say=tell)
 
 
 def _introduce(names: Names, host: str, port: int, *, needs_key: bool) -> None:

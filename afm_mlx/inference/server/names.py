@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from afm_mlx.decoder.adapters import NONE
 from afm_mlx.inference.server.problems import Problem
 from afm_mlx.recipe import nearest
-
-NONE = "none"
-"""`base:none` is the model as it is, without the adapter that its folder wants."""
 
 SHOWN_CHARACTERS = 80
 """Of an unknown name, in an error."""
@@ -18,7 +16,10 @@ class Names:
     """Which adapter each name stands for."""
 
     def __init__(self, base: str, adapters: Sequence[str], *, default: str | None = None) -> None:
-        """`default` is the adapter that the base's name alone stands for."""
+        """`default` is the adapter that the base's name alone stands for.
+
+        Then `base:none` is the model without it.
+        """
         self.base = base
         self._adapters: dict[str, str | None] = {base: default}
         self._adapters |= {f"{base}:{name}": name for name in adapters}

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from afm_mlx.decoder.adapters import NONE
 from afm_mlx.errors import AfmError, DataError, RunError
 from afm_mlx.inference.guardrails import FEATURE, TOOLS_FEATURE, Guardrails
 from afm_mlx.inference.requests import Chunk, Guide
@@ -18,7 +19,7 @@ from afm_mlx.inference.server.api import Answering, Chat, Completion, Turn
 from afm_mlx.inference.server.feed import Feed
 from afm_mlx.inference.server.jobs import Answers, Job
 from afm_mlx.inference.server.limits import Limits
-from afm_mlx.inference.server.names import NONE, Names
+from afm_mlx.inference.server.names import Names
 from afm_mlx.inference.server.problems import Problem, bad, problem_of
 from afm_mlx.inference.server.writing import Piece, TokenTexts, Writing
 
