@@ -18,25 +18,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import tempfile
 import time
 from datetime import date, datetime
 from pathlib import Path
 
-from afm_mlx import compat  # before MLX: it loads the BLAS  # isort: skip
-import mlx.core as mx
+from engines import Endless, engines, machine
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
-from tiny_model import Endless, tiny_engine
 
-from afm_mlx.decoder.checkpoint import open_checkpoint
 from afm_mlx.inference.engine import Engine
 from afm_mlx.inference.guided import Guides
 from afm_mlx.inference.requests import Sampling
-from afm_mlx.zoo import resolve_model
 
 HERE = Path(__file__).parent
 SCHEMAS = json.loads((HERE / "guided_schemas.json").read_text(encoding="utf-8"))
@@ -124,27 +117,20 @@ def speed(engine: Engine, guides: Guides, rounds: int, limit: int) -> None:
 def main() -> None:
     """Measure what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", choices=["tiny", "smollm2", "both"], default="both")
+    parser.add_argument("--model", default="both", help="tiny, smollm2, both, or a MODEL")
     parser.add_argument("--answers", type=int, default=1_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=int, default=256, help="tokens of an answer, for speed")
     arguments = parser.parse_args()
-    print(f"{platform.platform()}, {os.cpu_count()} cores, BLAS {Path(compat.load_blas()).name}")
-    with tempfile.TemporaryDirectory() as folder:
-        for name in ("tiny", "smollm2") if arguments.model == "both" else (arguments.model,):
-            if name == "tiny":
-                engine = tiny_engine(Path(folder))
-            else:
-                path = resolve_model("smollm2", runs=Path("runs")).path
-                engine = Engine(open_checkpoint(path, dtype=mx.float32), path)
-            engine.model.eval()
-            rows = engine.model.shape.vocab_size
-            began = time.perf_counter()
-            guides = Guides(engine.tokenizer, rows)
-            print(f"{name}: {rows:,} rows, read in {time.perf_counter() - began:.2f} s")
-            if name == "tiny" and arguments.answers:
-                validity(engine, guides, arguments.answers)
-            speed(engine, guides, arguments.rounds, arguments.limit)
+    print(machine())
+    for name, engine in engines(arguments.model):
+        rows = engine.model.shape.vocab_size
+        began = time.perf_counter()
+        guides = Guides(engine.tokenizer, rows)
+        print(f"{name}: {rows:,} rows, read in {time.perf_counter() - began:.2f} s")
+        if name == "tiny" and arguments.answers:
+            validity(engine, guides, arguments.answers)
+        speed(engine, guides, arguments.rounds, arguments.limit)
 
 
 if __name__ == "__main__":

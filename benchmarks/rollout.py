@@ -14,24 +14,16 @@ log-probability of a token under one plain pass, which must agree if both draw f
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import random
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
-from afm_mlx import compat  # before MLX: it loads the BLAS  # isort: skip
-import mlx.core as mx
-from tiny_model import Endless, tiny_engine
+from engines import Endless, engines, machine
 
 from afm_mlx.alignment.logps import Answer, answer_logps, pack_answers
 from afm_mlx.alignment.sampling import Sampled, sample_answers
-from afm_mlx.decoder.checkpoint import open_checkpoint
 from afm_mlx.inference.engine import Engine
-from afm_mlx.zoo import resolve_model
 
 CHUNK_BYTES = 64 * 2**20
 
@@ -130,28 +122,21 @@ def sameness(engine: Engine, arguments: argparse.Namespace) -> None:
 def main() -> None:
     """Measure what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", choices=["tiny", "smollm2", "both"], default="both")
+    parser.add_argument("--model", default="both", help="tiny, smollm2, both, or a MODEL")
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    print(f"{platform.platform()}, {os.cpu_count()} cores, BLAS {Path(compat.load_blas()).name}")
+    print(machine())
     print(
         f"{arguments.prompts} prompts, {arguments.samples} answers each, "
         f"{arguments.tokens} tokens, {arguments.rounds} rounds"
     )
-    with tempfile.TemporaryDirectory() as folder:
-        for name in ("tiny", "smollm2") if arguments.model == "both" else (arguments.model,):
-            if name == "tiny":
-                engine = tiny_engine(Path(folder))
-            else:
-                path = resolve_model("smollm2", runs=Path("runs")).path
-                engine = Engine(open_checkpoint(path, dtype=mx.float32), path)
-            engine.model.eval()
-            print(name)
-            speed(engine, arguments)
-            sameness(engine, arguments)
+    for name, engine in engines(arguments.model):
+        print(name)
+        speed(engine, arguments)
+        sameness(engine, arguments)
 
 
 if __name__ == "__main__":

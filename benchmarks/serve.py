@@ -12,24 +12,19 @@ judge. Answers are greedy and the same whichever way.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import statistics
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from afm_mlx import compat  # before MLX: it loads the BLAS  # isort: skip
 import mlx.core as mx
-from tiny_model import tiny_engine
+from engines import engines, machine
 
 from afm_mlx.errors import AfmError
 from afm_mlx.inference.batches import Batcher
 from afm_mlx.inference.engine import Engine
 from afm_mlx.inference.requests import Chunk, Sampling
-from afm_mlx.zoo import resolve_model
 
 THINGS = ("bridge", "river", "lamp", "house", "clock", "garden", "train", "letter")
 TOGETHER = 8
@@ -142,21 +137,16 @@ def first_token(engine: Engine, rounds: int) -> None:
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="tiny, or a MODEL; both tiny and smollm2 if left away")
+    parser.add_argument("--model", default="both", help="tiny, smollm2, both, or a MODEL")
     parser.add_argument("--tokens", type=int, default=48, help="longest answer")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    print(f"{platform.machine()}, {os.cpu_count()} cores, MLX {mx.__version__}")
-    for name in [options.model] if options.model else ["tiny", "smollm2"]:
-        with tempfile.TemporaryDirectory() as folder:
-            if name == "tiny":
-                engine = tiny_engine(Path(folder))
-            else:
-                engine = Engine.open(resolve_model(name, runs=Path("runs")).path)
-            theirs, _ = compat.import_mlx_lm("mlx_lm.utils").load_model(engine.folder)
-            print(name)
-            throughput(engine, theirs, options.rounds, options.tokens)
-            first_token(engine, options.rounds)
+    print(machine())
+    for name, engine in engines(options.model):
+        theirs, _ = compat.import_mlx_lm("mlx_lm.utils").load_model(engine.folder)
+        print(name)
+        throughput(engine, theirs, options.rounds, options.tokens)
+        first_token(engine, options.rounds)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 import contextlib
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,26 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no real test data here: set AFM_TEST_DATA to a folder that has it")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_tokenizer():
+    """Function that trains a tokenizer of a few hundred pieces on lines, into a folder."""
+    from afm_mlx.text.tokenizer import Tokenizer, train_tokenizer
+
+    def train(lines: Iterable[str], folder: Path, *, vocab_size: int = 320) -> Tokenizer:
+        train_tokenizer(
+            iter(lines),
+            folder,
+            vocab_size=vocab_size,
+            reserved_pieces=16,
+            character_coverage=1.0,
+            max_sentence_bytes=4_096,
+            training_bytes=200_000,
+        )
+        return Tokenizer.open(folder)
+
+    return train
 
 
 def pytest_make_parametrize_id(config, val):

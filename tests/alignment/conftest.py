@@ -6,7 +6,6 @@ import pytest
 from afm_mlx.decoder.checkpoint import save_checkpoint
 from afm_mlx.decoder.decoder import Decoder, initialize
 from afm_mlx.settings.sections import Shape
-from afm_mlx.text.tokenizer import Tokenizer, train_tokenizer
 
 SHAPE = Shape(
     num_layers=2,
@@ -31,18 +30,9 @@ def decoder(request):
 
 
 @pytest.fixture(scope="session")
-def tokenizer(tmp_path_factory):
+def tokenizer(small_tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alignment") / "tokenizer"
-    train_tokenizer(
-        iter(["The cat sat on the mat. What is on the hill? A house.\n"] * 20),
-        folder,
-        vocab_size=320,
-        reserved_pieces=16,
-        character_coverage=1.0,
-        max_sentence_bytes=4_096,
-        training_bytes=100_000,
-    )
-    return Tokenizer.open(folder)
+    return small_tokenizer(["The cat sat on the mat. What is on the hill? A house.\n"] * 20, folder)
 
 
 @pytest.fixture(scope="session")

@@ -13,21 +13,13 @@ from afm_cli import main
 from afm_mlx.decoder.checkpoint import save_checkpoint
 from afm_mlx.decoder.decoder import Decoder, initialize
 from afm_mlx.settings.sections import Shape
-from afm_mlx.text.tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="session")
-def chat_model(tmp_path_factory) -> Path:
+def chat_model(small_tokenizer, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
-    train_tokenizer(
-        iter(["The cat sat on the mat. What is on the hill? A house.\n"] * 20),
-        folder / "tokenizer",
-        vocab_size=320,
-        reserved_pieces=16,
-        character_coverage=1.0,
-        max_sentence_bytes=4_096,
-        training_bytes=100_000,
-    )
+    lines = ["The cat sat on the mat. What is on the hill? A house.\n"] * 20
+    small_tokenizer(lines, folder / "tokenizer")
     model = Decoder(
         Shape(
             num_layers=1,

@@ -11,7 +11,7 @@ from afm_mlx.corpus.documents import Document
 from afm_mlx.corpus.shards import Shards, write_shards
 from afm_mlx.decoder.decoder import Decoder, initialize, named_parameters
 from afm_mlx.settings.sections import Shape
-from afm_mlx.text.tokenizer import Tokenizer, train_tokenizer
+from afm_mlx.text.tokenizer import Tokenizer
 
 TINY = Shape(
     num_layers=2,
@@ -42,18 +42,10 @@ def build(seed: int = 3, **changes: object) -> Decoder:
 
 
 @pytest.fixture(scope="session")
-def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tokenizer_folder(small_tokenizer, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer")
     texts = [f"The cat sat on mat {i}. What is on the hill? A house.\n" for i in range(40)]
-    train_tokenizer(
-        iter(texts),
-        folder,
-        vocab_size=320,
-        reserved_pieces=16,
-        character_coverage=1.0,
-        max_sentence_bytes=4_096,
-        training_bytes=100_000,
-    )
+    small_tokenizer(texts, folder)
     return folder
 
 

@@ -11,8 +11,9 @@ from afm_mlx.decoder.checkpoint import open_checkpoint, save_checkpoint
 from afm_mlx.decoder.decoder import Decoder, initialize
 from afm_mlx.decoder.lora import add_lora, lora_arrays
 from afm_mlx.inference.engine import Engine
+from afm_mlx.inference.session import Session
 from afm_mlx.settings.sections import Shape
-from afm_mlx.text.tokenizer import Tokenizer, train_tokenizer
+from afm_mlx.text.tokenizer import Tokenizer
 from afm_mlx.zoo import resolve_model
 
 TINY = Shape(
@@ -39,17 +40,9 @@ def tiny() -> Shape:
 
 
 @pytest.fixture(scope="session")
-def tokenizer_folder(tmp_path_factory) -> Path:
+def tokenizer_folder(small_tokenizer, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer")
-    train_tokenizer(
-        iter(TEXTS * 20),
-        folder,
-        vocab_size=340,
-        reserved_pieces=16,
-        character_coverage=1.0,
-        max_sentence_bytes=4_096,
-        training_bytes=100_000,
-    )
+    small_tokenizer(TEXTS * 20, folder, vocab_size=340)
     return folder
 
 
@@ -65,6 +58,21 @@ def model_folder(tmp_path_factory, tokenizer_folder) -> Path:
 @pytest.fixture
 def engine(model_folder) -> Engine:
     return Engine.open(model_folder, dtype=mx.float32)
+
+
+@pytest.fixture
+def session(engine) -> Session:
+    return Session(engine, max_tokens=6)
+
+
+def say(session: Session, text: str) -> str:
+    """Ask, and get the whole answer."""
+    return "".join(piece.text for piece in session.ask(text))
+
+
+def roles(session: Session) -> list[str]:
+    """Who said each of the messages."""
+    return [message["role"] for message in session.messages]
 
 
 class Reciter:

@@ -6,18 +6,7 @@ from afm_mlx.errors import DataError
 from afm_mlx.inference.chat import COMMANDS, help_text, run_command
 from afm_mlx.inference.session import Session
 
-
-@pytest.fixture
-def session(engine) -> Session:
-    return Session(engine, max_tokens=6)
-
-
-def say(session: Session, text: str) -> str:
-    return "".join(piece.text for piece in session.ask(text))
-
-
-def roles(session: Session) -> list[str]:
-    return [message["role"] for message in session.messages]
+from .conftest import roles, say
 
 
 def test_a_retry_replaces_the_answer_by_another_one(engine):

@@ -12,18 +12,7 @@ from afm_mlx.inference.engine import Engine
 from afm_mlx.inference.guardrails import Guardrails, RefusedError
 from afm_mlx.inference.session import MOST_ROUNDS, Piece, Session
 
-
-@pytest.fixture
-def session(engine) -> Session:
-    return Session(engine, max_tokens=6)
-
-
-def say(session: Session, text: str) -> str:
-    return "".join(piece.text for piece in session.ask(text))
-
-
-def roles(session: Session) -> list[str]:
-    return [message["role"] for message in session.messages]
+from .conftest import roles, say
 
 
 def test_turns_alternate_and_the_system_prompt_stands_first(session):

@@ -21,7 +21,7 @@ from afm_mlx.decoder.decoder import Decoder, initialize
 from afm_mlx.progress import Progress
 from afm_mlx.recipe import load_recipe
 from afm_mlx.settings.sections import Shape
-from afm_mlx.text.tokenizer import Tokenizer, train_tokenizer
+from afm_mlx.text.tokenizer import Tokenizer
 
 RECIPE = """
 name = "small"
@@ -171,18 +171,11 @@ max_tokens = {context}
 
 
 @pytest.fixture(scope="session")
-def base(tmp_path_factory) -> Path:
+def base(small_tokenizer, tmp_path_factory) -> Path:
     """Folder of a model with random weights."""
     folder = tmp_path_factory.mktemp("base")
-    train_tokenizer(
-        iter(["The cat sat on the mat. Where is the dog? In the house.\n"] * 20),
-        folder / "tokenizer",
-        vocab_size=320,
-        reserved_pieces=16,
-        character_coverage=1.0,
-        max_sentence_bytes=4_096,
-        training_bytes=100_000,
-    )
+    lines = ["The cat sat on the mat. Where is the dog? In the house.\n"] * 20
+    small_tokenizer(lines, folder / "tokenizer")
     model = Decoder(SHAPE)
     initialize(model, seed=2)
     save_checkpoint(folder / "model", model, folder / "tokenizer")

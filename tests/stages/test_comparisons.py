@@ -27,7 +27,7 @@ from afm_mlx.progress import Progress
 from afm_mlx.settings.sections import Shape
 from afm_mlx.text.chat import render_chat
 from afm_mlx.text.conversations import Conversation
-from afm_mlx.text.tokenizer import Tokenizer, train_tokenizer
+from afm_mlx.text.tokenizer import Tokenizer
 
 from .conftest import apart, finished_apart, killed_when
 
@@ -67,27 +67,18 @@ def score(a: int, b: int, answer: str) -> float:
     return 0.5 * right + 0.5 * (re.fullmatch(r"Answer: \d+", answer) is not None)
 
 
-def random_model(folder: Path) -> Path:
+def random_model(small_tokenizer, folder: Path) -> Path:
     """A model that has learned nothing, with a tokenizer for sums."""
     texts = [f"{a} + {b}? " + form.format(a + b) for a, b in prompts() for form in FORMS]
-    train_tokenizer(
-        iter(["\n".join(texts)] * 2),
-        folder / "tokenizer",
-        vocab_size=320,
-        reserved_pieces=16,
-        character_coverage=1.0,
-        max_sentence_bytes=4_096,
-        training_bytes=200_000,
-    )
+    small_tokenizer(["\n".join(texts)] * 2, folder / "tokenizer")
     model = Decoder(SHAPE)
     initialize(model, 0)
     save_checkpoint(folder / "model", model, folder / "tokenizer", facts={"stage": "sft"})
     return folder / "model"
 
 
-def make_model(folder: Path, *, steps: int = 200) -> Path:
-    """A model that answers in all forms alike, and often rightly."""
-    start = random_model(folder / "random")
+def make_model(start: Path, folder: Path, *, steps: int = 200) -> Path:
+    """A model that answers in all forms alike, and often rightly, made of a random one."""
     tokenizer, model = Tokenizer.open(start), open_checkpoint(start)
     chance = random.Random(0)
     optimizer = optim.Adam(3e-3)
@@ -160,9 +151,9 @@ QUICK = ["watch.log_every_steps=1", "training.micro_rows=8"]
 
 
 @pytest.fixture(scope="session")
-def untrained(tmp_path_factory):
+def untrained(small_tokenizer, tmp_path_factory):
     """A random model with the tokenizer of the arithmetic."""
-    return random_model(tmp_path_factory.mktemp("untrained"))
+    return random_model(small_tokenizer, tmp_path_factory.mktemp("untrained"))
 
 
 @pytest.fixture(scope="session")
@@ -318,9 +309,9 @@ def test_a_run_killed_anywhere_ends_with_the_same_bits(untrained, comparisons, t
 
 
 @pytest.mark.slow
-def test_checkable_answers_teach_a_form(tmp_path):
+def test_checkable_answers_teach_a_form(untrained, tmp_path):
     """A model that answers rightly in many forms learns the required one from comparisons."""
-    model = make_model(tmp_path / "start")
+    model = make_model(untrained, tmp_path / "start")
     data = make_comparisons(tmp_path / "pairs.jsonl", answers=24)
     shared = ("held_out_fraction=0.15", "epochs=2")
     reward = run(

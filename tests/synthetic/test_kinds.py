@@ -257,19 +257,10 @@ def test_counts_are_those_of_the_sentences(make):
         assert joined == int(made.check["answer"])
 
 
-def test_lengths_can_be_tokens(make, tmp_path):
-    from afm_mlx.text.tokenizer import Tokenizer, train_tokenizer
+def test_lengths_can_be_tokens(make, small_tokenizer, tmp_path):
 
-    train_tokenizer(
-        iter(["The well near the mill has been there for as long as anybody knows.\n"] * 20),
-        tmp_path / "t",
-        vocab_size=330,
-        reserved_pieces=16,
-        character_coverage=1.0,
-        max_sentence_bytes=4_096,
-        training_bytes=100_000,
-    )
-    tokenizer = Tokenizer.open(tmp_path / "t")
+    lines = ["The well near the mill has been there for as long as anybody knows.\n"] * 20
+    tokenizer = small_tokenizer(lines, tmp_path / "t", vocab_size=330)
     settings = {"unit_is_tokens": True, "tokenizer": str(tmp_path / "t"), "lengths": (1_500,)}
     for _, made in make("long-context", 8, **settings):
         assert 900 < len(tokenizer.encode(made.messages[0]["content"])) < 1_700

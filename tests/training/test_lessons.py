@@ -10,7 +10,6 @@ from afm_mlx.decoder.decoder import Decoder, initialize
 from afm_mlx.decoder.lora import add_lora
 from afm_mlx.settings.sections import Shape
 from afm_mlx.text.conversations import Rendered
-from afm_mlx.text.tokenizer import Tokenizer, train_tokenizer
 from afm_mlx.training.examples import Examples
 from afm_mlx.training.lessons import Lessons
 from afm_mlx.training.objectives import next_token_loss
@@ -18,19 +17,10 @@ from afm_mlx.training.texts import TrainingTexts
 
 
 @pytest.fixture(scope="module")
-def texts(tmp_path_factory):
+def texts(small_tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("lessons")
     lines = [f"The cat sat on mat {i}. What is on the hill? A house.\n" for i in range(40)]
-    train_tokenizer(
-        iter(lines),
-        folder / "tokenizer",
-        vocab_size=320,
-        reserved_pieces=16,
-        character_coverage=1.0,
-        max_sentence_bytes=4_096,
-        training_bytes=100_000,
-    )
-    tokenizer = Tokenizer.open(folder / "tokenizer")
+    tokenizer = small_tokenizer(lines, folder / "tokenizer")
     documents = [Document(text, "poems", str(i)) for i, text in enumerate(lines)]
     write_shards(documents, tokenizer, folder / "poems", held_out_fraction=0.0)
     return TrainingTexts(folder, {"poems": 1.0}, tokenizer, row_tokens=16, rows_per_step=2, seed=0)

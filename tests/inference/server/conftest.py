@@ -14,9 +14,7 @@ import mlx.core as mx
 import openai
 import pytest
 
-from afm_mlx.decoder.adapters import AdapterFacts, base_hash, write_adapter
-from afm_mlx.decoder.checkpoint import open_checkpoint
-from afm_mlx.decoder.lora import add_lora, lora_arrays
+from afm_mlx.decoder.adapters import find_adapters
 from afm_mlx.inference.batches import Batcher
 from afm_mlx.inference.engine import Engine
 from afm_mlx.inference.guardrails import Guardrails
@@ -119,27 +117,25 @@ def running(
 
 
 @pytest.fixture(scope="session")
-def adapted_folder(tmp_path_factory, varied_folder) -> Path:
+def adapted_folder(tmp_path_factory, random_adapter, varied_folder) -> Path:
     """A model with two adapters in its folder; no answer of it ends by itself."""
     folder = shutil.copytree(varied_folder, tmp_path_factory.mktemp("adapted") / "tiny")
     for name, rank in (("a", 2), ("b", 4)):
-        model = open_checkpoint(folder)
-        add_lora(model, rank=rank, scale=2.0, seed=rank)
-        arrays = {
-            key: 0.5 * mx.random.normal(array.shape, key=mx.random.key(number * rank))
-            for number, (key, array) in enumerate(lora_arrays(model).items(), start=1)
-        }
-        facts = AdapterFacts(name, base_hash(folder), "tiny", rank, 2.0 * rank, chat=True)
-        write_adapter(folder / "adapters" / name, arrays, facts, dense=True)
+        random_adapter(folder, folder / "adapters" / name, rank=rank)
     return folder
+
+
+def with_adapters(folder: Path) -> Engine:
+    """The model in a folder, with the adapters there."""
+    engine = Engine.open(folder, dtype=mx.float32)
+    for adapter in find_adapters(folder):
+        engine.adapters.add(adapter)
+    return engine
 
 
 @pytest.fixture(scope="session")
 def adapted(adapted_folder) -> Engine:
-    engine = Engine.open(adapted_folder, dtype=mx.float32)
-    for name in ("a", "b"):
-        engine.adapters.add(adapted_folder / "adapters" / name)
-    return engine
+    return with_adapters(adapted_folder)
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,13 @@
 import asyncio
 import json
 
-import mlx.core as mx
 import openai
 import pytest
 from pydantic import BaseModel
 
 from afm_mlx.inference.engine import Engine
 
-from .conftest import HELLO, WAIT_SECONDS
+from .conftest import HELLO, WAIT_SECONDS, with_adapters
 
 GREEDY = {"model": "tiny", "messages": HELLO, "temperature": 0}
 WEATHER = {
@@ -31,10 +30,7 @@ WEATHER = {
 @pytest.fixture(scope="module")
 def alone(adapted_folder) -> Engine:
     """The same model, not served."""
-    engine = Engine.open(adapted_folder, dtype=mx.float32)
-    for name in ("a", "b"):
-        engine.adapters.add(adapted_folder / "adapters" / name)
-    return engine
+    return with_adapters(adapted_folder)
 
 
 def text_of(stream) -> str:

@@ -1,15 +1,23 @@
-"""The random model of four million parameters that several benchmarks answer with."""
+"""Models that several benchmarks answer with: a random one of four million parameters, smollm2."""
 
 from __future__ import annotations
 
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from afm_mlx import compat  # before MLX: it loads the BLAS  # isort: skip
+import mlx.core as mx
 
 from afm_mlx.decoder.checkpoint import save_checkpoint
 from afm_mlx.decoder.decoder import Decoder, initialize
 from afm_mlx.inference.engine import Engine
 from afm_mlx.settings.sections import Shape
 from afm_mlx.text.tokenizer import train_tokenizer
+from afm_mlx.zoo import resolve_model
 
 HERE = Path(__file__).parent
 
@@ -25,6 +33,27 @@ TINY = Shape(
     norm_eps=1e-5,
     max_tokens=4_096,
 )
+
+
+NAMES = ("tiny", "smollm2")
+
+
+def machine() -> str:
+    """What figures were seen on."""
+    blas = Path(compat.load_blas() or "none").name
+    return f"{platform.platform()}, {os.cpu_count()} cores, BLAS {blas}, MLX {mx.__version__}"
+
+
+def engines(which: str) -> Iterator[tuple[str, Engine]]:
+    """Engines by name, in float32: `tiny`, `smollm2`, both, or the one of another MODEL word."""
+    for name in NAMES if which == "both" else (which,):
+        with tempfile.TemporaryDirectory() as folder:
+            if name == "tiny":
+                engine = tiny_engine(Path(folder))
+            else:
+                engine = Engine.open(resolve_model(name, runs=Path("runs")).path, dtype=mx.float32)
+            engine.model.eval()
+            yield name, engine
 
 
 def tiny_engine(folder: Path) -> Engine:
