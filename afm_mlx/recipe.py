@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from afm_mlx.errors import RecipeError
-from afm_mlx.settings.mistakes import Origin, invalid_settings, not_toml
+from afm_mlx.settings.mistakes import Origin, invalid_settings, read_toml
 from afm_mlx.settings.mistakes import all_names as all_names
 from afm_mlx.settings.mistakes import nearest as nearest
 from afm_mlx.settings.mistakes import reason as reason
@@ -59,14 +59,7 @@ def load_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
         RecipeError: the file is missing or not TOML, a key is unknown, a value is not allowed, or
             two settings contradict each other. The first two such keys are named.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"cannot read recipe {path}: {reason(error)}") from None
-    try:
-        settings = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise not_toml(error, path, text) from None
+    text, settings = read_toml(path, "recipe")
     settings.setdefault("name", path.stem)
     assigned = tuple(_assign(settings, assignment) for assignment in assignments)
     try:

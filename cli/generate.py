@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -46,12 +46,13 @@ def generate(
     """Answer one prompt, or continue it, with any model."""
     from afm_mlx.inference.schema_files import read_schema
 
+    form: Any = None if schema is None else read_schema(schema)
     text = sys.stdin.read() if prompt == "-" else prompt
     engine = open_engine(model, runs, [adapter] if adapter else [])
     first = [{"role": "system", "content": system}] if system else []
     messages = [*first, {"role": "user", "content": text}]
     pieces, finished = [], None
-    guide = None if schema is None else engine.guides.json_schema(read_schema(schema))
+    guide = None if schema is None else engine.guides.json_schema(form)
     for chunk in engine.stream(
         messages,
         raw=raw,

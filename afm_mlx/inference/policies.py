@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -16,7 +15,7 @@ from pydantic import ValidationError
 from afm_mlx.errors import RecipeError
 from afm_mlx.inference.matching import Automaton, Scan
 from afm_mlx.inference.patterns import Node, parse_pattern
-from afm_mlx.settings.mistakes import line_of, nearest, not_toml, reason
+from afm_mlx.settings.mistakes import line_of, nearest, read_toml
 from afm_mlx.settings.policy import DEFAULT, Action, Direction, Policy, Questions, Rules
 from afm_mlx.synthetic.kinds.safety import read_taxonomy
 
@@ -120,16 +119,11 @@ def read_policy(path: Path) -> ReadPolicy:
         DataError: its taxonomy cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"cannot read policy {path}: {reason(error)}") from None
-    try:
-        settings = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        problem = not_toml(error, path, text)
+        text, settings = read_toml(path, "policy")
+    except RecipeError as problem:
         if dotted := re.search(r"'(\w+\.\w+)' is given twice", str(problem)):
             problem.hint = f'beside its category it needs quotes: "{dotted[1]}"'
-        raise problem from None
+        raise
     try:
         policy = Policy.model_validate(settings)
     except ValidationError as error:

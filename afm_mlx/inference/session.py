@@ -12,6 +12,7 @@ from afm_mlx.errors import DataError
 from afm_mlx.inference.engine import Engine
 from afm_mlx.inference.guardrails import FEATURE, TOOLS_FEATURE, RefusedError
 from afm_mlx.inference.requests import Finish, Guide, Message, Stats
+from afm_mlx.inference.steps import kv_settings
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -82,11 +83,15 @@ class Session:
             runs: where recipes leave their models.
 
         Raises:
-            ModelError, DataError: the model, the adapter or a tool cannot be used.
+            ModelError, DataError: the model, the adapter, the draft, a tool or `kv_bits` cannot be
+                used.
         """
         from afm_mlx.inference.tools import Tool, tool_of
 
         self.engine = model if isinstance(model, Engine) else _opened(model, adapter, runs)
+        kv_settings(self.engine.model.shape, kv_bits)
+        if draft is not None:
+            draft.check(self.engine.tokenizer)
         self.instructions = instructions
         self.tools = [each if isinstance(each, Tool) else tool_of(each) for each in tools]
         self.tool_choice = tool_choice

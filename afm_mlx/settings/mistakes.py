@@ -72,7 +72,23 @@ def invalid_settings(error: ValidationError, model: type[BaseModel], origin: Ori
     return RecipeError("\n".join(lines), hint=next((hint for *_, hint in problems if hint), ""))
 
 
-def not_toml(error: tomllib.TOMLDecodeError, path: Path, text: str) -> RecipeError:
+def read_toml(path: Path, what: str) -> tuple[str, dict[str, Any]]:
+    """Text and settings of a file, which is a `what`, such as "recipe".
+
+    Raises:
+        RecipeError: it cannot be read, or is not TOML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot read {what} {path}: {reason(error)}") from None
+    try:
+        return text, tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _not_toml(error, path, text) from None
+
+
+def _not_toml(error: tomllib.TOMLDecodeError, path: Path, text: str) -> RecipeError:
     """Where and why a file is not TOML; a setting or section given twice is named."""
     problem, _, place = str(error).partition(" (at ")
     position = re.search(r"line (\d+), column (\d+)", place)

@@ -80,6 +80,11 @@ def test_pieces_of_a_stream_are_the_answer(session):
     assert "".join(pieces) == session.messages[-1]["content"] != ""
 
 
+def test_what_the_model_cannot_do_is_refused_before_anything_is_asked(engine):
+    with pytest.raises(DataError, match="kv_bits is 3, and must be one of 4, 8"):
+        Session(engine, kv_bits=3)
+
+
 # Forms.
 
 
