@@ -99,6 +99,13 @@ class RecoverStart(StrEnum):
     INPUTS = "inputs"
 
 
+class LessonOrder(StrEnum):
+    """When recovery reads conversations, where it reads texts, too."""
+
+    TEXTS_FIRST = "texts-first"
+    MIXED = "mixed"
+
+
 class Recover(Section):
     """Winning back what quantization lost, by training."""
 
@@ -109,13 +116,15 @@ class Recover(Section):
     mixture: dict[str, Positive] = Field(default={})
     """Share of rows from each [data.NAME]; without any, all of them alike."""
     data: dict[str, Conversations] = Field(default={})
-    """Files of conversations, by name, which are learned from after the texts."""
+    """Files of conversations, by name."""
     tokens: Count
-    """Tokens trained on: first texts of pre-training, then of post-training. Each rank sees the
-    same ones."""
+    """Tokens trained on. Each rank sees the same ones."""
     conversation_fraction: Fraction = 0.5
-    """Share of the steps, the last ones, that read conversations where there are texts and
-    conversations, 0 to 1. Ours."""
+    """Share of the steps that read conversations where there are texts and conversations, 0 to 1.
+    Ours."""
+    order: LessonOrder = LessonOrder.TEXTS_FIRST
+    """texts-first: texts of pre-training, then conversations. mixed: both by turns, so that what is
+    won on the one is not lost on the other. Source: OB, LS for texts-first; ours for mixed."""
     row_tokens: Annotated[int, Field(ge=8)]
     """Tokens in a row, at least 8."""
     rows_per_step: Count

@@ -210,6 +210,7 @@ class _Recovery:
             {name: source.weight for name, source in section.data.items()},
             steps=section.steps,
             conversation_fraction=section.conversation_fraction,
+            order=section.order,
             row_tokens=section.row_tokens,
             rows_per_step=section.rows_per_step,
             eos_id=tokenizer.eos_id,

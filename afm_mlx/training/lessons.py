@@ -1,6 +1,7 @@
-"""Recovery's lessons: rows of texts, after them conversations, and a teacher's word on each.
+"""Recovery's lessons: rows of texts and of conversations, and a teacher's word on each.
 
-Texts first, as the model itself was made. Source: OB, LS, notes on arXiv:2407.21075.
+Texts first, as the model itself was made (source: OB, LS, notes on arXiv:2407.21075), or both by
+turns.
 
 Shapes. R rows of a step, T tokens of a row, K candidates of the teacher for one token.
 """
@@ -20,7 +21,7 @@ from afm_mlx import compat
 from afm_mlx.corpus.packing import document_ids, document_mask, shift_right
 from afm_mlx.decoder.decoder import Decoder
 from afm_mlx.progress import Progress
-from afm_mlx.settings.palette import Recover
+from afm_mlx.settings.palette import LessonOrder, Recover
 from afm_mlx.settings.sections import Training, Watch
 from afm_mlx.training.examples import Examples, PackedExamples, Rows
 from afm_mlx.training.loop import Batch, Course, Outcome, Rule, train
@@ -43,7 +44,7 @@ class Lesson:
 
 
 class Lessons:
-    """Steps on texts, then steps on conversations. A function of the step."""
+    """Steps on texts and steps on conversations. A function of the step."""
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class Lessons:
         *,
         steps: int,
         conversation_fraction: float,
+        order: LessonOrder,
         row_tokens: int,
         rows_per_step: int,
         eos_id: int,
@@ -66,8 +68,8 @@ class Lessons:
             conversations: examples by source, none longer than a row; none at all: texts alone.
             weights: of the sources, as `PackedExamples` takes them.
             steps: how many there are.
-            conversation_fraction: share of them, the last ones, on conversations, where there are
-                both.
+            conversation_fraction: share of them on conversations, where there are both.
+            order: which ones these are.
             row_tokens: T.
             rows_per_step: R.
             eos_id: ends a document of the texts.
@@ -76,6 +78,7 @@ class Lessons:
         """
         there = any(len(examples) for examples in conversations.values())
         share = 0.0 if not there else 1.0 if texts is None else conversation_fraction
+        self.steps, self.order = steps, order
         self.text_steps = steps - round(share * steps)
         self.texts, self.eos_id, self.document_mask = texts, eos_id, document_mask
         self._packed: PackedExamples | None = None
@@ -91,16 +94,23 @@ class Lessons:
 
     def step(self, number: int) -> Lesson:
         """Rows of a step, counted from 1."""
-        if number <= self.text_steps:
+        told = self._conversations_until(number)
+        if told == self._conversations_until(number - 1):
             assert self.texts is not None
-            targets = self.texts.targets(number)
+            targets = self.texts.targets(number - told)
             inputs = shift_right(mx.array(targets), self.eos_id)
             documents = np.array(document_ids(inputs, self.eos_id)) if self.document_mask else None
             weights = np.ones(targets.shape, np.float32)
             return Lesson(np.array(inputs), targets, weights, documents)
         assert self._packed is not None
-        rows: Rows = self._packed.rows(number - self.text_steps)
+        rows: Rows = self._packed.rows(told)
         return Lesson(rows.inputs, rows.targets, rows.weights, rows.documents)
+
+    def _conversations_until(self, number: int) -> int:
+        """Steps on conversations among the first `number` ones."""
+        if self.order is LessonOrder.MIXED:
+            return number * (self.steps - self.text_steps) // self.steps
+        return max(0, number - self.text_steps)
 
 
 def learn(

@@ -1,4 +1,4 @@
-"""Texts come first, conversations after them, and each step is a function of its number."""
+"""Which steps read texts and which conversations; each step is a function of its number."""
 
 import mlx.core as mx
 import numpy as np
@@ -8,6 +8,7 @@ from afm_mlx.corpus.documents import Document
 from afm_mlx.corpus.shards import write_shards
 from afm_mlx.decoder.decoder import Decoder, initialize
 from afm_mlx.decoder.lora import add_lora
+from afm_mlx.settings.palette import LessonOrder
 from afm_mlx.settings.sections import Shape
 from afm_mlx.text.conversations import Rendered
 from afm_mlx.training.examples import Examples
@@ -31,7 +32,8 @@ CHATS = {"chats": Examples.of(Rendered([7, 8, 9, i], [False, False, True, True])
 
 def lessons(texts, conversations, **changes):
     settings = {"steps": 10, "conversation_fraction": 0.3, "row_tokens": 16, "rows_per_step": 2}
-    settings |= {"eos_id": 1, "document_mask": False, "seed": 0} | changes
+    settings |= {"eos_id": 1, "document_mask": False, "seed": 0, "order": LessonOrder.TEXTS_FIRST}
+    settings |= changes
     return Lessons(texts, conversations, {"chats": 1.0}, **settings)
 
 
@@ -43,6 +45,17 @@ def test_the_last_share_of_the_steps_reads_conversations(texts):
     assert seventh.weights.all()
     assert not eighth.weights.all()
     assert eighth.documents is not None
+
+
+def test_mixed_steps_read_both_by_turns_and_the_same_rows_as_otherwise(texts):
+    mixed, apart = lessons(texts, CHATS, order=LessonOrder.MIXED), lessons(texts, CHATS)
+    steps = [mixed.step(number) for number in range(1, 11)]
+    told = [number for number, step in enumerate(steps, start=1) if not step.weights.all()]
+    assert told == [4, 7, 10]
+    for name, first in (("texts", 1), ("conversations", 8)):
+        chosen = [step for step in steps if step.weights.all() == (name == "texts")]
+        for place, step in enumerate(chosen):
+            assert np.array_equal(step.targets, apart.step(first + place).targets)
 
 
 def test_a_step_predicts_each_token_from_those_before_it(texts):
