@@ -6,6 +6,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from afm_mlx.decoder.adapters import AdapterFacts, base_hash, write_adapter
+from afm_mlx.decoder.checkpoint import open_checkpoint
+from afm_mlx.decoder.lora import add_lora, lora_arrays
 from afm_mlx.evaluation import likelihood
 from afm_mlx.evaluation.items import Choice, Option, Passage, Refusal
 from afm_mlx.evaluation.likelihood import (
@@ -48,7 +51,9 @@ def assert_plain(engine, choices, found):
 def asked(shots, count=12, words=WORDS):
     """Questions of many lengths, whose options are words."""
     return [
-        Choice(f"q{n}", tuple(Option(f"{shots}{'A house. ' * (n % 7)}Say {n}:", w) for w in words), 0)
+        Choice(
+            f"q{n}", tuple(Option(f"{shots}{'A house. ' * (n % 7)}Say {n}:", w) for w in words), 0
+        )
         for n in range(count)
     ]
 
@@ -87,7 +92,9 @@ def test_examples_are_read_once(engine, monkeypatch):
 
 def test_options_may_have_contexts_of_their_own(engine):
     choices = [
-        Choice("w", (Option("The cat", " sat on the mat."), Option("A hill", " sat on the mat.")), 0),
+        Choice(
+            "w", (Option("The cat", " sat on the mat."), Option("A hill", " sat on the mat.")), 0
+        ),
         Choice("x", (Option("The dog", " looked"), Option("The dog", " A")), 0),
     ]
     assert_plain(engine, choices, dict(likelihoods_of_choices(engine, choices)))
@@ -99,7 +106,7 @@ def test_spaces_at_a_contexts_end_belong_to_the_continuation(engine):
     )
 
 
-def test_an_empty_context_is_the_end_of_another_text(engine):
+def test_an_empty_context_is_the_beginning_of_a_text(engine):
     choice = Choice("e", (Option("", "The cat"), Option("", "A hill")), 0)
     [(_, found)] = likelihoods_of_choices(engine, [choice])
     ids = engine.tokenizer.encode("The cat")
@@ -109,12 +116,12 @@ def test_an_empty_context_is_the_end_of_another_text(engine):
 
 def test_what_does_not_fit_is_refused_and_the_rest_read(engine):
     limit = engine.context_tokens
-    fits = "cat " * 2_000
-    while len(token_pair(engine.tokenizer, Option(fits, " A"))[0]) > limit:
+    fits = "cat " * limit
+    while sum(map(len, token_pair(engine.tokenizer, Option(fits, "A")))) > limit + 1:
         fits = fits[4:]
     choices = [
-        Choice("long", (Option("cat " * 4_000, " A"),), 0),
-        Choice("most", (Option(fits, " A"),), 0),
+        Choice("long", (Option(f"cat {fits}", "A"),), 0),
+        Choice("most", (Option(fits, "A"),), 0),
         Choice("none", (Option("The cat", ""),), 0),
         Choice("short", (Option("The cat", " A"),), 0),
     ]
@@ -133,10 +140,15 @@ def test_little_memory_reads_piece_by_piece_and_the_same(engine, monkeypatch):
     assert_plain(engine, choices, dict(likelihoods_of_choices(engine, choices)))
 
 
-def test_an_adapter_in_use_counts(engine, adapter_folder):
+def test_an_adapter_in_use_counts(engine, tmp_path):
+    model = open_checkpoint(engine.folder)
+    add_lora(model, rank=2, scale=2.0, seed=1)
+    arrays = {name: mx.full(array.shape, 0.1) for name, array in lora_arrays(model).items()}
+    facts = AdapterFacts("mine", base_hash(engine.folder), "tiny", 2, 4.0, chat=True)
+    write_adapter(tmp_path / "mine", arrays, facts, dense=True)
     choices = asked(SHOTS, 3)
     without = dict(likelihoods_of_choices(engine, choices))
-    engine.use_adapter(engine.adapters.add(adapter_folder))
+    engine.use_adapter(engine.adapters.add(tmp_path / "mine"))
     found = dict(likelihoods_of_choices(engine, choices))
     assert_plain(engine, choices, found)
     assert abs(found[0][0].nats - without[0][0].nats) > 1e-3
@@ -169,7 +181,7 @@ def test_long_passages_are_read_in_windows(engine, monkeypatch, together):
     fits = lambda self, rows, tokens, past: rows * tokens <= together  # noqa: E731
     monkeypatch.setattr(likelihood.Reader, "fits", fits)
     limit = engine.context_tokens
-    text = "The cat sat on the mat, and the dog looked at the cat. " * 120
+    text = "The cat sat on the mat, and the dog looked at the cat. " * 55
     ids = [engine.tokenizer.eos_id, *engine.tokenizer.encode(text)]
     assert 2 * limit < len(ids) - 1 < 3 * limit
     [(_, found)] = likelihoods_of_passages(engine, [Passage("p", text)])
