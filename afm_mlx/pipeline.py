@@ -15,15 +15,19 @@ from typing import Any
 from afm_mlx import artifact
 from afm_mlx.artifact import Inputs
 from afm_mlx.errors import AfmError, DataError, RunError
+from afm_mlx.evaluation.registry import task_kind
+from afm_mlx.evaluation.table import score_table
 from afm_mlx.progress import Progress, duration
 from afm_mlx.recipe import Recipe, nearest
 from afm_mlx.settings.alignment import Examples
 from afm_mlx.settings.compression import LabelTime
+from afm_mlx.settings.evaluation import HELD_OUT
 from afm_mlx.settings.recipe import ADAPTER
 from afm_mlx.stages import (
     adapt,
     clean,
     data,
+    evaluate,
     itec,
     labels,
     link,
@@ -79,7 +83,7 @@ def stages_of(recipe: Recipe, runs: Path) -> list[Stage]:
     given = next((stage.name for stage in stages), None)  # whose tokenizer is taken
     examples = _synthetic(recipe) + _post_training(recipe, runs)
     if not recipe.data:  # then nothing is trained on texts
-        return stages + examples + _finishing(recipe)
+        return stages + examples + _finishing(recipe) + _evaluation(recipe)
     cleaned = () if recipe.clean is None else ("clean",)
     if cleaned:
         stages.append(Stage("clean", clean.run, (), ("data", "clean"), facts))
@@ -89,7 +93,8 @@ def stages_of(recipe: Recipe, runs: Path) -> list[Stage]:
         words = ("data", "tokenizer", "shape.vocab_size")
         stages.append(Stage("tokenizer", tokenizer.run, cleaned, words, facts))
     stages.append(Stage("data", data.run, ("tokenizer", *cleaned), ("data",), facts))
-    return stages + _training_stages(recipe) + examples + _finishing(recipe)
+    trained = _training_stages(recipe) + examples + _finishing(recipe)
+    return stages + trained + _evaluation(recipe)
 
 
 def _finished_models(recipe: Recipe) -> dict[str, str]:
@@ -207,6 +212,26 @@ def _finishing(recipe: Recipe) -> list[Stage]:
     return stages
 
 
+def _evaluation(recipe: Recipe) -> list[Stage]:
+    """The stage that asks all models the tasks of [eval].
+
+    Raises:
+        RecipeError: a task is unknown.
+    """
+    if recipe.eval is None:
+        return []
+    for task in recipe.eval.tasks.values():
+        task_kind(task.task)
+    texts = any(task.path == HELD_OUT for task in recipe.eval.tasks.values())
+    parents = [*recipe.evaluated_stages(), *(("tokenizer", "data") if texts else ())]
+    bases = [recipe.start_of(name) for name in parents if name.startswith(ADAPTER)]
+    made = any(task.make for task in recipe.eval.tasks.values())
+    generated = ("synthetic",) if made and _synthetic(recipe) else ()
+    different = dict.fromkeys(filter(None, (*parents, *bases, *generated)))
+    facts = {"data": _contents(recipe.examples_of("eval"))}
+    return [Stage("eval", evaluate.run, tuple(different), ("eval",), facts)]
+
+
 def _reads_documents(recipe: Recipe) -> bool:
     """Whether generated data are made of the running Python's own texts."""
     settings = [each.section().model_dump() for each in recipe.synthetic.values()]
@@ -304,7 +329,8 @@ def run(
 
 
 def summary(manifests: list[dict[str, Any]]) -> str:
-    """A table of what ran: stage, time, and held-out loss where there is one."""
+    """A table of what ran: stage, time, and held-out loss; and of scores, where there are some."""
+    scores: list[str] = []
     width = max([11, *(len(manifest["stage"]) for manifest in manifests)]) + 1
     lines = [f"{'stage':{width}}{'time':>14}{'nats/token':>12}{'bits/byte':>11}{'peak GB':>9}"]
     for manifest in manifests:
@@ -315,6 +341,9 @@ def summary(manifests: list[dict[str, Any]]) -> str:
             + _cell(metrics, "bits_per_byte", 11, ".3f")
             + _cell(metrics, "peak_gb", 9, ".2f")
         )
+        if results := metrics.get("results"):
+            scores = ["", score_table(results)]
+    lines += scores
     return "\n".join(lines)
 
 

@@ -84,6 +84,18 @@ def load_section(
         raise invalid_settings(error, model, Origin(Path("--set"), "", assigned)) from None
 
 
+def read_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """Settings by name, from `name=value` each, left to right.
+
+    Raises:
+        RecipeError: one is not of this form.
+    """
+    settings: dict[str, Any] = {}
+    for assignment in assignments:
+        _assign(settings, assignment)
+    return settings
+
+
 def _assign(settings: dict[str, Any], assignment: str) -> str:
     """Put `section.name=value` into `settings`, and give the name back.
 

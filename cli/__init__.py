@@ -19,6 +19,7 @@ from .align_prefer import prefer, reward
 from .align_rl import itec, reject, rl
 from .chat import chat
 from .doctor import doctor
+from .evaluate import evaluate
 from .generate import generate
 from .models_io import import_
 from .plan import plan
@@ -30,7 +31,7 @@ from .shrink import distill, prune
 from .terminal import show_error, tell
 
 START, USE, BUILD = "Start here", "Use a model", "Build a model"
-ALIGN, SHRINK = "Teach a model to answer", "Make a model smaller"
+ALIGN, SHRINK, MEASURE = "Teach a model to answer", "Make a model smaller", "Measure a model"
 """Headings of `afm --help`, in the order of their first commands below."""
 
 DISK_ERRORS = {
@@ -108,6 +109,7 @@ app.command("prune", rich_help_panel=SHRINK)(prune)
 app.command("distill", rich_help_panel=SHRINK)(distill)
 app.command("quantize", rich_help_panel=SHRINK)(quantize)
 app.command("recover", rich_help_panel=SHRINK)(recover)
+app.command("eval", rich_help_panel=MEASURE)(evaluate)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -213,6 +213,12 @@ class Shards:
         share = np.maximum(inside, 0) / np.maximum(last - starts, 1)
         return float((share * table[first:end, 1]).sum())
 
+    def read_documents(self) -> Iterator[NDArray[np.int32]]:
+        """Token ids of each document, without the EOS that ends it."""
+        starts = self._documents()[:, 0].tolist()
+        for start, after in zip(starts, [*starts[1:], self.num_tokens], strict=True):
+            yield self.read(start, after - 1)
+
     def verify(self) -> None:
         """Read everything once and compare checksums.
 

@@ -53,13 +53,13 @@ class Result:
     seconds: float
     settings: Mapping[str, Any]
     """Of the task and the subject, and the prompts' hash."""
-    stage: str = ""
-    """Stage whose model it was; "" where it was no stage's."""
+    folder: Path
+    """Where the samples are."""
 
     def to_json(self) -> dict[str, Any]:
         """As a table of JSON."""
         return {
-            **asdict(self),
+            **{name: value for name, value in asdict(self).items() if name != "folder"},
             "scores": {name: score.to_json() for name, score in self.scores.items()},
             "groups": {
                 group: {name: score.to_json() for name, score in scores.items()}
@@ -103,6 +103,7 @@ def run_task(
     progress: Progress,
     *,
     limit: int | None = None,
+    apart: bool = False,
 ) -> Result:
     """Ask a subject all items, or go on where an earlier run stopped.
 
@@ -112,6 +113,7 @@ def run_task(
         folder: for samples and result; another task's or subject's is refused.
         progress: where to tell.
         limit: ask this many, taken evenly from all groups, the first ones of each.
+        apart: use a folder in `folder` of a name that only this run has.
 
     Raises:
         DataError: as `Task.items`, or there is no item.
@@ -125,8 +127,11 @@ def run_task(
         **subject.facts,
         "prompt_hash": prompt_hash(items),
     }
+    asked = {"task": task.name, "model": subject.name, **settings}
+    if apart:
+        folder = folder / f"{task.name.replace(':', '-')}-{_hash_of(asked)}"
     folder.mkdir(parents=True, exist_ok=True)
-    _claim(folder, {"task": task.name, "model": subject.name, **settings})
+    _claim(folder, asked)
     samples = _read_samples(folder / SAMPLES, {item.key for item in items})
     left = [item for item in items if item.key not in samples]
     earlier = max((sample.seconds for sample in samples.values()), default=0.0)
@@ -149,6 +154,7 @@ def run_task(
         **sum_up([samples[item.key] for item in items]),
         seconds=max(sample.seconds for sample in samples.values()),
         settings=settings,
+        folder=folder,
     )
     write_text(folder / RESULT, json.dumps(result.to_json(), indent=2) + "\n")
     return result
@@ -225,6 +231,10 @@ def _shown(reply: Reply) -> dict[str, Any]:
     if isinstance(reply, Likelihood):
         return {"nats": round(reply.nats, 4), "tokens": reply.tokens}
     return {"nats": [round(each.nats, 4) for each in reply]}
+
+
+def _hash_of(asked: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _claim(folder: Path, asked: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from afm_mlx.settings.alignment import (
     Rl,
 )
 from afm_mlx.settings.compression import Prune
+from afm_mlx.settings.evaluation import HELD_OUT
 from afm_mlx.settings.mistakes import nearest
 from afm_mlx.settings.palette import Recover, RecoverMethod
 from afm_mlx.settings.sections import Pretraining, SourceKind
@@ -234,6 +235,26 @@ def _adapters_fit(recipe: Recipe) -> None:
             )
 
 
+def _evaluation_fits(recipe: Recipe) -> None:
+    known = recipe.stages_with_models()
+    for name, task in recipe.eval.tasks.items() if recipe.eval else ():
+        if not re.fullmatch(PLAIN_NAME, name):
+            raise ValueError(
+                f"eval.tasks holds '{name}': a name has letters, digits, dashes, underscores"
+            )
+        for stage in task.stages:
+            if stage not in known:
+                near = nearest(stage, known)
+                raise ValueError(
+                    f"eval.tasks.{name} asks stage '{stage}', which leaves no model here"
+                    + (f"; did you mean '{near}'?" if near else "")
+                )
+        if task.path == HELD_OUT and not any(
+            source.held_out_fraction for source in recipe.data.values()
+        ):
+            raise ValueError(f"eval.tasks.{name} reads held-out texts, and no [data] keeps any")
+
+
 def _lacks_reward(recipe: Recipe, stage: str) -> bool:
     """Whether a stage asks for a reward model that no stage before it makes."""
     made = recipe.reward is not None and (bool(recipe.reward.data) or recipe.itec is not None)
@@ -254,4 +275,5 @@ _CHECKS = (
     _teacher_fits,
     _recovery_fits,
     _adapters_fit,
+    _evaluation_fits,
 )

@@ -20,6 +20,7 @@ from afm_mlx.settings.alignment import (
 )
 from afm_mlx.settings.clean import Clean
 from afm_mlx.settings.compression import Distill, Prune, Teacher
+from afm_mlx.settings.evaluation import Eval
 from afm_mlx.settings.palette import Adapter, Quantize, Recover, RecoverMethod
 from afm_mlx.settings.sections import (
     Optimizer,
@@ -97,6 +98,8 @@ class Recipe(Section):
     """Accuracy-recovery adapters."""
     adapters: dict[str, Adapter] = Field(default={})
     """Product adapters, by name."""
+    eval: Eval | None = None
+    """Tasks that the models of all stages are asked at the end."""
 
     def pretraining(self, stage: str) -> Pretraining:
         """Section of a pre-training stage; it must be in the recipe. `teacher` trains like core."""
@@ -132,6 +135,20 @@ class Recipe(Section):
         """Names of the stages that make the finished model smaller, and its adapters, in order."""
         smaller = [name for name in ("quantize", "recover") if getattr(self, name) is not None]
         return smaller + [f"{ADAPTER}{name}" for name in self.adapters]
+
+    def evaluated_stages(self) -> list[str]:
+        """Stages whose models or adapters the tasks of [eval] are asked, in order."""
+        if self.eval is None:
+            return []
+        wanted = [set(task.stages) for task in self.eval.tasks.values()]
+        some = all(wanted) and set().union(*wanted)
+        return [name for name in self.stages_with_models() if not some or name in some]
+
+    def stages_with_models(self) -> list[str]:
+        """Stages that leave a model that answers, or an adapter, in order."""
+        trained = [name for name in self.post_training_stages() if name not in ("reward", "reject")]
+        base = ["base"] if self.base else []
+        return [*base, *self.trained_stages(), *trained, *self.finishing_stages()]
 
     def generated(self, stage: str) -> list[str]:
         """Names of the [synthetic.NAME] that a stage reads."""
@@ -189,8 +206,11 @@ class Recipe(Section):
 
     def trained_last(self) -> str | None:
         """Stage that leaves the model at the end of all training."""
-        trained = [name for name in self.post_training_stages() if name not in ("reward", "reject")]
-        stages = [*self.pretraining_stages(), *trained]
+        stages = [
+            name
+            for name in self.stages_with_models()
+            if name in (*PRETRAINING_STAGES, *POST_TRAINING_STAGES)
+        ]
         return stages[-1] if stages else "prune" if self.prune else "base" if self.base else None
 
     def compared_with(self) -> str | None:

@@ -81,3 +81,17 @@ def open_held_out(
         )
         for name in names
     }
+
+
+def held_out_texts(folder: Path, sources: Mapping[str, Source], tokenizer: Tokenizer) -> list[str]:
+    """Documents of each source that no stage trains on, as the tokenizer spells them.
+
+    Raises:
+        DataError: shards are damaged, or of another tokenizer.
+    """
+    return [
+        tokenizer.decode(ids.tolist())
+        for name, source in sources.items()
+        if source.held_out_fraction > 0
+        for ids in open_shards(folder, name, "held_out", tokenizer).read_documents()
+    ]

@@ -11,6 +11,7 @@ from afm_mlx.decoder.checkpoint import save_checkpoint
 from afm_mlx.decoder.decoder import Decoder, initialize
 from afm_mlx.evaluation.items import Answer, Likelihood, Refusal
 from afm_mlx.inference.engine import Engine
+from afm_mlx.progress import Progress
 from afm_mlx.settings.sections import Shape
 
 TINY = Shape(
@@ -67,6 +68,13 @@ class Stub:
             self.asked.append(question.key)
             text = self.writes(question)
             yield place, Refusal("not asked") if text is None else Answer(text, "stop", len(text))
+
+
+@pytest.fixture
+def quiet(tmp_path):
+    """Progress that nobody reads."""
+    with (tmp_path / "log").open("w") as stream:
+        yield Progress(stream)
 
 
 @pytest.fixture

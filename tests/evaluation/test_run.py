@@ -16,7 +16,6 @@ from afm_mlx.evaluation.items import (
 )
 from afm_mlx.evaluation.run import run_task
 from afm_mlx.evaluation.subject import TOO_LONG, ModelSubject
-from afm_mlx.progress import Progress
 
 
 class Mixed:
@@ -53,12 +52,6 @@ class Mixed:
 
     def kept(self, item, reply):
         return {"says": item.key}
-
-
-@pytest.fixture
-def quiet(tmp_path):
-    with (tmp_path / "log").open("w") as stream:
-        yield Progress(stream)
 
 
 def test_scores_of_stand_ins_are_what_they_must_be(
