@@ -100,6 +100,7 @@ class Bfcl:
             "categories": list(self.categories),
             "first": self.first,
             "ask": self.ask,
+            "calls_begin_with": self.format.start,
             "max_tokens": self.max_tokens,
         }
 
@@ -115,13 +116,20 @@ class Bfcl:
                     f"BFCL has no category '{category}'", hint=f"one of {', '.join(CATEGORIES)}"
                 )
         files = _files(self.data, self.categories)
+        rows = {
+            category: list(read_rows(file))[: self.first] for category, (file, _) in files.items()
+        }
+        mean = sum(map(len, rows.values())) / max(len(rows), 1)
         return [
-            item for category in self.categories for item in self._items(category, *files[category])
+            item
+            for category, some in rows.items()
+            for item in self._items(category, some, files[category][1], mean / max(len(some), 1))
         ]
 
-    def _items(self, category: str, file: Path, answers: Path | None) -> list[Question]:
+    def _items(
+        self, category: str, rows: Sequence[ItemRow], answers: Path | None, weight: float
+    ) -> list[Question]:
         language = LANGUAGES.get(category, PYTHON)
-        rows = list(read_rows(file))[: self.first]
         accepted = {} if answers is None else _accepted(answers)
         found: dict[str, Question] = {}
         for row in rows:
@@ -135,18 +143,19 @@ class Bfcl:
             messages = _messages(row)
             if answers is not None and key not in accepted:
                 raise row.broken(f"{_ANSWERS}{answers.name} has no '{key}'")
+            facts = {
+                "functions": functions,
+                "accepted": accepted[key].calls(functions) if answers else [],
+                "tools": tools,
+                "weight": weight,
+            }
             found[key] = Question(
                 key,
                 told_in_text(messages, tools) if self.ask == "text" else messages,
                 self.max_tokens,
                 tools=tools if self.ask == "tools" else (),
                 group=category,
-                facts={
-                    "functions": functions,
-                    "accepted": accepted[key].calls(functions) if answers else [],
-                    "tools": tools,
-                    "weight": 1 / len(rows),
-                },
+                facts=facts,
             )
         return list(found.values())
 
