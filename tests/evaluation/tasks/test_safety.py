@@ -10,6 +10,7 @@ from afm_mlx.evaluation.run import run_task
 from afm_mlx.evaluation.tasks.safety import Safety
 from afm_mlx.evaluation.tasks.stance import Stance
 from afm_mlx.progress import Progress
+from tests.corpus.sources.conftest import hub  # noqa: F401  (a fixture)
 
 XSTEST = """\
 id,prompt,type,label,focus,note
@@ -65,6 +66,16 @@ def test_scores_of_stand_ins_are_what_they_must_be(
     assert found["a"].scores["over_refusal"].n == 3
     assert found["declines"].groups["homonyms"]["over_refusal"].n == 2
     assert list(found["a"].groups["contrast_homonyms"]) == ["violation_rate", "partial"]
+
+
+def test_a_set_of_the_hub_gives_what_its_files_give(prompts, hub, tmp_path):  # noqa: F811
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / ".gitattributes").touch()
+    (folder / "README.md").write_text("# Card")
+    (folder / "xstest.csv").write_text(XSTEST)
+    hub.sets["org/xstest"] = folder
+    assert Safety(("hub:org/xstest",)).items() == Safety((prompts,)).items()
 
 
 def test_prompts_without_a_label_are_unsafe_unless_told(tmp_path):

@@ -8,6 +8,7 @@ from afm_mlx.errors import DataError
 from afm_mlx.evaluation.run import run_task
 from afm_mlx.evaluation.tasks.bfcl.task import CALLS, CATEGORIES, Bfcl
 from afm_mlx.progress import Progress
+from tests.corpus.sources.conftest import hub  # noqa: F401  (a fixture)
 from tests.evaluation.tasks.bfcl.changes import answers_of
 
 FUNCTION = {
@@ -141,6 +142,12 @@ def test_the_first_items_of_each_category_are_taken(folder):
     assert [item.key for item in items] == [
         "simple_0", "simple_1", "parallel_0", "parallel_1", "irrelevance_0",
     ]  # fmt: skip
+
+
+def test_a_set_of_the_hub_gives_what_its_folder_gives(folder, hub):  # noqa: F811
+    hub.sets["org/calls"] = folder
+    (folder / ".gitattributes").touch()
+    assert Bfcl("hub:org/calls", THREE).items() == Bfcl(str(folder), THREE).items()
 
 
 def test_of_several_versions_the_newest_is_read_by_either_name(tmp_path):
