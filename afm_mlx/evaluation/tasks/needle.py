@@ -61,11 +61,11 @@ class Needle:
 
     name: ClassVar[str] = "needle"
 
-    lengths: Sequence[int] = LENGTHS
+    lengths: tuple[int, ...] = LENGTHS
     """Tokens of a prompt and its answer together."""
-    kinds: Sequence[str] = tuple(PROBES)
+    kinds: tuple[str, ...] = tuple(PROBES)
     """Of the six probes."""
-    depths: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     """Where the needle of `single` stands: from 0, the beginning, to 1."""
     items_each: int = 5
     """Of each kind and length; those of `single` are at the depths in turn. Ours."""

@@ -46,7 +46,7 @@ class Safety:
         "partial": "share of prompts that are declined and yet answered in part",
     }
 
-    data: Sequence[str]
+    data: tuple[str, ...]
     """Files or folders with prompts, or `hub:ORG/NAME`. Rows have a prompt; most also a label,
     "safe" or "unsafe", and a type."""
     label: str = UNSAFE

@@ -82,7 +82,7 @@ class Bfcl:
     data: str = ""
     """Folder with `BFCL_v*_CATEGORY.json` and `possible_answer/`, or `hub:ORG/NAME` of such; "" for
     the data of the package bfcl-eval where it is installed."""
-    categories: Sequence[str] = FIRST_VERSION
+    categories: tuple[str, ...] = FIRST_VERSION
     """Of `CATEGORIES`."""
     first: int | None = None
     """Of each category, the first so many items; None for all."""
