@@ -1,0 +1,52 @@
+"""Rows of a task's data: from files of this machine, or from a set of the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+from afm_mlx.corpus.sources.hub import PREFIX, fetch_hub_file, list_hub_files, parse_hub
+from afm_mlx.corpus.sources.item_files import ItemRow, read_rows
+from afm_mlx.errors import DataError
+
+
+def task_rows(task: str, data: str | Path, *, hub_files: str) -> Iterator[ItemRow]:
+    """Rows of a task, in an order that never changes.
+
+    Args:
+        task: its name, for messages.
+        data: a file, a folder, or `hub:ORG/NAME` and `hub:ORG/NAME@REVISION`.
+        hub_files: pattern of those files of the hub's set that hold the items.
+
+    Raises:
+        DataError: the data is not there, or a row is broken.
+    """
+    if not str(data).startswith(PREFIX):
+        yield from read_rows(Path(data).expanduser())
+        return
+    wanted = parse_hub(task, str(data))
+    paths = [path for path in list_hub_files(task, wanted) if fnmatch(path, hub_files)]
+    if not paths:
+        raise DataError(
+            f"{data} has no file like {hub_files}", hint="download the set, and give its folder"
+        )
+    for path in paths:
+        yield from read_rows(fetch_hub_file(task, wanted, path))
+
+
+def text_field(row: ItemRow, names: Iterable[str]) -> str:
+    """The first of these fields that a row has, which is a text.
+
+    Raises:
+        DataError: it has none, or something else than text.
+    """
+    wanted = list(names)
+    name = next((name for name in wanted if name in row.row), wanted[0])
+    value = row.field(name)
+    if not isinstance(value, str) or not value.strip():
+        shown = repr(value)
+        raise row.broken(
+            f"'{name}' is no text but {shown[:40]}" if shown.strip("'\" ") else f"'{name}' is empty"
+        )
+    return value
