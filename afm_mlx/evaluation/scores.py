@@ -74,8 +74,23 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 
 
 def by_name(rows: Iterable[tuple[str, Mark]]) -> dict[str, Score]:
-    """The score of each name's marks, in the order in which they first come."""
+    """The score of each name's marks, in the order in which they first come.
+
+    A perplexity is marked in nats; its score, and the ends of its interval, are e to those.
+
+    >>> print(by_name([("perplexity", Mark(math.log(8), 2.0))])["perplexity"])
+    8.000 (8.000 to 8.000)
+    """
     found: dict[str, list[Mark]] = {}
     for name, mark in rows:
         found.setdefault(name, []).append(mark)
-    return {name: score_of(marks) for name, marks in found.items()}
+    scores = {name: score_of(marks) for name, marks in found.items()}
+    return {
+        name: _exponential(score) if name.endswith("perplexity") else score
+        for name, score in scores.items()
+    }
+
+
+def _exponential(score: Score) -> Score:
+    value, low, high = (math.exp(each) for each in (score.value, score.low, score.high))
+    return Score(value, low, high, score.n)
