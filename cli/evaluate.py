@@ -19,11 +19,11 @@ TOGETHER = 16
 def _list_tasks(wanted: bool) -> None:
     if not wanted:
         return
-    from afm_mlx.evaluation.registry import KINDS
+    from afm_mlx.evaluation.registry import HARNESS, KINDS
 
     for name, kind in KINDS.items():
-        where = kind.data or f"needs --data: {kind.needs}"
-        typer.echo(f"{name:14}{kind.about} ({where})")
+        typer.echo(f"{name:15}{kind.about:52}{kind.data}")
+    typer.echo(f"{HARNESS + 'NAME':15}{'a task of lm-evaluation-harness':52}the package lm-eval")
     raise typer.Exit
 
 
@@ -97,11 +97,13 @@ def evaluate(
             "--data and --out are of one task", hint="leave them away, or ask one task at a time"
         )
     settings = read_assignments(set_)
-    tasks = [open_task(name, data, settings) for name in task]
+    for word in task:
+        open_task(word, data, settings)  # refused before a model is loaded
     engine = open_engine(model, runs, [adapter] if adapter else [])
     name = Path(model).name if "/" in model else model
     active = engine.adapters.active
     subject = ModelSubject(engine, f"{name}+{active}" if active else name, together=together)
+    tasks = [open_task(word, data, settings, engine=engine) for word in task]
     results = []
     with closing(Progress(log_json=log_json)) as progress:
         for each in tasks:

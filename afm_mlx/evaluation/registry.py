@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -15,8 +15,14 @@ from afm_mlx.errors import DataError, RecipeError
 from afm_mlx.evaluation.items import Task
 from afm_mlx.settings.mistakes import nearest
 
+if TYPE_CHECKING:
+    from afm_mlx.inference.engine import Engine
+
 DATA = "data"
 """Name of the argument that says where a task's items are."""
+
+HARNESS = "harness:"
+"""Begins the names of tasks that lm-evaluation-harness has."""
 
 
 @dataclass(frozen=True)
@@ -26,35 +32,73 @@ class Kind:
     about: str
     """One line."""
     where: str
-    """Module of `evaluation.tasks`, and name in it of what makes the task from `data` and settings
-    by name: `module:Name`."""
-    data: str = ""
-    """Where its items usually are; "" where there is no such place."""
-    needs: str = ""
-    """What --data must be, where there is no usual place."""
+    """Module of `evaluation`, and name in it of what makes the task from `data` and settings:
+    `module:Name`."""
+    data: str
+    """Where its items usually are, or what must be given."""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that make it this task."""
 
     def maker(self) -> Callable[..., Task]:
         """What makes the task."""
         module, _, name = self.where.partition(":")
-        maker: Callable[..., Task] = getattr(
-            import_module(f"afm_mlx.evaluation.tasks.{module}"), name
-        )
+        maker: Callable[..., Task] = getattr(import_module(f"afm_mlx.evaluation.{module}"), name)
         return maker
+
+    def parameters(self) -> dict[str, inspect.Parameter]:
+        """Arguments of its maker that a user can give."""
+        known = inspect.signature(self.maker()).parameters
+        return {name: each for name, each in known.items() if name not in self.fixed}
+
+
+def _choices(name: str, about: str, data: str) -> Kind:
+    return Kind(about, "tasks.choices:Choices", data, {"name": name})
 
 
 KINDS: dict[str, Kind] = {
+    "mmlu": Kind("57 subjects, four letters to choose from", "tasks.mmlu:MMLU", "hub:cais/mmlu"),
+    "gsm8k": Kind("word problems of grade school", "tasks.gsm8k:GSM8K", "hub:openai/gsm8k"),
+    "ifeval": Kind(
+        "instructions that a program verifies", "tasks.ifeval.task:IFEval", "hub:google/IFEval"
+    ),
+    "bfcl": Kind(
+        "calls of functions", "tasks.bfcl.task:Bfcl", "the package bfcl-eval, or its data folder"
+    ),
+    "safety": Kind(
+        "harmful requests answered, harmless ones declined",
+        "tasks.safety:Safety",
+        "--data: prompts, such as XSTest's CSV",
+    ),
+    "needle": Kind("facts hidden in long texts", "tasks.needle:Needle", "made here"),
+    "perplexity": Kind(
+        "how well texts are predicted", "tasks.perplexity:Perplexity", "--data: texts"
+    ),
+    "arc_easy": _choices("arc_easy", "science questions of school", "hub:allenai/ai2_arc"),
+    "arc_challenge": _choices("arc_challenge", "the harder ones", "hub:allenai/ai2_arc"),
+    "hellaswag": _choices("hellaswag", "how a scene goes on", "hub:Rowan/hellaswag"),
+    "winogrande": _choices("winogrande", "whom a pronoun means", "hub:allenai/winogrande"),
+    "piqa": _choices("piqa", "how things are done", "hub:baber/piqa"),
+    "sciq": _choices("sciq", "science questions with a passage", "hub:allenai/sciq"),
+    "openbookqa": _choices("openbookqa", "elementary science", "hub:allenai/openbookqa"),
     "checks": Kind(
-        "prompts whose answers a program checks, as of afm synth",
-        "checks:Checks",
-        needs="a JSONL file, as afm synth writes it",
+        "prompts whose answers a program checks",
+        "tasks.checks:Checks",
+        "--data: JSONL, as afm synth writes it",
     ),
     "continuations": Kind(
         "which line comes next in a document",
-        "continuations:Continuations",
-        needs="documents: a file or a folder of texts",
+        "tasks.continuations:Continuations",
+        "--data: documents",
     ),
 }
 """By name."""
+
+FROM_MODEL: dict[str, Callable[[Engine], Any]] = {
+    "chat": lambda engine: engine.is_chat,
+    "count_tokens": lambda engine: lambda text: len(engine.tokenizer.encode(text)),
+    "format": lambda engine: engine.tool_format,
+}
+"""Settings that a model decides, unless they are given."""
 
 
 def task_kind(name: str) -> Kind:
@@ -63,6 +107,8 @@ def task_kind(name: str) -> Kind:
     Raises:
         RecipeError: there is none.
     """
+    if name.startswith(HARNESS):
+        return Kind("a task of lm-evaluation-harness", "harness:harness_task", "", {"name": name})
     if name not in KINDS:
         near = nearest(name, KINDS)
         raise RecipeError(
@@ -72,42 +118,70 @@ def task_kind(name: str) -> Kind:
     return KINDS[name]
 
 
-def open_task(name: str, data: Any = None, settings: Mapping[str, Any] | None = None) -> Task:
+def open_task(
+    name: str,
+    data: Any = None,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    engine: Engine | None = None,
+) -> Task:
     """A task with its data and settings.
 
     Args:
-        name: as in `KINDS`.
-        data: where its items are: a path, `hub:ORG/NAME`, or texts; None: where they usually are.
-        settings: by name; texts are read as the type that is wanted.
+        name: as in `KINDS`, or `harness:NAME`.
+        data: where its items are: a path, `hub:ORG/NAME`, or texts; None or "": where they usually
+            are.
+        settings: by name; values are read as the type that is wanted.
+        engine: the model that will be asked; it decides what `FROM_MODEL` has.
 
     Raises:
         RecipeError: no task, or no setting, has this name; or a value is of a wrong type.
-        DataError: the task needs data.
+        DataError: the task needs data, or takes none.
     """
     kind = task_kind(name)
-    maker = kind.maker()
+    known = kind.parameters()
+    types = get_type_hints(kind.maker())
     given = dict(settings or {})
-    types = get_type_hints(maker.__init__ if inspect.isclass(maker) else maker)
-    known = [word for word in inspect.signature(maker).parameters if word != DATA]
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = dict(kind.fixed)
     for word, value in given.items():
-        if word not in known:
-            near = nearest(word, known)
-            hint = f"did you mean '{near}'?" if near else f"there are {', '.join(known) or 'none'}"
-            raise RecipeError(f"task {name} has no setting '{word}'", hint=hint)
-        try:
-            found[word] = TypeAdapter(types[word]).validate_python(value)
-        except ValidationError as error:
-            what = error.errors()[0]["msg"]
-            raise RecipeError(f"task {name}: {word} is {value!r}: {what.lower()}") from None
-    where = kind.data if data is None or data == "" else data
-    if DATA in inspect.signature(maker).parameters:
-        if where == "":
-            raise DataError(f"task {name} needs data", hint=f"--data PATH: {kind.needs}")
-        found[DATA] = Path(where).expanduser() if is_path(where) else where
-    return maker(**found)
+        if word not in known or word == DATA or (word in FROM_MODEL and word != "chat"):
+            raise _no_setting(name, word, [each for each in known if each != DATA])
+        found[word] = _read(name, word, value, types[word])
+    if engine is not None:
+        for word, of in FROM_MODEL.items():
+            if word in known and word not in found:
+                found[word] = of(engine)
+    if data is not None and data != "":
+        if DATA not in known:
+            raise DataError(f"task {name} takes no data", hint="leave --data away")
+        found[DATA] = _place(data, types[DATA])
+    elif DATA in known and known[DATA].default is inspect.Parameter.empty:
+        raise DataError(f"task {name} needs data", hint=kind.data)
+    return kind.maker()(**found)
 
 
-def is_path(where: Any) -> bool:
-    """Whether data are a file or folder on this machine."""
-    return isinstance(where, Path) or (isinstance(where, str) and not where.startswith("hub:"))
+def _no_setting(name: str, word: str, known: list[str]) -> RecipeError:
+    near = nearest(word, known)
+    hint = f"did you mean '{near}'?" if near else f"there are {', '.join(known) or 'none'}"
+    return RecipeError(f"task {name} has no setting '{word}'", hint=hint)
+
+
+def _read(name: str, word: str, value: Any, wanted: Any) -> Any:
+    try:
+        return TypeAdapter(wanted).validate_python(value)
+    except ValidationError as error:
+        what = error.errors()[0]["msg"]
+        raise RecipeError(f"task {name}: {word} is {value!r}: {what.lower()}") from None
+
+
+def _place(data: Any, wanted: Any) -> Any:
+    """Where items are, in the form that the task takes: texts, one place, or several."""
+    if not isinstance(data, str | Path):
+        return data
+    if str(data).startswith("hub:"):
+        place: str | Path = str(data)
+    else:
+        place = Path(data).expanduser()
+    if wanted is str:
+        return str(place)
+    return (str(place),) if wanted == tuple[str, ...] else place

@@ -36,8 +36,8 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
         RecipeError: a task or a setting is unknown.
     """
     assert recipe.eval is not None
-    tasks = {
-        name: _task(recipe, name, settings, inputs, out)
+    places = {
+        name: _place(recipe, name, settings, inputs, out)
         for name, settings in recipe.eval.tasks.items()
     }
     results: list[dict[str, Any]] = []
@@ -50,9 +50,10 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
             folder = out / stage / name
             if not (folder / RESULT).is_file():
                 subject = subject or _subject(recipe, stage, inputs)
-                limit = recipe.eval.tasks[name].limit
-                result = run_task(tasks[name], subject, folder, progress, limit=limit)
-                progress.say(f"  {stage}, {name}: {told(result, tasks[name])}")
+                asked = recipe.eval.tasks[name]
+                task = open_task(asked.task, places[name], asked.settings, engine=subject.engine)
+                result = run_task(task, subject, folder, progress, limit=asked.limit)
+                progress.say(f"  {stage}, {name}: {told(result, task)}")
             found = json.loads((folder / RESULT).read_text(encoding="utf-8"))
             results.append({**found, "name": name, "stage": stage})
     write_text(out / SCORES, json.dumps(results, indent=2) + "\n")
@@ -71,7 +72,8 @@ def told(result: Result, task: Task) -> str:
     return f"{first} {result.scores[first]}, {result.items:,} items"
 
 
-def _task(recipe: Recipe, name: str, settings: EvalTask, inputs: Inputs, out: Path) -> Task:
+def _place(recipe: Recipe, name: str, settings: EvalTask, inputs: Inputs, out: Path) -> Any:
+    """Where the items of a task are, or the texts that they are made of."""
     data: Any = settings.path
     if settings.make:
         data = out / f"{name}.jsonl"
@@ -80,7 +82,7 @@ def _task(recipe: Recipe, name: str, settings: EvalTask, inputs: Inputs, out: Pa
     elif settings.path == HELD_OUT:
         tokenizer = Tokenizer.open(inputs["tokenizer"] / "tokenizer")
         data = held_out_texts(inputs["data"], recipe.data, tokenizer)
-    return open_task(settings.task, data, settings.settings)
+    return data
 
 
 def _write_made(made: Generated, file: Path, *, trained: Path | None) -> None:

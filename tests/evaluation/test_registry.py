@@ -1,5 +1,7 @@
 """Tasks by name."""
 
+import inspect
+
 import pytest
 
 from afm_mlx.errors import DataError, RecipeError
@@ -11,7 +13,18 @@ def test_every_task_can_be_made_and_says_what_it_is(name):
     kind = KINDS[name]
     assert callable(kind.maker())
     assert kind.about
-    assert bool(kind.data) != bool(kind.needs)
+    assert kind.data
+    assert set(kind.fixed) <= set(inspect.signature(kind.maker()).parameters)
+
+
+def test_a_model_decides_what_is_not_given(engine):
+    asked = open_task("gsm8k", engine=engine)
+    assert asked.chat
+    assert not open_task("gsm8k", settings={"chat": False}, engine=engine).chat
+    assert open_task("bfcl", engine=engine).format == engine.tool_format
+    assert open_task("needle", engine=engine).count_tokens("The cat") == len(
+        engine.tokenizer.encode("The cat")
+    )
 
 
 def test_settings_are_read_as_what_they_are(tmp_path):
