@@ -22,7 +22,15 @@ from urllib.parse import urlsplit
 
 from afm_mlx.corpus.crawl.fetch import seconds_of
 from afm_mlx.errors import RunError
-from afm_mlx.evaluation.posting import CHAT, CONNECT_SECONDS, Said, chat_url, fetch_json, opener_for
+from afm_mlx.evaluation.posting import (
+    CONNECT_SECONDS,
+    Said,
+    chat_url,
+    fetch_json,
+    opener_for,
+    shown,
+    sibling,
+)
 from afm_mlx.evaluation.subject import TOO_LONG
 
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -38,7 +46,7 @@ WAIT_SECONDS = 1.0
 """Before the second try; doubles with each. Ours."""
 
 LONGEST_WAIT = 120.0
-"""Seconds that a server may ask us to wait; a run that would wait longer stops. Ours."""
+"""Seconds before a next try; where a server asks for more, the run stops. Ours."""
 
 _BUSY = 429
 _AGAIN = (408, 409, 425, _BUSY)  # and all from 500 on
@@ -160,12 +168,11 @@ class Endpoint:
                 if passing.asked_for:
                     self._not_before = time.monotonic() + passing.asked_for
                 over.wait(delay)
-                wait *= 2
+                wait = min(2 * wait, LONGEST_WAIT)
 
     def models(self) -> list[str]:
         """Names of the models there; empty where the server does not tell."""
-        url = self.url.removesuffix(CHAT) + "/models"
-        request = urllib.request.Request(url, headers=self._headers())
+        request = urllib.request.Request(sibling(self.url, "/models"), headers=self._headers())
         try:
             rows = fetch_json(self._opener, request, seconds=CONNECT_SECONDS)["data"]
             return [str(row["id"]) for row in rows]
@@ -242,7 +249,11 @@ class Endpoint:
             return NoAnswer(f"{where}: the key is not taken" if self._key else where, hint=hint)
         if status == 404:
             names = self.models()
-            known = f"models there: {', '.join(names[:10])}" if names else f"asked was {self.url}"
+            known = (
+                f"models there: {', '.join(names[:10])}"
+                if names
+                else f"asked was {shown(self.url)}"
+            )
             return NoAnswer(f"{where}; the model asked for is '{self.model}'", hint=known)
         if 300 <= status < 400:
             to = error.headers.get("Location", "nowhere")
@@ -259,12 +270,12 @@ class Endpoint:
                 asked_for=seconds_of(error.headers.get("Retry-After") or ""),
                 hopeless=error.headers.get("x-should-retry") == "false",
             )
-        return NoAnswer(where, hint=f"asked was {self.url}")
+        return NoAnswer(where, hint=f"asked was {shown(self.url)}")
 
     def _given_up(self, passing: _Passing) -> NoAnswer:
         return NoAnswer(
             f"{self.place} gives no answer: {passing}",
-            hint=f"see whether a server runs at {self.url}, and run again: what is done is kept",
+            hint=f"see whether a server runs at {shown(self.url)}, and run again: what is done is kept",
             reason=passing.reason,
         )
 

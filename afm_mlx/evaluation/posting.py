@@ -40,12 +40,17 @@ def chat_url(url: str) -> str:
     'https://example.org/api/v2/chat/completions'
     """
     hint = "give one such as http://127.0.0.1:8080 or https://api.openai.com/v1"
+    url = url.strip()
     try:
-        parts = urlsplit(url.strip())
+        parts = urlsplit(url)
         parts.port, (parts.hostname or "").encode("idna")
     except ValueError:
         raise RunError(f"'{url}' is no URL", hint=hint) from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or not url.strip().isprintable():
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or not all("!" <= letter <= "~" for letter in url)
+    ):
         raise RunError(f"'{url}' is no URL of http or https", hint=hint)
     if parts.username is not None:
         raise RunError(
@@ -54,7 +59,18 @@ def chat_url(url: str) -> str:
     path = parts.path.rstrip("/")
     if not path.endswith(CHAT):
         path = (path or "/v1") + CHAT
-    return parts._replace(path=path, query="", fragment="").geturl()
+    return parts._replace(path=path, fragment="").geturl()
+
+
+def sibling(url: str, path: str) -> str:
+    """Another part of the API whose `chat_url` this is, such as `/models`."""
+    parts = urlsplit(url)
+    return parts._replace(path=parts.path.removesuffix(CHAT) + path).geturl()
+
+
+def shown(url: str) -> str:
+    """A URL without its query, which may hold a key."""
+    return urlsplit(url)._replace(query="").geturl()
 
 
 def opener_for(host: str) -> urllib.request.OpenerDirector:
