@@ -275,7 +275,7 @@ class Endpoint:
     def _given_up(self, passing: _Passing) -> NoAnswer:
         return NoAnswer(
             f"{self.place} gives no answer: {passing}",
-            hint=f"see whether a server runs at {shown(self.url)}, and run again: what is done is kept",
+            hint=f"is a server at {shown(self.url)}? run again then: what is done is kept",
             reason=passing.reason,
         )
 

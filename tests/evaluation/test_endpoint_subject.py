@@ -257,7 +257,7 @@ def test_what_may_pass_is_tried_again(bad):
 def test_what_does_not_pass_ends_the_run_with_the_reason(bad, words):
     error = failing(lambda body: bad, tries=3)
     assert words in str(error)
-    assert "run again: what is done is kept" in error.hint
+    assert "run again then: what is done is kept" in error.hint
 
 
 def test_a_server_is_waited_for_as_long_as_it_asks():

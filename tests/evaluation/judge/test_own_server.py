@@ -90,4 +90,4 @@ def test_a_server_that_was_shut_down_is_refused_with_the_reason(long_engine):
     who = EndpointSubject(Endpoint(url, "tiny", key=KEY))
     with pytest.raises(RunError, match=f"127.0.0.1:{port} gives no answer") as caught:
         list(who.answer([Question("q", "The cat", 4)]))
-    assert "see whether a server runs at" in caught.value.hint
+    assert "is a server at" in caught.value.hint
