@@ -11,6 +11,7 @@ import http.client
 import json
 import os
 import random
+import re
 import ssl
 import threading
 import time
@@ -39,8 +40,9 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 TIMEOUT_SECONDS = 600.0
 """For an answer. Source: OpenAI's own client."""
 
-TRIES = 5
-"""Of one request. Ours: with `WAIT_SECONDS`, a server has 15 seconds to come back."""
+TRIES = 7
+"""Of one request. Ours: with `WAIT_SECONDS`, a server has a minute to come back, which also is the
+time in which usual limits count requests."""
 
 WAIT_SECONDS = 1.0
 """Before the second try; doubles with each. Ours."""
@@ -48,9 +50,15 @@ WAIT_SECONDS = 1.0
 LONGEST_WAIT = 120.0
 """Seconds before a next try; where a server asks for more, the run stops. Ours."""
 
+USER_AGENT = "afm-mlx"
+"""Who asks, in each request."""
+
 _BUSY = 429
 _AGAIN = (408, 409, 425, _BUSY)  # and all from 500 on
 _BAD = (400, 413, 422)  # the request is at fault: this one, or all that we write
+
+# In codes and words of OpenAI, vLLM and llama.cpp.
+_LONG = re.compile(r"context.(length|size|window)", re.IGNORECASE)
 
 _ELSE: Mapping[str, str | None] = {"max_tokens": "max_completion_tokens", "stop": None}
 """Fields that some models refuse, and what to send in their place. We cut at stop texts anyway."""
@@ -180,7 +188,8 @@ class Endpoint:
             return []
 
     def _headers(self) -> dict[str, str]:
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        # Some services turn urllib's own name away.
+        headers = {"Content-Type": "application/json", "User-Agent": USER_AGENT}
         return {**headers, "Authorization": f"Bearer {self._key}"} if self._key else headers
 
     def _adapted(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -259,7 +268,7 @@ class Endpoint:
             to = error.headers.get("Location", "nowhere")
             return NoAnswer(f"{where}: it has moved to {to}", hint="give that URL")
         if status in _BAD:
-            reason = TOO_LONG if said.code == "context_length_exceeded" else f"status {status}"
+            reason = TOO_LONG if _LONG.search(f"{said.code} {said.text}") else f"status {status}"
             return NoAnswer(where, reason=reason, code=said.code, param=said.param)
         if said.code == "insufficient_quota":
             return NoAnswer(where, hint="run again when there is credit: what is done is kept")

@@ -165,6 +165,7 @@ def test_answers_come_with_what_the_server_says_of_them():
         "temperature": 0.0,
     }
     assert "Authorization" not in server.headers[0]
+    assert server.headers[0]["User-Agent"] == "afm-mlx"
 
 
 def test_messages_stops_and_forms_are_sent_and_a_key_goes_with_them():
@@ -357,6 +358,8 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path):
     [
         ((500, wrong("out of order"), {}), "status 500"),
         ((400, wrong("too long", code="context_length_exceeded"), {}), TOO_LONG),
+        ((400, wrong("This model's maximum context length is 8"), {}), TOO_LONG),
+        ((400, {"error": "exceeds the context size"}, {}), TOO_LONG),
         ((400, wrong("not nice"), {}), "status 400"),
         ((200, b"nonsense", {}), "no JSON came back"),
         ((0, b"", {}), "the connection broke"),
