@@ -171,11 +171,10 @@ class Endpoint:
                     ) from None
                 if not left or over.is_set() or passing.hopeless:
                     raise self._given_up(passing) from None
-                # Those that failed together should not come back together.
-                delay = max(passing.asked_for, wait * random.uniform(0.75, 1.25))
                 if passing.asked_for:
                     self._not_before = time.monotonic() + passing.asked_for
-                over.wait(delay)
+                # Those that failed together should not come back together.
+                over.wait(wait * random.uniform(0.75, 1.25))
                 wait = min(2 * wait, LONGEST_WAIT)
 
     def models(self) -> list[str]:

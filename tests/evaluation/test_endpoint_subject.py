@@ -261,6 +261,18 @@ def test_what_does_not_pass_ends_the_run_with_the_reason(bad, words):
     assert "run again then: what is done is kept" in error.hint
 
 
+def test_each_wait_is_about_twice_the_one_before():
+    times = []
+
+    def reply(body):
+        times.append(time.monotonic())
+        return (200, said("fine"), {}) if len(times) == 4 else (500, {}, {})
+
+    ask(reply, "hello", wait_seconds=0.1)
+    waits = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert all(wait >= 0.075 * 2**number for number, wait in enumerate(waits))
+
+
 def test_a_server_is_waited_for_as_long_as_it_asks():
     busy = (429, wrong("slowly"), {"Retry-After": "1"})
     began = time.monotonic()
@@ -319,12 +331,15 @@ def test_an_unknown_model_is_answered_with_those_that_are_there():
     assert error.hint == "models there: one, two"
 
 
-def test_a_key_is_not_sent_to_where_a_server_points():
+@pytest.mark.parametrize("status", [301, 302, 307])
+def test_a_key_is_not_sent_to_where_a_server_points(status):
+    visited = []
     server = Server()
+    server.send = lambda *args: visited.append(args)
     with serving(server) as there:
-        error = failing(lambda body: (307, b"", {"Location": f"{there}/v1"}), key="sk-1")
+        error = failing(lambda body: (status, b"", {"Location": f"{there}/v1"}), key="sk-1")
     assert f"has moved to {there}/v1" in str(error)
-    assert server.bodies == []
+    assert visited == []
 
 
 def test_a_server_that_is_not_there_is_told_at_once():

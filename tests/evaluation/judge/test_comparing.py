@@ -119,16 +119,16 @@ def test_a_pair_with_one_verdict_that_cannot_be_read_is_not_counted_by_the_other
 
 
 def test_empty_and_equal_answers_need_no_judge(stub, prompts, answers, quiet, tmp_path):
-    mine = ["", "words", "same", " ", *["mine"] * 4]
-    theirs = ["words", " ", "same\n", "", *["theirs"] * 4]
+    mine = ["", "words", "same", " ", "words", *["mine"] * 3]
+    theirs = ["words", " ", "same\n", "", "", *["theirs"] * 3]
     task = Comparing(
         prompts, answers("mine", mine.__getitem__), answers("theirs", theirs.__getitem__)
     )
     judge = stub(writes=lambda question: "A")
     result = run_task(task, Judge(judge, of="mine"), tmp_path / "run", quiet)
-    assert judge.asked == [f"p{n}" for n in (4, 5, 6, 7) for _ in range(2)]
-    assert values(result, "win", "lose", "tie") == [1 / 8, 1 / 8, 6 / 8]
-    assert (result.scores["position_bias"].value, result.scores["position_bias"].n) == (1, 4)
+    assert judge.asked == [f"p{n}" for n in (5, 6, 7) for _ in range(2)]
+    assert values(result, "win", "lose", "tie") == [2 / 8, 1 / 8, 5 / 8]
+    assert (result.scores["position_bias"].value, result.scores["position_bias"].n) == (1, 3)
 
 
 def test_a_refused_order_is_a_refused_pair(compare):

@@ -18,6 +18,11 @@ def test_the_form_that_was_asked_for_is_read():
     assert read_verdict('{"reason": "It says more.", "verdict": "A"}') == "A"
 
 
+def test_of_several_complete_grades_the_last_ones_count():
+    first = json.dumps(GOOD | {"score": 2})
+    assert read_grades(f"First {first}, but on reflection {json.dumps(GOOD)}.").score == 9
+
+
 def test_one_poor_dimension_makes_an_answer_poor_and_one_fair_one_not_good():
     found = read_grades(json.dumps(GOOD | {"harmfulness": {"reason": "", "grade": "poor"}}))
     assert (found.good, found.poor) == (False, True)
