@@ -357,6 +357,18 @@ def test_a_plain_server_is_not_taken_for_one_of_https():
     assert caught.value.hint == "for a plain server, write http://"
 
 
+def test_other_machines_are_asked_through_a_proxy_and_this_one_is_not(monkeypatch):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with serving(Server()) as url:
+        monkeypatch.setenv("http_proxy", url)
+        far = EndpointSubject(endpoint("http://models.invalid"))
+        assert [answer.text for _, answer in far.answer(questions("a"))] == ["To a"]
+        monkeypatch.setenv("http_proxy", "http://proxy.invalid")
+        near = EndpointSubject(endpoint(url))
+        assert [answer.text for _, answer in near.answer(questions("a"))] == ["To a"]
+
+
 def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path):
     if shutil.which("openssl") is None:
         pytest.skip("no openssl here to make a certificate with")
