@@ -135,11 +135,16 @@ def seconds_of(retry_after: str) -> float:
 
 @cache
 def tls_context() -> ssl.SSLContext:
-    """Verifies certificates; Pythons from python.org know none on macOS until certifi helps."""
+    """Verifies certificates; Pythons from python.org know none on macOS until someone helps."""
     context = ssl.create_default_context()
     if not context.cert_store_stats()["x509_ca"]:
-        with suppress(ImportError):
+        try:
             import certifi
+        except ImportError:
+            with suppress(ImportError):
+                import truststore  # asks the system; comes with huggingface_hub
 
+                return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        else:
             context.load_verify_locations(certifi.where())
     return context
