@@ -53,6 +53,8 @@ class Question:
     """Texts at which the answer ends."""
     tools: tuple[Mapping[str, Any], ...] = ()
     """That the model may call, declared as in OpenAI's API."""
+    schema: Mapping[str, Any] | None = None
+    """JSON Schema that the answer is held to; None for any text."""
     group: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What marks the answer, such as the right one; no model reads it."""

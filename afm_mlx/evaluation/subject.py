@@ -86,7 +86,10 @@ class ModelSubject:
                     if len(ids) >= self.engine.context_tokens:
                         raise DataError(TOO_LONG)
                     sampling = Sampling(question.max_tokens, stop=question.stop)
-                    batcher.submit(ids, sampling, adapter=active, tell=_Writer(place, came))
+                    schema = question.schema
+                    guide = None if schema is None else self.engine.guides.json_schema(schema)
+                    tell = _Writer(place, came)
+                    batcher.submit(ids, sampling, adapter=active, guide=guide, tell=tell)
                 except DataError as error:
                     yield place, Refusal(str(error))
                     continue

@@ -42,14 +42,7 @@ class Answer:
     @property
     def retry_after(self) -> float:
         """Seconds after which the host wants to be asked again; 0 when it does not say."""
-        said = next(iter(values(self.headers, "retry-after")), "")
-        if re.fullmatch(r"\d{1,9}", said):
-            return float(said)
-        try:
-            when = parsedate_to_datetime(said)
-        except ValueError:
-            return 0.0
-        return max((when.astimezone(UTC) - datetime.now(UTC)).total_seconds(), 0.0)
+        return seconds_of(next(iter(values(self.headers, "retry-after")), ""))
 
 
 @dataclass
@@ -80,7 +73,7 @@ class Request:
         parts = urlsplit(self.url)
         host, seconds = parts.hostname or "", self.timeout_seconds
         connection = (
-            http.client.HTTPSConnection(host, parts.port, timeout=seconds, context=_tls())
+            http.client.HTTPSConnection(host, parts.port, timeout=seconds, context=tls_context())
             if parts.scheme == "https"
             else http.client.HTTPConnection(host, parts.port, timeout=seconds)
         )
@@ -129,13 +122,29 @@ class Request:
         return Answer(200, line, headers, bytes(body))
 
 
+def seconds_of(retry_after: str) -> float:
+    """Seconds from now that a header Retry-After asks to wait; 0 where it says nothing."""
+    if re.fullmatch(r"\d{1,9}", retry_after):
+        return float(retry_after)
+    try:
+        when = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return 0.0
+    return max((when.astimezone(UTC) - datetime.now(UTC)).total_seconds(), 0.0)
+
+
 @cache
-def _tls() -> ssl.SSLContext:
-    """Verifies certificates; Pythons from python.org know none on macOS until certifi helps."""
+def tls_context() -> ssl.SSLContext:
+    """Verifies certificates; Pythons from python.org know none on macOS until someone helps."""
     context = ssl.create_default_context()
     if not context.cert_store_stats()["x509_ca"]:
-        with suppress(ImportError):
+        try:
             import certifi
+        except ImportError:
+            with suppress(ImportError):
+                import truststore  # asks the system; comes with huggingface_hub
 
+                return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        else:
             context.load_verify_locations(certifi.where())
     return context
