@@ -1,0 +1,69 @@
+"""How numbers are written in a report."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from afm_mlx.progress import duration as duration
+
+
+def count(value: float | None) -> str:
+    """Whole things: 2,835,565."""
+    return "" if value is None else f"{round(value):,}"
+
+
+def share(value: float | None) -> str:
+    """Of 0 to 1: 42.0%."""
+    return "" if value is None else f"{value:.1%}"
+
+
+def decimal(value: float | None, digits: int = 4) -> str:
+    """A measured number: 5.4812; long ones with fewer decimals."""
+    if value is None:
+        return ""
+    return f"{value:,.{digits}f}" if abs(value) < 1_000 else f"{value:,.1f}"
+
+
+def size(num_bytes: float | None) -> str:
+    """Bytes on disk or in memory, in units of 1,000."""
+    if num_bytes is None:
+        return ""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if num_bytes >= factor:
+            return f"{num_bytes / factor:,.2f} {unit}"
+    return f"{num_bytes:,.0f} bytes"
+
+
+def rate(value: float | None) -> str:
+    """Things per second: whole ones, and two digits where they are few."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def signed(value: float, digits: int = 4) -> str:
+    """A difference: +0.0123, and 0 where nothing differs."""
+    text = f"{value:+,.{digits}f}"
+    return f"{0:.{digits}f}" if float(text.replace(",", "")) == 0 else text
+
+
+def points(value: float) -> str:
+    """A difference of shares, in percentage points."""
+    return f"{signed(100 * value, 1)} points"
+
+
+def is_share(metric: str) -> bool:
+    """Whether a score of this name is a share of 0 to 1: all are, but those that name a unit."""
+    units = ("perplexity", "bits", "nats", "seconds", "tokens", "bytes", "length", "grade", "kl")
+    return not any(unit in metric for unit in units)
+
+
+def score(value: float, metric: str) -> str:
+    """A score: percent where it is a share."""
+    return share(value) if is_share(metric) else decimal(value)
+
+
+def day(when: float) -> str:
+    """Seconds since 1970 as a day and minute, in UTC, the same on every machine."""
+    moment = datetime.fromtimestamp(when, UTC)
+    return f"{moment.day} {moment:%B %Y, %H:%M} UTC"
