@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from afm_mlx.corpus.card import Card
 from afm_mlx.evaluation.report import figures
 from afm_mlx.evaluation.report.blocks import Block, Text, table
-from afm_mlx.evaluation.report.facts import Facts, number_at, numbers, words_at
+from afm_mlx.evaluation.report.facts import Facts, number_at, numbers, table_at, words_at
 from afm_mlx.evaluation.report.folders import RunFolder
 
 
@@ -17,116 +15,128 @@ def data_blocks(run: RunFolder) -> list[Block | None]:
     return [*(_card(run.card) if run.card else []), *_synthetic(run)]
 
 
-def _card(card: Card) -> list[Block | None]:
-    total = card["total"]
-    tokens = f", {total['tokens']:,} tokens" if total["tokens"] else ""
-    read = f"; of {total['documents_read']:,} documents read"
+def _card(card: Facts) -> list[Block | None]:
+    sources = [source for source in _list(card.get("sources")) if isinstance(source, dict)]
     return [
-        Text(
-            f"{total['documents']:,} documents, {figures.size(total['bytes'])} of text{tokens}"
-            f"{read if total['documents_read'] != total['documents'] else ''}."
-        ),
+        _summary(table_at(card, "total")),
         table(
             ["source", "kind", "license", "read", "documents", "text", "tokens", "held out"],
-            (
-                [
-                    source["name"],
-                    source["kind"],
-                    ", ".join(source["licenses"]) or "not stated",
-                    figures.count(source["documents_read"]),
-                    figures.count(source["documents"]),
-                    figures.size(source["bytes"]),
-                    figures.count(source["tokens"]),
-                    figures.count(source["held_out_tokens"]),
-                ]
-                for source in card["sources"]
-            ),
+            (_source(source) for source in sources),
             words=3,
             title="Sources",
         ),
         table(
             ["source", "data set and commit"],
-            ([each["name"], str(each["hub"])] for each in card["sources"] if each["hub"]),
+            ([words_at(each, "name"), str(each["hub"])] for each in sources if each.get("hub")),
             words=2,
             title="From the hub",
         ),
-        _counted("Licenses", "license", total["license_counts"]),
-        _counted("Languages", "language", _known(total["languages"])),
-        _counted("Source code", "language", total["code_languages"], folded=True),
+        _counted("Licenses", "license", card, "license_counts"),
+        _counted("Languages", "language", card, "languages"),
+        _counted("Source code", "language", card, "code_languages", folded=True),
         table(
             ["rule", "documents", "share of read"],
             (
-                [one["rule"], figures.count(one["documents"]), figures.share(one["share"])]
-                for one in card["drops"]
+                [
+                    words_at(one, "rule"),
+                    figures.count(number_at(one, "documents")),
+                    figures.share(number_at(one, "share")),
+                ]
+                for one in _list(card.get("drops"))
             ),
             title="Left out by the filters",
         ),
         table(
             ["source", "reason", "documents"],
             (
-                [source["name"], reason, figures.count(many)]
-                for source in card["sources"]
-                for reason, many in source["skipped"].items()
+                [words_at(source, "name"), reason, figures.count(many)]
+                for source in sources
+                for reason, many in numbers(source.get("skipped")).items()
             ),
             words=2,
             title="Skipped while reading",
         ),
-        _duplicates(card["duplicates"]),
-        _contamination(card["contamination"]),
+        _duplicates(table_at(card, "duplicates")),
+        _contamination(table_at(card, "contamination", "benchmarks")),
     ]
 
 
-def _known(languages: Mapping[str, int]) -> Mapping[str, int]:
-    """Nothing where languages were not asked for."""
-    return languages if set(languages) - {""} else {}
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
-def _counted(
-    title: str, kind: str, counts: Mapping[str, int], *, folded: bool = False
-) -> Block | None:
+def _summary(total: Facts) -> Text:
+    documents, read, size, tokens = (
+        number_at(total, name) for name in ("documents", "documents_read", "bytes", "tokens")
+    )
+    found = [
+        f"{figures.count(documents)} documents",
+        f"{figures.size(size)} of text",
+        f"{figures.count(tokens)} tokens" if tokens else "",
+    ]
+    more = f"; of {figures.count(read)} documents read" if read != documents else ""
+    return Text(f"{', '.join(filter(None, found))}{more}.")
+
+
+def _source(source: Facts) -> list[str]:
+    return [
+        words_at(source, "name"),
+        words_at(source, "kind"),
+        ", ".join(map(str, _list(source.get("licenses")))) or "not stated",
+        figures.count(number_at(source, "documents_read")),
+        figures.count(number_at(source, "documents")),
+        figures.size(number_at(source, "bytes")),
+        figures.count(number_at(source, "tokens")),
+        figures.count(number_at(source, "held_out_tokens")),
+    ]
+
+
+def _counted(title: str, kind: str, card: Facts, key: str, *, folded: bool = False) -> Block | None:
+    """Documents by what they are; nothing where that was asked of none."""
+    counts = numbers(table_at(card, "total", key))
+    if not set(counts) - {""}:
+        return None
     every = sum(counts.values())
     return table(
         [kind, "documents", "share"],
         (
-            [name or "not stated", figures.count(many), figures.share(many / max(every, 1))]
+            [name or "not stated", figures.count(many), figures.share(many / every)]
             for name, many in counts.items()
+            if every
         ),
         title=title,
         folded=folded,
     )
 
 
-def _duplicates(found: Mapping[str, Any]) -> Block | None:
-    if not found:
-        return None
+def _duplicates(found: Facts) -> Block | None:
     return table(
         ["duplicates", "documents", "share"],
-        [
+        (
             [
-                kind.replace("_", " ") + "s",
-                figures.count(number_at(found, f"{kind}s")),
-                figures.share(number_at(found, f"{kind}_rate")),
+                f"{kind} ones",
+                figures.count(number_at(found, f"{kind}_duplicates")),
+                figures.share(number_at(found, f"{kind}_duplicate_rate")),
             ]
-            for kind in ("exact_duplicate", "near_duplicate")
-        ],
+            for kind in ("exact", "near")
+            if found
+        ),
         title="Duplicates",
     )
 
 
-def _contamination(found: Mapping[str, Any]) -> Block | None:
-    if not found:
-        return None
+def _contamination(benchmarks: Facts) -> Block | None:
     return table(
         ["benchmark", "items", "items found", "share", "documents dropped"],
         (
             [
-                name,
-                figures.count(one["items"]),
-                figures.count(one["items_found"]),
-                figures.share(one["found_fraction"]),
-                figures.count(one["documents"]),
+                str(name),
+                figures.count(number_at(one, "items")),
+                figures.count(number_at(one, "items_found")),
+                figures.share(number_at(one, "found_fraction")),
+                figures.count(number_at(one, "documents")),
             ]
-            for name, one in found["benchmarks"].items()
+            for name, one in benchmarks.items()
         ),
         title="Texts of benchmarks in the data",
     )
