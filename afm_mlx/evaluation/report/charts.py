@@ -17,6 +17,7 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 18, 12, 36
 ROW = 24  # of a value with its interval
 SIDE = 22  # of a matrix
 LETTER = 6.6  # width of a letter of 12 px, about
+MOST_MARKS = 30  # of a curve: more would run into each other
 TICKS = 4  # on an axis, about
 
 
@@ -30,7 +31,7 @@ def curves_svg(curves: Curves) -> Markup:
         y = upward.at(value)
         parts.append(_line(LEFT, y, WIDTH - RIGHT, y, "grid"))
         parts.append(_text(LEFT - 6, y + 4, upward.words(value), anchor="end"))
-    for value in across.ticks:
+    for value in across.spaced():
         x = across.at(value)
         parts.append(_line(x, HEIGHT - BOTTOM, x, HEIGHT - BOTTOM + 4, "axis"))
         parts.append(_text(x, HEIGHT - BOTTOM + 16, across.words(value), anchor="middle"))
@@ -61,7 +62,7 @@ def ranges_svg(ranges: Ranges) -> Markup:
     ends = [end for row in ranges.rows for end in (row.low, row.high)]
     axis = _Axis(ends, left + 6, WIDTH - 18, share=ranges.share)
     parts: list[Markup] = []
-    for value in axis.ticks:
+    for value in axis.spaced():
         x = axis.at(value)
         parts.append(_line(x, 4, x, bottom, "grid"))
         parts.append(_text(x, bottom + 16, axis.words(value), anchor="middle"))
@@ -79,7 +80,7 @@ def ranges_svg(ranges: Ranges) -> Markup:
 def bits_svg(bits: Bits) -> Markup:
     """A square for each matrix, its bits in it; a row for each kind and a column for each layer."""
     layers = max(len(row) for _, row in bits.grid)
-    left, top = 92, 22
+    left, top = 104, 22
     # What is in no layer needs room for a number only.
     width = left + max(layers, 2) * SIDE + 4
     height = top + SIDE * (len(bits.grid) + len(bits.others)) + 4
@@ -122,7 +123,7 @@ class _Axis:
             low, high = low - room, high + room
         if share:
             low, high = max(low, min(0.0, *values)), min(high, max(1.0, *values))
-        step = _round_step((high - low) / TICKS)
+        step = self.step = _round_step((high - low) / TICKS)
         first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
         if tight:
             first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
@@ -143,11 +144,16 @@ class _Axis:
         if self.share:
             return f"{100 * value:.{max(0, self.digits - 2)}f}%"
         for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-            if abs(value) >= 10 * factor:
-                digits = max(0, self.digits + round(math.log10(factor)))
-                short = f"{value / factor:.{min(digits, 1)}f}"
-                return f"{short.removesuffix('.0')}{unit}"
+            if abs(self.ticks[-1]) >= 10 * factor and self.step >= factor / 10:
+                short = f"{value / factor:.{int(self.step < factor)}f}"
+                return f"{short}{unit}" if value else "0"
         return f"{value:,.{self.digits}f}"
+
+    def spaced(self) -> list[float]:
+        """Numbers whose words have room beside each other."""
+        widest = LETTER * max(len(self.words(value)) for value in self.ticks) + 8
+        room = abs(self.end - self.start) / max(len(self.ticks) - 1, 1)
+        return self.ticks[:: max(1, math.ceil(widest / room))]
 
 
 def _round_step(step: float) -> float:
@@ -160,7 +166,7 @@ def _curve(line: Line, kind: str, across: _Axis, upward: _Axis) -> list[Markup]:
     places = [(across.at(x), upward.at(y)) for x, y in line.points]
     path = " ".join(f"{_n(x)},{_n(y)}" for x, y in places)
     parts = [element("polyline", points=path, class_=f"curve {kind}")]
-    if line.marked or len(places) == 1:
+    if len(places) <= (MOST_MARKS if line.marked else 1):
         parts += [element("circle", cx=_n(x), cy=_n(y), r=3, class_=kind) for x, y in places]
     return parts
 
@@ -190,7 +196,7 @@ def _text(x: float, y: float, words: str, *, anchor: str, class_: str | None = N
 
 def _cut(name: str, room: float) -> str:
     """A name that fits; the whole one stands in the table."""
-    most = int((room - 12) / LETTER)
+    most = round((room - 12) / LETTER)
     return name if len(name) <= most else f"{name[: most - 2]}.."
 
 

@@ -6,6 +6,9 @@ from datetime import UTC, datetime
 
 from afm_mlx.progress import duration as duration
 
+POINTS = " points"
+"""Ends a difference of shares."""
+
 
 def count(value: float | None) -> str:
     """Whole things: 2,835,565."""
@@ -49,7 +52,7 @@ def signed(value: float, digits: int = 4) -> str:
 
 def points(value: float) -> str:
     """A difference of shares, in percentage points."""
-    return f"{signed(100 * value, 1)} points"
+    return f"{signed(100 * value, 1)}{POINTS}"
 
 
 def is_share(metric: str) -> bool:
@@ -59,8 +62,25 @@ def is_share(metric: str) -> bool:
 
 
 def score(value: float, metric: str) -> str:
-    """A score: percent where it is a share."""
-    return share(value) if is_share(metric) else decimal(value)
+    """A score: percent where it is a share, else about five digits."""
+    return share(value) if is_share(metric) else decimal(value, _digits(value))
+
+
+def gain(difference: float, beside: float, metric: str) -> str:
+    """What a score has more than another one, in as many digits as that one has."""
+    return points(difference) if is_share(metric) else signed(difference, _digits(beside))
+
+
+def both(low: str, high: str) -> str:
+    """Ends of an interval, with their unit once."""
+    for unit in ("%", POINTS):
+        if low.endswith(unit) and high.endswith(unit):
+            low = low.removesuffix(unit)
+    return f"{low} to {high}"
+
+
+def _digits(value: float) -> int:
+    return 4 if abs(value) < 10 else 2 if abs(value) < 100 else 1
 
 
 def day(when: float) -> str:

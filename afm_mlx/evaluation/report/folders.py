@@ -237,6 +237,8 @@ def _manifest(folder: Path) -> tuple[Facts, str]:
 def _logs(folder: Path, shown: Path, problems: list[str]) -> Iterator[Log]:
     patterns = ["/".join(["*"] * depth + [LOG]) for depth in range(LOG_DEPTH)]
     for file in sorted(file for pattern in patterns for file in folder.glob(pattern)):
+        if file.parent.is_symlink() and file.parent != folder:
+            continue  # a second name of what stands elsewhere in the stage
         lines, damaged = read_lines(file)
         place = file.parent.relative_to(folder).as_posix()
         steps = [(number_at(line, "step"), line) for line in lines]

@@ -25,7 +25,10 @@ from afm_mlx.evaluation.report.markup import Markup, element, join, plain
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 """What a browser may do with the page, should a text get past the escaping: show it."""
 
-LONG = 40
+WIDE = 14
+"""Columns above which a table is set in smaller letters on paper. Ours."""
+
+LONG = 60
 """Letters of a fact that has a line of its own. Ours."""
 
 NOTHING = "(nothing)"
@@ -126,7 +129,8 @@ def _table(table: Table) -> Markup:
         element("tr", *(_cell(cell, place, table) for place, cell in enumerate(row)))
         for row in table.rows
     ]
-    whole = element("table", element("thead", head), element("tbody", *_lines(rows)))
+    wide = "wide" if len(table.columns) > WIDE else None
+    whole = element("table", element("thead", head), element("tbody", *_lines(rows)), class_=wide)
     label = table.title or table.columns[0] or "table"
     scroll = element("div", whole, class_="scroll", tabindex=0, role="region", aria_label=label)
     if table.folded:

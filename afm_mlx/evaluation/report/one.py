@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from afm_mlx.evaluation.report import figures
 from afm_mlx.evaluation.report.blocks import (
@@ -83,8 +83,8 @@ def glance_rows(run: RunFolder) -> list[tuple[str, str]]:
     """Names and values; a value that nothing says is ""."""
     sizes = model_sizes(run)
     newest = sizes[-1] if sizes else None
-    bits = [number_at(stage.metrics, "bits_per_byte") for stage in run.finished]
-    measured = [value for value in bits if value is not None]
+    bits = [(number_at(stage.metrics, "bits_per_byte"), stage.name) for stage in run.finished]
+    measured = [f"{value:.4f} bits per byte after {of}" for value, of in bits if value is not None]
     return [
         ("stages", _count_states(run)),
         ("time", figures.duration(total_seconds(run)) if run.finished else ""),
@@ -96,7 +96,7 @@ def glance_rows(run: RunFolder) -> list[tuple[str, str]]:
             if newest
             else "",
         ),
-        ("held out", f"{figures.decimal(measured[-1])} bits per byte" if measured else ""),
+        ("held out", measured[-1] if measured else ""),
         ("machine", _all_of(words_at(stage.manifest, "machine") for stage in run.finished)),
         (
             "versions",
@@ -156,41 +156,48 @@ def _made(stage: StageFolder) -> str:
     if stage.state is State.DAMAGED:
         return "its manifest cannot be read"
     metrics = stage.metrics
-    found: list[tuple[str, str]] = [
-        ("a link to {}", words_at(metrics, "model")),
-        ("the tokenizer of {}", words_at(metrics, "from")),
-        ("{} pieces", figures.count(number_at(metrics, "pieces"))),
-        ("{} tokens to train on", _summed(stage, "train_tokens")),
-        ("{} held out", _summed(stage, "held_out_tokens")),
-        ("{} conversations", _conversations(stage)),
-        ("{} answers", figures.count(number_at(metrics, "answers"))),
-        ("{} kept", figures.count(number_at(metrics, "kept"))),
-        ("{} rounds", figures.count(len(_list(metrics.get("rounds"))) or None)),
-        ("{} tokens read", figures.count(number_at(metrics, "tokens"))),
-        ("{} pairs", figures.count(sum(numbers(metrics.get("pairs")).values()) or None)),
-        ("{} parameters", figures.count(number_at(metrics, "parameters"))),
-        ("{} bits per weight", figures.decimal(number_at(metrics, "bits_per_weight"), 2)),
+    rounds = metrics.get("rounds")
+    found = [
+        _named("a link to", words_at(metrics, "model")),
+        _named("the tokenizer of", words_at(metrics, "from")),
+        _many(number_at(metrics, "pieces"), "piece"),
+        _many(_summed(stage, "train_tokens"), "token", " to train on"),
+        _many(_summed(stage, "held_out_tokens"), "token", " held out"),
+        _many(_conversations(metrics), "conversation"),
+        _many(number_at(metrics, "answers"), "answer"),
+        _many(number_at(metrics, "kept"), "answer", " kept"),
+        _many(len(rounds) if isinstance(rounds, list) else None, "round"),
+        _many(sum(numbers(metrics.get("pairs")).values()), "pair"),
+        _many(number_at(metrics, "tokens"), "token", " read"),
+        _many(number_at(metrics, "parameters"), "parameter"),
+        _named("", figures.decimal(number_at(metrics, "bits_per_weight"), 2), " bits per weight"),
     ]
-    return ", ".join(words.format(value) for words, value in found if value)
+    return ", ".join(filter(None, found))
 
 
-def _list(value: object) -> list[object]:
-    return value if isinstance(value, list) else []
+def _named(before: str, value: str, after: str = "") -> str:
+    return f"{before} {value}{after}".strip() if value else ""
 
 
-def _summed(stage: StageFolder, key: str) -> str:
+def _many(value: float | None, thing: str, more: str = "") -> str:
+    """So many things; nothing where there are none."""
+    if not value:
+        return ""
+    return f"{figures.count(value)} {thing}{'' if round(value) == 1 else 's'}{more}"
+
+
+def _summed(stage: StageFolder, key: str) -> float | None:
     """Sum over the sources of the data."""
     if stage.name != "data":
-        return ""
+        return None
     values = [number_at(stage.metrics, source, key) for source in stage.metrics]
-    return figures.count(sum(value for value in values if value is not None))
+    return sum(value for value in values if value is not None)
 
 
-def _conversations(stage: StageFolder) -> str:
-    found = stage.metrics.get("conversations")
-    return figures.count(
-        number_at(stage.metrics, "conversations") or sum(numbers(found).values()) or None
-    )
+def _conversations(metrics: Mapping[str, object]) -> float:
+    """Those that were read, or made for all names."""
+    found = numbers(metrics.get("conversations")).values()
+    return number_at(metrics, "conversations") or sum(found)
 
 
 def _model(run: RunFolder) -> Block | None:

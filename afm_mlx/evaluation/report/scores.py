@@ -48,8 +48,6 @@ class Measured:
     metric: str
     write: Callable[[float | None], str]
     of: Callable[[StageFolder], bool]
-    better: int
-    """1: more is better, -1: less is."""
 
 
 def _of_conversations(stage: StageFolder) -> bool:
@@ -65,27 +63,15 @@ def _of_any(stage: StageFolder) -> bool:
 
 
 MEASURED = (
-    Measured("held-out texts, nats per token", "held_out_nats", figures.decimal, _of_texts, -1),
-    Measured("held-out texts, bits per byte", "bits_per_byte", figures.decimal, _of_texts, -1),
-    Measured(
-        "held-out texts, KL to the 16-bit model", "held_out_kl", figures.decimal, _of_texts, -1
-    ),
-    Measured(
-        "held-out answers, nats per token",
-        "held_out_nats",
-        figures.decimal,
-        _of_conversations,
-        -1,
-    ),
-    Measured("held-out answers, nats per token", "answers_nats", figures.decimal, _of_any, -1),
-    Measured(
-        "held-out answers, KL to the 16-bit model", "answers_kl", figures.decimal, _of_any, -1
-    ),
-    Measured("held-out comparisons told right", "held_out_accuracy", figures.share, _of_any, 1),
-    Measured("held-out prompts answered right", "held_out_right", figures.share, _of_any, 1),
-    Measured(
-        "held-out prompts answered to the end", "held_out_finished", figures.share, _of_any, 1
-    ),
+    Measured("texts, nats per token", "held_out_nats", figures.decimal, _of_texts),
+    Measured("texts, bits per byte", "bits_per_byte", figures.decimal, _of_texts),
+    Measured("texts, KL to 16 bits", "held_out_kl", figures.decimal, _of_texts),
+    Measured("answers, nats per token", "held_out_nats", figures.decimal, _of_conversations),
+    Measured("answers, nats per token", "answers_nats", figures.decimal, _of_any),
+    Measured("answers, KL to 16 bits", "answers_kl", figures.decimal, _of_any),
+    Measured("comparisons told right", "held_out_accuracy", figures.share, _of_any),
+    Measured("prompts answered right", "held_out_right", figures.share, _of_any),
+    Measured("prompts answered to the end", "held_out_finished", figures.share, _of_any),
 )
 
 
@@ -135,17 +121,16 @@ def score_blocks(run: RunFolder, scores: Sequence[Score], title: str = "") -> li
     """A table of scores by stage, pictures of them, and tables of groups."""
     whole = [score for score in scores if not score.group]
     stages = columns_of(run, whole)
-    columns = ["task", "score", *stages]
+    columns = ["task", *stages]
     by_group = [score for score in scores if score.group]
     tasks = dict.fromkeys(score.task for score in by_group)
     return [
-        table(columns, _rows(whole, stages, with_group=False), words=2, title=title),
+        table(columns, _rows(whole, stages, with_group=False), title=title),
         *ranges(whole, stages),
         *(
             table(
-                ["group", "score", *stages],
+                ["group", *stages],
                 _rows([score for score in by_group if score.task == task], stages, with_group=True),
-                words=2,
                 title=f"{task}, by group",
                 folded=True,
             )
@@ -166,7 +151,7 @@ def _rows(
     }
     for name, metric in keys:
         there = [found.get((name, metric, stage)) for stage in stages]
-        yield [name, as_words(metric), *(score_cell(score) for score in there)]
+        yield [Cell(name, as_words(metric)), *(score_cell(score) for score in there)]
 
 
 def score_cell(score: Score | None) -> Cell:
@@ -176,7 +161,7 @@ def score_cell(score: Score | None) -> Cell:
     note = ""
     if score.low is not None and score.high is not None:
         low, high = (figures.score(end, score.metric) for end in (score.low, score.high))
-        note = f"{low} to {high}"
+        note = figures.both(low, high)
     return Cell(figures.score(score.value, score.metric), note)
 
 
@@ -189,8 +174,7 @@ def ranges(scores: Sequence[Score], stages: Sequence[str]) -> list[Block | None]
         }
         rows = [as_range(by_stage[stage], stage) for stage in stages if stage in by_stage]
         if len(rows) > 1 or any(row.low < row.high for row in rows):
-            title = f"{task}, {as_words(metric)}"
-            found.append(Ranges(title, tuple(rows), share=figures.is_share(metric)))
+            found.append(Ranges(titled(task, metric), tuple(rows), share=figures.is_share(metric)))
     return found
 
 
@@ -199,6 +183,11 @@ def as_range(score: Score, name: str, run: int = 0) -> Range:
     low = score.value if score.low is None else score.low
     high = score.value if score.high is None else score.high
     return Range(name, score.value, min(low, score.value), max(high, score.value), run)
+
+
+def titled(task: str, metric: str) -> str:
+    """A task and its score in words; once where they are the same."""
+    return task if task == metric else f"{task}, {as_words(metric)}"
 
 
 def as_words(metric: str) -> str:
@@ -242,27 +231,26 @@ def before(stage: StageFolder, metric: str) -> float | None:
 
 def measured_blocks(run: RunFolder) -> list[Block | None]:
     """What the stages measured on held-out data while they ran."""
-    rows: dict[str, dict[str, Cell]] = {}
-    for measured in MEASURED:
-        for stage in run.finished:
+    names = list(dict.fromkeys(measured.name for measured in MEASURED))
+    rows: list[list[Cell | str]] = []
+    for stage in run.finished:
+        found: dict[str, Cell] = {}
+        for measured in MEASURED:
             value = number_at(stage.metrics, measured.metric)
             if value is None or not measured.of(stage):
                 continue
             earlier = before(stage, measured.metric)
             note = "" if earlier is None else f"before {measured.write(earlier)}"
-            rows.setdefault(measured.name, {})[stage.name] = Cell(measured.write(value), note)
-    have = {name for cells in rows.values() for name in cells}
-    stages = [stage.name for stage in run.finished if stage.name in have]
-    cells: list[list[Cell | str]] = [
-        [name, *(found.get(stage, Cell("")) for stage in stages)] for name, found in rows.items()
-    ]
-    if not cells:
+            found[measured.name] = Cell(measured.write(value), note)
+        if found:
+            rows.append([stage.name, *(found.get(name, Cell("")) for name in names)])
+    if not rows:
         return []
     said = (
         "Bits per byte of held-out texts can be compared between all stages. Answers, comparisons "
         "and prompts are each stage's own held-out ones."
     )
-    return [table(["measured while training", *stages], cells), Text(said)]
+    return [table(["measured by", *names], rows, title="Held out"), Text(said)]
 
 
 def difference(first: Score, second: Score) -> tuple[float, float, float] | None:

@@ -26,6 +26,7 @@ from afm_mlx.evaluation.report.scores import before
 KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Matrices of a block, in the order of its computation."""
 
+FACTORS = "adapters.safetensors"
 WIDEST_GRID = 512  # layers of a picture; a larger number is a damaged name
 
 
@@ -149,6 +150,7 @@ def adapter_blocks(run: RunFolder) -> list[Block | None]:
                 "adapter",
                 "rank",
                 "parameters",
+                "on disk",
                 "texts: KL before",
                 "KL after",
                 "won back",
@@ -169,7 +171,7 @@ def _product(stage: StageFolder) -> list[str | Cell]:
         words_at(facts, "name") or stage.name,
         words_at(metrics, "parent") or "the model itself",
         figures.count(number_at(metrics, "rank")),
-        figures.size(tensor_bytes(folder, "adapters.safetensors")),
+        figures.size(tensor_bytes(folder, FACTORS)),
         figures.count(number_at(metrics, "conversations")),
         figures.decimal(before(stage, "held_out_nats")),
         figures.decimal(number_at(metrics, "held_out_nats")),
@@ -181,7 +183,9 @@ def _recovery(stage: StageFolder) -> list[list[str | Cell]]:
     for rank in table_at(stage.metrics, "ranks"):
         found = table_at(stage.metrics, "ranks", rank)
         row: list[str | Cell] = [f"recovery-{rank}", str(rank)]
+        folder = stage.folder / "model" / "adapters" / f"recovery-{rank}"
         row.append(figures.count(number_at(found, "parameters")))
+        row.append(figures.size(tensor_bytes(folder, FACTORS)))
         for kind in ("held_out", "answers"):
             row += [
                 figures.decimal(before(stage, f"{kind}_kl")),

@@ -40,6 +40,7 @@ from afm_mlx.evaluation.report.scores import (
     is_safety,
     read_scores,
     score_cell,
+    titled,
 )
 from afm_mlx.evaluation.report.sizes import model_sizes
 
@@ -153,7 +154,8 @@ def _scores(
     )
     rows: list[list[Cell | str]] = [
         [
-            *(key[0], as_words(key[1]), key[2]),
+            Cell(key[0], as_words(key[1])),
+            key[2],
             *(score_cell(each.get(key)) for each in (one, two)),
             _gain(one.get(key), two.get(key)),
         ]
@@ -169,8 +171,8 @@ def _scores(
         ]
         if ranges:
             share = figures.is_share(metric)
-            pictures.append(Ranges(f"{task}, {as_words(metric)}", tuple(ranges), share))
-    numbers = table(["task", "score", "stage", *names, "difference"], rows, words=3)
+            pictures.append(Ranges(titled(task, metric), tuple(ranges), share))
+    numbers = table(["task", "stage", *names, "difference"], rows, words=2)
     return [numbers, *pictures]
 
 
@@ -178,10 +180,14 @@ def _gain(first: Score | None, second: Score | None) -> Cell:
     """Second less first, with the interval of the difference."""
     if first is None or second is None:
         return Cell("")
-    is_share = figures.is_share(first.metric)
-    write = figures.points if is_share else figures.signed
+
+    def write(gain: float) -> str:
+        return figures.gain(gain, first.value, first.metric)
+
     interval = difference(first, second)
-    note = "" if interval is None else f"{write(interval[1])} to {write(interval[2])}"
+    note = ""
+    if interval is not None:
+        note = figures.both(write(interval[1]), write(interval[2]))
     return Cell(write(second.value - first.value), note)
 
 
@@ -195,7 +201,7 @@ def _measured(runs: Sequence[RunFolder], names: Names) -> list[Block | None]:
             share = measured.write is figures.share
             gain = (figures.points if share else figures.signed)(values[1] - values[0])
             rows.append([measured.name, one.name, *map(measured.write, values), gain])
-    return [table(["measured while training", "stage", *names, "difference"], rows, words=2)]
+    return [table(["measured", "by", *names, "difference"], rows, words=2, title="Held out")]
 
 
 def _shared(runs: Sequence[RunFolder]) -> Iterator[tuple[StageFolder, StageFolder]]:

@@ -79,13 +79,13 @@ def test_figures_are_those_of_the_manifests(whole):
         "| core | 327,680 tokens read (from tokenizer, data) | 1 min 23 s |",
         "| docs | text | MIT, a\\|b &lt;i&gt; | 42 | 42 | 305.02 kB | 91,357 | 1,234 |",
         "| docs | empty | 7 |",
-        "| held-out texts, bits per byte | 2.7654 |  |  |  |  |",
-        "| held-out answers, nats per token |  | 0.2871 (before 8.0954) |  |  |  |",
-        "| held-out prompts answered right |  |  | 62.5% (before 55.0%) |  |  |",
-        "| mmlu | accuracy | 25.0% (20.0% to 30.0%) | 29.0% (24.0% to 34.0%) |",
-        "| perplexity | perplexity | 190.2500 (182.2500 to 198.2500) |  |",
-        "| safety | over refusal | 6.2% (1.2% to 11.2%) |",
-        "| algebra | accuracy | 31.0% (26.0% to 36.0%) |",
+        "| core | 5.7312 | 2.7654 |  |  |  |",
+        "| sft |  |  |  | 0.2871 (before 8.0954) |  |",
+        "| rl |  |  |  |  | 62.5% (before 55.0%) |",
+        "| mmlu (accuracy) | 25.0% (20.0 to 30.0%) | 29.0% (24.0 to 34.0%) |",
+        "| perplexity (perplexity) | 190.2 (182.2 to 198.2) |  |",
+        "| safety (over refusal) | 6.2% (1.2 to 11.2%) |",
+        "| algebra (accuracy) | 31.0% (26.0 to 36.0%) |",
         "| gsm8k | sft | shots 8, prompt hash ab12, temperature 0, chat yes "
         "| 3 longer than the context | 100 |",
         "| asked for, at most | 3.700 |",
@@ -225,6 +225,6 @@ def test_of_each_task_asked_twice_both_are_shown(made):
     asked = [result("needle", "sft", found=score(value)) for value in (0.5, 0.75)]
     made.write("eval/scores.json", asked)
     _, markdown = pages(made.folder)
-    assert "| needle | found | 50.0% (45.0% to 55.0%) |" in markdown
-    assert "| needle (2) | found | 75.0% (70.0% to 80.0%) |" in markdown
+    assert "| needle (found) | 50.0% (45.0 to 55.0%) |" in markdown
+    assert "| needle (2) (found) | 75.0% (70.0 to 80.0%) |" in markdown
     assert HARM not in markdown
