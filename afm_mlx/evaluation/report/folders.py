@@ -85,6 +85,8 @@ class StageFolder:
     manifest: Facts
     """What ran; empty where nothing is finished or it cannot be read."""
     logs: tuple[Log, ...]
+    config: Facts
+    """Settings of the model that it left; empty where there is none."""
 
     @property
     def metrics(self) -> Facts:
@@ -100,11 +102,6 @@ class StageFolder:
     def parents(self) -> tuple[str, ...]:
         """Stages that it read from."""
         return tuple(map(str, table_at(self.manifest, "parents")))
-
-    @property
-    def config(self) -> Facts:
-        """Settings of the model that it left."""
-        return table_at(read_facts(self.folder / "model" / "config.json")[0])
 
     @property
     def is_adapter(self) -> bool:
@@ -222,7 +219,8 @@ def _stages(parent: Path, problems: list[str], *, aside: bool) -> Iterator[Stage
             state = State.DAMAGED
         name = folder.name.removesuffix(PART)
         logs = () if aside else tuple(_logs(folder, shown, problems))
-        yield StageFolder(name, folder, State.ASIDE if aside else state, manifest, logs)
+        config = NOTHING if aside else _config(folder, shown, problems)
+        yield StageFolder(name, folder, State.ASIDE if aside else state, manifest, logs, config)
 
 
 def _manifest(folder: Path) -> tuple[Facts, str]:
@@ -232,6 +230,17 @@ def _manifest(folder: Path) -> tuple[Facts, str]:
     if not isinstance(facts, dict) or not isinstance(facts.get("metrics"), dict):
         return NOTHING, "is damaged: it does not say what was measured"
     return facts, ""
+
+
+def _config(folder: Path, shown: Path, problems: list[str]) -> Facts:
+    file = Path("model") / "config.json"
+    if not (folder / file).exists():
+        return NOTHING
+    facts, wrong = read_facts(folder / file)
+    if wrong or not isinstance(facts, dict):
+        problems.append(f"{shown / file} {wrong or 'is damaged'}")
+        return NOTHING
+    return facts
 
 
 def _logs(folder: Path, shown: Path, problems: list[str]) -> Iterator[Log]:

@@ -72,6 +72,15 @@ def test_a_missing_manifest_is_named(made):
     assert read_run(made.folder).problems == ("sft/manifest.json is missing",)
 
 
+@pytest.mark.parametrize("text", ["", "[]", '{"hidden'])
+def test_damaged_settings_of_a_model_are_named(made, text):
+    made.stage("core", model=True)
+    (made.folder / "core" / "model" / "config.json").write_text(text)
+    (problem,) = read_run(made.folder).problems
+    assert problem.startswith("core/model/config.json is damaged")
+    assert "core/model/config.json is damaged" in write_report(made.folder).read_text()
+
+
 def test_damaged_lines_of_a_log_are_left_out_and_counted(made):
     made.stage("core", log=trained(60, 5.0))
     log = made.folder / "core" / "metrics.jsonl"
