@@ -24,7 +24,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Facts:
+class Listing:
     """Names and values, in a few lines."""
 
     rows: tuple[tuple[str, str], ...]
@@ -135,7 +135,7 @@ class Samples:
     answers: tuple[Answer, ...]
 
 
-Block = Text | Problem | Facts | Table | Curves | Ranges | Bits | Samples
+Block = Text | Problem | Listing | Table | Curves | Ranges | Bits | Samples
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,9 @@ ROW = 24  # of a value with its interval
 SIDE = 22  # of a matrix
 LETTER = 6.6  # width of a letter of 12 px, about
 MOST_MARKS = 30  # of a curve: more would run into each other
+SAME = 1e-12  # numbers this near to each other are drawn as one
+LARGEST = 1e300  # numbers beyond are drawn at the edge
+MOST_DIGITS = 4  # after the point, on an axis
 TICKS = 4  # on an axis, about
 
 
@@ -84,7 +87,7 @@ def bits_svg(bits: Bits) -> Markup:
     # What is in no layer needs room for a number only.
     width = left + max(layers, 2) * SIDE + 4
     height = top + SIDE * (len(bits.grid) + len(bits.others)) + 4
-    every = max(1, math.ceil(4 * LETTER / SIDE / 2)) if layers < 10 else 5
+    every = 1 if layers < 10 else 5
     parts = [
         _text(left + SIDE * layer + SIDE / 2, top - 8, f"{layer}", anchor="middle")
         for layer in range(0, layers, every)
@@ -117,9 +120,9 @@ class _Axis:
         tight: bool = False,
     ) -> None:
         """From `start` to `end`; a `tight` scale ends at the values, others at round numbers."""
-        low, high = min(values), max(values)
-        if low == high:
-            room = abs(low) / 10 or 1.0
+        low, high = max(min(values), -LARGEST), min(max(values), LARGEST)
+        if high - low <= SAME * max(abs(low), abs(high), SAME):
+            room = max(abs(low) / 10, SAME) if low else 1.0
             low, high = low - room, high + room
         if share:
             low, high = max(low, min(0.0, *values)), min(high, max(1.0, *values))
@@ -136,18 +139,20 @@ class _Axis:
 
     def at(self, value: float) -> float:
         """Where a number is."""
-        part = (value - self.low) / (self.high - self.low)
+        part = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
         return self.start + part * (self.end - self.start)
 
     def words(self, value: float) -> str:
         """The number in as few digits as tell it from its neighbors."""
         if self.share:
             return f"{100 * value:.{max(0, self.digits - 2)}f}%"
+        if value and (self.digits > MOST_DIGITS or abs(value) >= figures.LARGEST):
+            return f"{value:.2g}"
         for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
             if abs(self.ticks[-1]) >= 10 * factor and self.step >= factor / 10:
                 short = f"{value / factor:.{int(self.step < factor)}f}"
                 return f"{short}{unit}" if value else "0"
-        return f"{value:,.{self.digits}f}"
+        return f"{value:,.{min(self.digits, MOST_DIGITS)}f}"
 
     def spaced(self) -> list[float]:
         """Numbers whose words have room beside each other."""

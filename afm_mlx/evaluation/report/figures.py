@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from afm_mlx.progress import duration as duration
+from afm_mlx.progress import duration as in_words
+
+LARGEST = 1e15
+"""Where numbers become too large to be written out."""
 
 POINTS = " points"
 """Ends a difference of shares."""
@@ -12,7 +15,12 @@ POINTS = " points"
 
 def count(value: float | None) -> str:
     """Whole things: 2,835,565."""
-    return "" if value is None else f"{round(value):,}"
+    return "" if value is None else _short(value) or f"{round(value):,}"
+
+
+def duration(seconds: float) -> str:
+    """A time: `42 s`, `3 min 20 s`, `5 h 10 min`, `12 days`."""
+    return f"{seconds:.4g} s" if abs(seconds) >= LARGEST else in_words(seconds)
 
 
 def share(value: float | None) -> str:
@@ -24,7 +32,7 @@ def decimal(value: float | None, digits: int = 4) -> str:
     """A measured number: 5.4812; long ones with fewer decimals."""
     if value is None:
         return ""
-    return f"{value:,.{digits}f}" if abs(value) < 1_000 else f"{value:,.1f}"
+    return _short(value) or f"{value:,.{digits if abs(value) < 1_000 else 1}f}"
 
 
 def size(num_bytes: float | None) -> str:
@@ -69,6 +77,11 @@ def score(value: float, metric: str) -> str:
 def gain(difference: float, beside: float, metric: str) -> str:
     """What a score has more than another one, in as many digits as that one has."""
     return points(difference) if is_share(metric) else signed(difference, _digits(beside))
+
+
+def _short(value: float) -> str:
+    """A number that is too large to be read as 3.2e+20; "" for the others."""
+    return f"{value:.4g}" if abs(value) >= LARGEST else ""
 
 
 def both(low: str, high: str) -> str:

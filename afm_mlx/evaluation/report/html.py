@@ -10,7 +10,7 @@ from afm_mlx.evaluation.report.blocks import (
     Block,
     Cell,
     Curves,
-    Facts,
+    Listing,
     Part,
     Problem,
     Ranges,
@@ -92,7 +92,7 @@ def _block(block: Block) -> Markup:
             return element("p", text)
         case Problem(text):
             return element("p", element("b", "Not read: "), text, class_="problem")
-        case Facts(rows):
+        case Listing(rows):
             pairs = (
                 element(
                     "div",

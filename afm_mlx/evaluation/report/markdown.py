@@ -10,7 +10,7 @@ from afm_mlx.evaluation.report.blocks import (
     Block,
     Cell,
     Curves,
-    Facts,
+    Listing,
     Problem,
     Ranges,
     Report,
@@ -52,7 +52,7 @@ def _block(block: Block) -> str:
             return escape(text)
         case Problem(text):
             return f"**Not read:** {escape(text)}"
-        case Facts(rows):
+        case Listing(rows):
             return "\n".join(f"- {escape(name)}: {escape(value)}" for name, value in rows)
         case Table():
             return _titled(block.title, _table(block))

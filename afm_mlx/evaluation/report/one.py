@@ -9,7 +9,7 @@ from afm_mlx.evaluation.report.blocks import (
     Answer,
     Block,
     Cell,
-    Facts,
+    Listing,
     Problem,
     Report,
     Samples,
@@ -23,6 +23,7 @@ from afm_mlx.evaluation.report.data import data_blocks
 from afm_mlx.evaluation.report.facts import at, number_at, numbers, table_at, words_at
 from afm_mlx.evaluation.report.folders import RunFolder, StageFolder, State, count_parameters
 from afm_mlx.evaluation.report.scores import (
+    committee_block,
     how_asked,
     is_safety,
     measured_blocks,
@@ -54,6 +55,7 @@ def report_of(run: RunFolder) -> Report:
                     [
                         *score_blocks(run, results),
                         *measured_blocks(run),
+                        committee_block(run),
                         how_asked(run),
                     ],
                 ),
@@ -74,9 +76,9 @@ def subtitle(runs: Sequence[RunFolder]) -> str:
     return f"Report of {figures.day(max(times))}" if times else "Report of a run in the making"
 
 
-def glance(run: RunFolder) -> Facts:
+def glance(run: RunFolder) -> Listing:
     """The most important facts in a few lines."""
-    return Facts(tuple((name, value) for name, value in glance_rows(run) if value))
+    return Listing(tuple((name, value) for name, value in glance_rows(run) if value))
 
 
 def glance_rows(run: RunFolder) -> list[tuple[str, str]]:
@@ -224,7 +226,7 @@ def _model(run: RunFolder) -> Block | None:
         ("RoPE base", figures.count(number_at(config, "rope_theta"))),
         ("output layer", tied),
     ]
-    return Facts(tuple((name, value) for name, value in rows if value))
+    return Listing(tuple((name, value) for name, value in rows if value))
 
 
 def answers(run: RunFolder) -> list[Block | None]:

@@ -34,8 +34,6 @@ class Score:
     low: float | None
     high: float | None
     """Ends of the 95 % interval."""
-    n: float | None
-    """Items that it is of."""
     group: str = ""
     """Part of the task's items; "" for all."""
 
@@ -100,8 +98,8 @@ def _numbers(scores: Facts, task: str, stage: str, group: str) -> list[Score]:
         facts = table_at(scores, metric)
         value = number_at(facts, "value")
         if value is not None:
-            low, high, n = (number_at(facts, key) for key in ("low", "high", "n"))
-            found.append(Score(task, str(metric), stage, value, low, high, n, group))
+            low, high = number_at(facts, "low"), number_at(facts, "high")
+            found.append(Score(task, str(metric), stage, value, low, high, group))
     return found
 
 
@@ -117,7 +115,7 @@ def columns_of(run: RunFolder, scores: Sequence[Score]) -> list[str]:
     return list(dict.fromkeys([*ours, *asked]))
 
 
-def score_blocks(run: RunFolder, scores: Sequence[Score], title: str = "") -> list[Block | None]:
+def score_blocks(run: RunFolder, scores: Sequence[Score]) -> list[Block | None]:
     """A table of scores by stage, pictures of them, and tables of groups."""
     whole = [score for score in scores if not score.group]
     stages = columns_of(run, whole)
@@ -125,7 +123,7 @@ def score_blocks(run: RunFolder, scores: Sequence[Score], title: str = "") -> li
     by_group = [score for score in scores if score.group]
     tasks = dict.fromkeys(score.task for score in by_group)
     return [
-        table(columns, _rows(whole, stages, with_group=False), title=title),
+        table(columns, _rows(whole, stages, with_group=False)),
         *ranges(whole, stages),
         *(
             table(
@@ -251,6 +249,41 @@ def measured_blocks(run: RunFolder) -> list[Block | None]:
         "and prompts are each stage's own held-out ones."
     )
     return [table(["measured by", *names], rows, title="Held out"), Text(said)]
+
+
+def committee_block(run: RunFolder) -> Block | None:
+    """What the members of a committee were worth on held-out prompts, by round."""
+    rows: list[list[Cell | str]] = []
+    for stage in run.finished:
+        rounds = stage.metrics.get("rounds")
+        for found in rounds if isinstance(rounds, list) else ():
+            number = figures.count(number_at(found, "round"))
+            members = table_at(found, "held_out", "members")
+            for name in members:
+                worth, ended, reward, moved = (
+                    number_at(members, name, key)
+                    for key in ("worth", "finished", "reward", "to_start")
+                )
+                rows.append(
+                    [
+                        str(name),
+                        number,
+                        figures.share(worth),
+                        figures.share(ended),
+                        figures.decimal(reward, 3),
+                        figures.decimal(moved, 3),
+                    ]
+                )
+            picked = number_at(found, "held_out", "picked_by_reward")
+            if picked is not None:
+                everyone = "picked among all by the reward model"
+                rows.append([everyone, number, figures.share(picked), "", "", ""])
+    return table(
+        ["member", "round", "worth", "ended", "reward", "nats from the start"],
+        rows,
+        title="The committee, on held-out prompts",
+        folded=True,
+    )
 
 
 def difference(first: Score, second: Score) -> tuple[float, float, float] | None:

@@ -27,6 +27,7 @@ KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_p
 """Matrices of a block, in the order of its computation."""
 
 FACTORS = "adapters.safetensors"
+MOST_BITS = 32  # of a weight
 WIDEST_GRID = 512  # layers of a picture; a larger number is a damaged name
 
 
@@ -110,6 +111,8 @@ def bits_picture(bits: Mapping[str, float], title: str) -> Bits | None:
     cells: dict[tuple[str, int], int] = {}
     others: list[tuple[str, int]] = []
     for name, width in bits.items():
+        if not 0 < width <= MOST_BITS:
+            continue
         words = name.split(".")
         after = words[words.index("layers") + 1 :] if "layers" in words else []
         if after and after[0].isdecimal() and int(after[0]) < WIDEST_GRID:

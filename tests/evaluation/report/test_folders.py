@@ -90,7 +90,7 @@ def test_damaged_lines_of_a_log_are_left_out_and_counted(made):
     assert [line["step"] for line in run.stages[0].logs[0].lines] == [20, 40, 60]
 
 
-WRONG = (None, [], {}, "words", -1, 1e400, float("nan"), True, "\x00", [[1]], 10**400)
+WRONG = (None, [], {}, "words", -1, 1e300, 1e400, float("nan"), True, "\x00", [[1]], 10**400)
 
 
 def places(value, path=()):

@@ -209,7 +209,18 @@ def test_a_long_curve_is_thinned_and_says_so(made):
 
 
 @pytest.mark.parametrize(
-    "values", [[0.0], [-3.5], [1e-9, 2e-9], [1e12, 3e12], [5.0, 5.0], [0.0, 1e300]]
+    "values",
+    [
+        [0.0],
+        [-3.5],
+        [5.0, 5.0],
+        [5.0, 5.000000000000001],
+        [1e-9, 2e-9],
+        [0.0, 5e-324],
+        [1e-310],
+        [1e12, 3e12],
+        [-1.7e308, 1.7e308],
+    ],
 )
 def test_curves_of_any_height_stay_in_their_picture(made, values):
     made.stage("core", log=[{"step": n, "nll": y} for n, y in enumerate(values)])
@@ -218,6 +229,16 @@ def test_curves_of_any_height_stay_in_their_picture(made, values):
         x, y = map(float, point.split(","))
         assert 0 <= x <= 360
         assert 0 <= y <= 210
+    assert max(map(len, re.findall(r"\d+", page))) < 20
+
+
+def test_the_committee_has_a_table(made):
+    members = {"sft": {"worth": 0.25, "finished": 1.0, "reward": -1.5, "to_start": 0.0}}
+    held_out = {"members": members, "picked_by_reward": 0.375}
+    made.stage("itec", rounds=[{"round": 1, "held_out": held_out}, "damaged"])
+    _, markdown = pages(made.folder)
+    assert "| sft | 1 | 25.0% | 100.0% | -1.500 | 0.000 |" in markdown
+    assert "| picked among all by the reward model | 1 | 37.5% |  |  |  |" in markdown
 
 
 def test_of_each_task_asked_twice_both_are_shown(made):

@@ -11,7 +11,7 @@ def wilson(hits, n, z=1.959964):
     share = hits / n
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     side = z * ((share * (1 - share) + z * z / (4 * n)) / n) ** 0.5 / (1 + z * z / n)
-    return Score("task", "accuracy", "sft", share, middle - side, middle + side, n)
+    return Score("task", "accuracy", "sft", share, middle - side, middle + side)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_intervals_of_differences_are_the_published_ones(first, second, low, hig
 
 
 def test_without_intervals_there_is_none_of_the_difference():
-    bare = Score("task", "accuracy", "sft", 0.5, None, None, None)
+    bare = Score("task", "accuracy", "sft", 0.5, None, None)
     assert difference(bare, wilson(5, 10)) is None
 
 
