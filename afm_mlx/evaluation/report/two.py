@@ -99,17 +99,18 @@ def _glance(runs: Sequence[RunFolder], names: Names) -> Block | None:
 
 
 def _settings(runs: Sequence[RunFolder], names: Names) -> Block | None:
-    """Settings that decided results, where they differ; both have the stage that read them."""
-    one, two = (_all_settings(run) for run in runs)
+    """Settings of the stages that both have finished, where they differ."""
+    shared = list(_shared(runs))
+    one, two = (_all_settings([both[number] for both in shared]) for number in (0, 1))
     keys = [key for key in dict.fromkeys(chain(one, two)) if one.get(key) != two.get(key)]
     rows = [[key, one.get(key, NOT_SET), two.get(key, NOT_SET)] for key in keys]
     return table(["setting", *names], rows, words=3)
 
 
-def _all_settings(run: RunFolder) -> dict[str, str]:
+def _all_settings(stages: Sequence[StageFolder]) -> dict[str, str]:
     """Every setting with its values: several, where it changed between two stages."""
     found: dict[str, list[str]] = {}
-    for stage in run.finished:
+    for stage in stages:
         for name, value in flat(table_at(stage.manifest, "settings")):
             words = value if isinstance(value, str) and value else json.dumps(value)
             if words not in (values := found.setdefault(name, [])):
@@ -119,51 +120,33 @@ def _all_settings(run: RunFolder) -> dict[str, str]:
 
 def _stages(runs: Sequence[RunFolder], names: Names) -> Block | None:
     """Stages that only one of them has finished."""
-    have = [[stage.name for stage in run.finished] for run in runs]
-    said = [
-        f"Only {name} has {', '.join(only)}."
-        for name, only in (
-            (names[0], [stage for stage in have[0] if stage not in have[1]]),
-            (names[1], [stage for stage in have[1] if stage not in have[0]]),
-        )
-        if only
-    ]
-    return Text(" ".join(said)) if said else None
+    return _only(names, [[stage.name for stage in run.finished] for run in runs], "has")
 
 
 def _scores(
     runs: Sequence[RunFolder], names: Names, scores: Sequence[Sequence[Score]]
 ) -> list[Block | None]:
-    """Each score of both and the difference, and pictures of those that both have."""
+    """Each score that both have and the difference, pictures of them, and who has others."""
     whole = [[score for score in each if not score.group] for each in scores]
     one, two = ({(s.task, s.metric, s.stage): s for s in each} for each in whole)
-    order = {
-        stage: place
-        for place, stage in enumerate(
-            dict.fromkeys(
-                chain.from_iterable(
-                    columns_of(run, each) for run, each in zip(runs, whole, strict=True)
-                )
-            )
-        )
-    }
-    tasks = list(dict.fromkeys((task, metric) for task, metric, _ in chain(one, two)))
+    stages = columns_of(runs[0], whole[0])
+    tasks = list(dict.fromkeys((task, metric) for task, metric, _ in one))
     keys = sorted(
-        dict.fromkeys(chain(one, two)),
-        key=lambda key: (tasks.index(key[:2]), order[key[2]]),
+        (key for key in one if key in two),
+        key=lambda key: (tasks.index(key[:2]), stages.index(key[2])),
     )
     rows: list[list[Cell | str]] = [
         [
             Cell(key[0], as_words(key[1])),
             key[2],
-            *(score_cell(each.get(key)) for each in (one, two)),
-            _gain(one.get(key), two.get(key)),
+            *(score_cell(each[key]) for each in (one, two)),
+            _gain(one[key], two[key]),
         ]
         for key in keys
     ]
     pictures: list[Block | None] = []
     for task, metric in tasks:
-        both = [key for key in keys if key[:2] == (task, metric) and key in one and key in two]
+        both = [key for key in keys if key[:2] == (task, metric)]
         ranges = [
             as_range(each[key], f"{key[2]}, {name}", number)
             for key in both
@@ -173,13 +156,23 @@ def _scores(
             share = figures.is_share(metric)
             pictures.append(Ranges(titled(task, metric), tuple(ranges), share))
     numbers = table(["task", "stage", *names, "difference"], rows, words=2)
-    return [numbers, *pictures]
+    asked = [
+        list(dict.fromkeys(f"{task} ({stage})" for task, _, stage in each)) for each in (one, two)
+    ]
+    return [numbers, *pictures, _only(names, asked, "has scores of")]
 
 
-def _gain(first: Score | None, second: Score | None) -> Cell:
+def _only(names: Names, things: Sequence[Sequence[str]], has: str) -> Block | None:
+    """What one of them has and the other has not."""
+    said = []
+    for name, mine, others in zip(names, things, reversed(things), strict=True):
+        if more := [thing for thing in mine if thing not in others]:
+            said.append(f"Only {name} {has} {', '.join(more)}.")
+    return Text(" ".join(said)) if said else None
+
+
+def _gain(first: Score, second: Score) -> Cell:
     """Second less first, with the interval of the difference."""
-    if first is None or second is None:
-        return Cell("")
 
     def write(gain: float) -> str:
         return figures.gain(gain, first.value, first.metric)

@@ -148,6 +148,7 @@ def fill(made: Made, *, lr: float = 0.01, gain: float = 0.0) -> Made:
     }
     data = {"data": {"docs": {"kind": "text", "license": "MIT"}}}
     core = {"core": {"lr": lr, "mixture": {"docs": 1.0}}, "training": {"seed": 0}}
+    core["synthetic"] = {"a_long_name": {"of_a_setting": {"that_goes_on_and_on": lr}}}
     made.stage("tokenizer", pieces=32, documents=40)
     made.stage("data", "tokenizer", settings=data, docs=source)
     made.stage(

@@ -91,7 +91,7 @@ def crowd(made):
 def pages(tmp_path_factory):
     """Pages of a usual run, of a crowded one, and of two runs."""
     folder = tmp_path_factory.mktemp("runs")
-    usual, better = fill(Made(folder / "usual")), fill(Made(folder / "better"), gain=0.1)
+    usual, better = fill(Made(folder / "usual")), fill(Made(folder / "better"), lr=0.02, gain=0.1)
     crowded = crowd(Made(folder / "crowded"))
     return {
         "usual": write(usual.folder)[0],

@@ -1,5 +1,6 @@
 """Two runs beside each other."""
 
+import json
 import re
 import shutil
 
@@ -7,6 +8,8 @@ from afm_mlx.evaluation.report.folders import read_run
 from afm_mlx.evaluation.report.html import to_html
 from afm_mlx.evaluation.report.markdown import to_markdown
 from afm_mlx.evaluation.report.two import comparison_of
+
+from .conftest import Made, result, score
 
 
 def compared(first, second):
@@ -20,6 +23,7 @@ def test_settings_that_differ_are_listed_and_no_others(whole, another):
         "| setting | small | better |",
         "| --- | --- | --- |",
         "| core.lr | 0.01 | 0.02 |",
+        "| synthetic.a_long_name.of_a_setting.that_goes_on_and_on | 0.01 | 0.02 |",
     ]
 
 
@@ -47,9 +51,22 @@ def test_curves_of_the_same_stage_share_their_axes(whole, another):
 
 def test_stages_that_only_one_has_are_named(whole, another):
     shutil.rmtree(another.folder / "rl")
+    shutil.rmtree(another.folder / "quantize")
     shutil.rmtree(whole.folder / "eval")
     text = to_markdown(compared(whole.folder, another.folder))
-    assert "Only small has rl. Only better has eval." in text
+    assert "Only small has rl, quantize. Only better has eval." in text
+    assert "quantize.target_bits_per_weight" not in text
+
+
+def test_scores_that_only_one_has_are_named(whole, another):
+    file = another.folder / "eval" / "scores.json"
+    file.write_text(json.dumps([result("new", "sft", accuracy=score(0.5))]))
+    text = to_markdown(compared(whole.folder, another.folder))
+    assert (
+        "Only small has scores of mmlu (core), mmlu (sft), gsm8k (sft), perplexity (core)." in text
+    )
+    assert "Only better has scores of new (sft)." in text
+    assert "| mmlu" not in text
 
 
 def test_a_run_beside_itself_differs_in_nothing(whole, tmp_path):
@@ -69,9 +86,7 @@ def test_problems_of_both_are_named(whole, another):
     assert "better: sft/manifest.json is damaged" in page
 
 
-def test_runs_with_nothing_in_common_can_be_compared(whole, made, tmp_path):
-    from .conftest import Made
-
+def test_runs_with_nothing_in_common_can_be_compared(whole, tmp_path):
     other = Made(tmp_path / "runs" / "other")
     other.stage("tokenizer", pieces=7)
     text = to_markdown(compared(whole.folder, other.folder))
