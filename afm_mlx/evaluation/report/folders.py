@@ -245,7 +245,11 @@ def _config(folder: Path, shown: Path, problems: list[str]) -> Facts:
 
 def _logs(folder: Path, shown: Path, problems: list[str]) -> Iterator[Log]:
     patterns = ["/".join(["*"] * depth + [LOG]) for depth in range(LOG_DEPTH)]
-    for file in sorted(file for pattern in patterns for file in folder.glob(pattern)):
+    try:
+        files = sorted(file for pattern in patterns for file in folder.glob(pattern))
+    except FileNotFoundError:  # the run goes on, and has just renamed the folder
+        files = []
+    for file in files:
         if file.parent.is_symlink() and file.parent != folder:
             continue  # a second name of what stands elsewhere in the stage
         lines, damaged = read_lines(file)

@@ -232,7 +232,7 @@ def _model(run: RunFolder) -> Block | None:
 def answers(run: RunFolder) -> list[Block | None]:
     """What the stages answered to the same prompts."""
     by_prompt: dict[str, list[Answer]] = {}
-    for name, samples in samples_of(run):
+    for name, samples in samples_of(run).items():
         for prompt, text in samples.items():
             by_prompt.setdefault(prompt, []).append(Answer(name, text))
     shown = list(by_prompt.items())[:MOST_PROMPTS]
@@ -242,8 +242,8 @@ def answers(run: RunFolder) -> list[Block | None]:
     return blocks
 
 
-def samples_of(run: RunFolder) -> list[tuple[str, dict[str, str]]]:
-    """Prompts and answers of each stage, and of each evaluation."""
+def samples_of(run: RunFolder) -> dict[str, dict[str, str]]:
+    """Prompts and answers by stage, those of its evaluation with them."""
     found = []
     for stage in run.stages:
         lines = [line for log in stage.logs if not log.place for line in log.lines]
@@ -253,7 +253,11 @@ def samples_of(run: RunFolder) -> list[tuple[str, dict[str, str]]]:
     for result in run.scores:
         name = words_at(result, "stage") or words_at(result, "model") or "model"
         found.append((name, _texts(at(result, "samples"))))
-    return [(name, samples) for name, samples in found if samples]
+    by_name: dict[str, dict[str, str]] = {}
+    for name, samples in found:
+        if samples:
+            by_name.setdefault(name, {}).update(samples)
+    return by_name
 
 
 def _texts(samples: object) -> dict[str, str]:

@@ -214,7 +214,7 @@ def _curves(runs: Sequence[RunFolder], names: Names) -> Iterator[Block]:
 
 def _answers(runs: Sequence[RunFolder], names: Names) -> Iterator[Block]:
     """Answers of the newest stage that both have answers of, to the same prompts."""
-    one, two = (dict(samples_of(run)) for run in runs)
+    one, two = (samples_of(run) for run in runs)
     stages = [stage for stage in one if stage in two and set(one[stage]) & set(two[stage])]
     if not stages:
         return

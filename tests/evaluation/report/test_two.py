@@ -80,6 +80,13 @@ def test_a_run_beside_itself_differs_in_nothing(whole, tmp_path):
     assert set(map(str.strip, differences[2:])) == {"0.0000", "0.0 points"}
 
 
+def test_answers_of_the_same_stage_stand_side_by_side(whole, another):
+    text = to_markdown(compared(whole.folder, another.folder))
+    part = text.split("## Answers side by side")[1].split("\n## ")[0]
+    assert part.count("### Prompt") == 2  # one that [sft] kept, and one of its evaluation
+    assert part.count("small, sft:") == part.count("better, sft:") == 2
+
+
 def test_problems_of_both_are_named(whole, another):
     (another.folder / "sft" / "manifest.json").write_text("")
     page = to_html(compared(whole.folder, another.folder))
