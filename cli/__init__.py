@@ -25,6 +25,7 @@ from .models_io import import_
 from .plan import plan
 from .quantize import quantize
 from .recover import recover
+from .report import report
 from .run import pretrain, run
 from .serve import serve
 from .shrink import distill, prune
@@ -93,6 +94,7 @@ app.add_typer(policy.app, name="policy", rich_help_panel=USE)
 app.add_typer(zoo.app, name="models", rich_help_panel=BUILD)
 app.command("plan", rich_help_panel=BUILD)(plan)
 app.command("run", rich_help_panel=BUILD)(run)
+app.command("report", rich_help_panel=BUILD)(report)
 app.add_typer(data.app, name="data", rich_help_panel=BUILD)
 app.add_typer(tokenizer.app, name="tokenizer", rich_help_panel=BUILD)
 app.add_typer(synth.app, name="synth", rich_help_panel=BUILD)
