@@ -141,20 +141,19 @@ def _shown(columns: Sequence[dict[float, float]]) -> list[float]:
     every = sorted({step for column in columns for step in column})
     if len(every) <= SHOWN_STEPS:
         return every
-    measured = {step for column in columns for step in column if _in_all(step, columns)}
-    chosen = {every[0], every[-1], *(_spread(sorted(measured), SHOWN_STEPS // 2))}
-    chosen |= set(_spread(every, SHOWN_STEPS - len(chosen)))
-    return sorted(chosen)
-
-
-def _in_all(step: float, columns: Sequence[dict[float, float]]) -> bool:
-    return all(step in column for column in columns)
+    chosen = {every[0], every[-1]}
+    for many in range(len(columns), 1, -1):
+        alike = [step for step in every if sum(step in column for column in columns) == many]
+        chosen |= set(_spread(alike, SHOWN_STEPS // 2 - len(chosen) + 2))
+    return sorted(chosen | set(_spread(every, SHOWN_STEPS - len(chosen))))
 
 
 def _spread(steps: Sequence[float], most: int) -> list[float]:
     """At most so many of them, at even distances, the last one among them."""
-    if len(steps) <= most or most < 1:
-        return list(steps) if most >= 1 else []
+    if most < 1:
+        return []
+    if len(steps) <= most:
+        return list(steps)
     return [steps[round((place + 1) * len(steps) / most) - 1] for place in range(most)]
 
 

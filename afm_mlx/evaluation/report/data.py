@@ -86,8 +86,8 @@ def _source(source: Facts) -> list[str]:
         figures.count(number_at(source, "documents_read")),
         figures.count(number_at(source, "documents")),
         figures.size(number_at(source, "bytes")),
-        figures.count(number_at(source, "tokens")),
-        figures.count(number_at(source, "held_out_tokens")),
+        figures.count(number_at(source, "tokens") or None),
+        figures.count(number_at(source, "held_out_tokens") or None),
     ]
 
 

@@ -163,8 +163,9 @@ def _made(stage: StageFolder) -> str:
         _named("a link to", words_at(metrics, "model")),
         _named("the tokenizer of", words_at(metrics, "from")),
         _many(number_at(metrics, "pieces"), "piece"),
-        _many(_summed(stage, "train_tokens"), "token", " to train on"),
-        _many(_summed(stage, "held_out_tokens"), "token", " held out"),
+        _many(_summed(table_at(metrics, "sources"), "out"), "document", " kept"),
+        _many(_summed(metrics, "train_tokens"), "token", " to train on"),
+        _many(_summed(metrics, "held_out_tokens"), "token", " held out"),
         _many(_conversations(metrics), "conversation"),
         _many(number_at(metrics, "answers"), "answer"),
         _many(number_at(metrics, "kept"), "answer", " kept"),
@@ -188,11 +189,9 @@ def _many(value: float | None, thing: str, more: str = "") -> str:
     return f"{figures.count(value)} {thing}{'' if round(value) == 1 else 's'}{more}"
 
 
-def _summed(stage: StageFolder, key: str) -> float | None:
+def _summed(sources: Mapping[str, object], key: str) -> float:
     """Sum over the sources of the data."""
-    if stage.name != "data":
-        return None
-    values = [number_at(stage.metrics, source, key) for source in stage.metrics]
+    values = [number_at(sources, source, key) for source in sources]
     return sum(value for value in values if value is not None)
 
 
@@ -289,7 +288,8 @@ def costs(run: RunFolder) -> Table | None:
         rows.append(
             ["all", figures.duration(total), "", "" if most is None else f"{most:.2f} GB", ""]
         )
-    return table(["stage", "time", "share of the time", "peak memory", "speed"], rows)
+    found = table(["stage", "time", "share of the time", "peak memory", "speed"], rows)
+    return found if found and len(found.columns) > 1 else None
 
 
 def stage_speed(stage: StageFolder) -> str:

@@ -1,5 +1,6 @@
 """The page and its Markdown: the same figures, those of the folders, and every text is text."""
 
+import json
 import re
 from collections import Counter
 from html import unescape
@@ -7,11 +8,14 @@ from html.parser import HTMLParser
 
 import pytest
 
+from afm_mlx.corpus.clean import clean_sources
 from afm_mlx.evaluation.report.folders import read_run
 from afm_mlx.evaluation.report.html import to_html
 from afm_mlx.evaluation.report.markdown import to_markdown
 from afm_mlx.evaluation.report.one import report_of
 from afm_mlx.evaluation.report.two import comparison_of
+from afm_mlx.settings.clean import Clean
+from afm_mlx.settings.sections import Source
 
 from .conftest import HARM, result, score, trained
 
@@ -249,3 +253,25 @@ def test_of_each_task_asked_twice_both_are_shown(made):
     assert "| needle (found) | 50.0% (45.0 to 55.0%) |" in markdown
     assert "| needle (2) (found) | 75.0% (70.0 to 80.0%) |" in markdown
     assert HARM not in markdown
+
+
+def test_what_filters_left_out_is_on_the_page(made, tmp_path):
+    texts = [f"{i} " + " ".join(f"word{i}x{j}" for j in range(60)) + "." for i in range(8)]
+    texts += [texts[0], "short", "<b>short</b>"]
+    source = tmp_path / "texts.jsonl"
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in [*texts, ""]))
+    off = ["duplicate-ngrams", "top-ngram", "stop-words", "duplicate-lines", "punctuation"]
+    rules = {"off": off, "least_words": 10}
+    settings = Clean.model_validate({"workers": 1, "heuristics": rules, "dedup": {}})
+    sources = {"texts": Source(kind="jsonl", path=str(source), license="CC-BY-4.0")}
+    metrics = clean_sources(sources, settings, made.folder / "clean")
+    made.write("clean/manifest.json", {"metrics": metrics})
+    page, markdown = pages(made.folder)
+    assert "| clean | 8 documents kept |" in markdown
+    assert "8 documents, 4.26 kB of text; of 11 documents read." in markdown
+    assert "| texts | jsonl | CC-BY-4.0 | 11 | 8 | 4.26 kB |" in markdown
+    assert "| heuristics.too-short | 2 | 18.2% |" in markdown
+    assert "| dedup.exact | 1 | 9.1% |" in markdown
+    assert "| texts | empty | 1 |" in markdown
+    assert "## Time" not in markdown
+    assert figures_of(" ".join(Page(page).texts)) == figures_of_markdown(markdown)
