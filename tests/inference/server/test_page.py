@@ -5,14 +5,15 @@ import hashlib
 import http.client
 import re
 import shutil
-from importlib.resources import files
 
 import pytest
+
+from afm_mlx.inference.server.page import page_text
 
 from .conftest import WAIT_SECONDS, eventually, is_idle, running
 from .test_policy import POLICY
 
-PAGE = (files("afm_mlx.inference.server") / "page.html").read_text(encoding="utf-8")
+PAGE = page_text()
 BROWSERS = (
     "chromium",
     "chromium-browser",
