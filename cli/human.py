@@ -26,8 +26,6 @@ from .terminal import tell
 if TYPE_CHECKING:
     from afm_mlx.evaluation.human.prompts import Prompt
     from afm_mlx.evaluation.human.store import Store
-    from afm_mlx.evaluation.human.writing import Author
-    from afm_mlx.inference.requests import Sampling
 
 app = typer.Typer(no_args_is_help=True, help="People compare the answers of models.")
 
@@ -81,32 +79,41 @@ def answers(
 ) -> None:
     """Write a model's answers to the prompts; the same command goes on where it was."""
     from afm_mlx.evaluation.human.answers import Appending
-    from afm_mlx.evaluation.human.apple import NAME, WORD, AppleAuthor, NotHere
+    from afm_mlx.evaluation.human.apple import WORD, AppleSubject, NotHere
     from afm_mlx.evaluation.human.writing import write_answers
+    from afm_mlx.evaluation.subject import Drawing, ModelSubject
+    from afm_mlx.inference.answers import check_sampling
     from afm_mlx.inference.requests import Sampling
     from afm_mlx.inference.server.start import service_name
     from afm_mlx.progress import Progress
 
+    check_sampling(Sampling(max_tokens, temperature, top_p, seed))
     chosen = _chosen(prompts, category, limit)
-    sampling = Sampling(max_tokens, temperature, top_p, seed)
+    drawing = Drawing(temperature, top_p, seed)
+    author: AppleSubject | ModelSubject
     if model == WORD:
         try:
-            author: Author = AppleAuthor(sampling, system=system)
+            author = AppleSubject(drawing)
         except NotHere as error:
-            tell(f"skipped: Apple's on-device model cannot be asked: {error}")
+            hint = f" ({error.hint})" if error.hint else ""
+            tell(f"skipped: Apple's on-device model cannot be asked: {error}{hint}")
             return
-        called = name or NAME
     else:
-        author = _model_author(model, sampling, system, adapter, runs)
-        called = name or service_name(model) + (f":{adapter}" if adapter else "")
+        called = service_name(model) + (f":{adapter}" if adapter else "")
+        engine = open_engine(model, runs, [adapter] if adapter else [])
+        author = ModelSubject(engine, called, drawing=drawing)
+    called = name or author.name
+    settings = {**author.facts, "max_tokens": max_tokens, "system": system}
     progress = Progress()
-    with Appending(out, called, author.settings) as file:
+    with Appending(out, called, settings) as file:
         if file.was_cut:
             tell(f"{out}: the last line was cut off, and is answered again")
         tally = write_answers(
             author,
             chosen,
             file,
+            max_tokens=max_tokens,
+            system=system,
             status=lambda done, total: progress.status(
                 f"{done:,} of {total:,} answers", last=done == total
             ),
@@ -225,17 +232,6 @@ def _chosen(file: Path | None, categories: list[str], limit: int | None) -> list
     if categories:
         found = [prompt for prompt in found if prompt.category in categories]
     return found[:limit]
-
-
-def _model_author(
-    model: str, sampling: Sampling, system: str, adapter: str | None, runs: Path
-) -> Author:
-    from afm_mlx.evaluation.human.writing import ModelAuthor
-    from afm_mlx.inference.answers import check_sampling
-
-    check_sampling(sampling)
-    engine = open_engine(model, runs, [adapter] if adapter else [])
-    return ModelAuthor(engine, sampling, system=system)
 
 
 def _store(files: list[Path], db: Path, grades: bool, seed: int) -> Store:

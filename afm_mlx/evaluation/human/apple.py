@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import importlib
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from afm_mlx.errors import AfmError
-from afm_mlx.evaluation.human.writing import Refused, Said
-from afm_mlx.inference.requests import Sampling
+from afm_mlx.evaluation.items import Answer, Question, Refusal
+from afm_mlx.evaluation.subject import Drawing
 
 WORD = "apple"
 """In place of a MODEL; a folder of this name is ./apple."""
@@ -28,7 +28,7 @@ MODULE = "apple_fm_sdk"
 OLDEST = 26
 """First macOS that has the model."""
 
-ASKED_OTHERWISE = ("GuardrailViolationError", "RefusalError")
+WILL_NOT = ("GuardrailViolationError", "RefusalError")
 """Errors of the SDK that are the model's answer: it, or its guardrail, will not."""
 
 
@@ -36,17 +36,17 @@ class NotHere(AfmError):
     """Apple's model cannot be asked on this machine."""
 
 
-class AppleAuthor:
+class AppleSubject:
     """Apple's on-device model. It answers one prompt at a time, each in a session of its own."""
 
-    def __init__(self, sampling: Sampling, *, system: str = "") -> None:
+    def __init__(self, drawing: Drawing, *, name: str = NAME) -> None:
         """Ask Apple's model.
 
         Raises:
             NotHere: this is no macOS 26 or later, its SDK is not installed, or the system says
                 that the model cannot be used.
         """
-        self._sampling, self._system = sampling, system
+        self.name, self._drawing = name, drawing
         self._sdk = _open_sdk()
         self._model = self._sdk.SystemLanguageModel()
         available, reason = self._model.is_available()
@@ -55,49 +55,43 @@ class AppleAuthor:
             raise NotHere(f"the system says: {word}", hint="System Settings, Apple Intelligence")
 
     @property
-    def settings(self) -> Mapping[str, Any]:
-        """See `Author`."""
-        sampling = self._sampling
-        return {
-            "macos": platform.mac_ver()[0],
-            "max_tokens": sampling.max_tokens,
-            "seed": sampling.seed if sampling.temperature else 0,
-            "system": self._system,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-        }
+    def facts(self) -> dict[str, Any]:
+        """See `Subject`. The model comes with the system, so that its version stands for it."""
+        return {"model": f"macOS {platform.mac_ver()[0]}", **self._drawing.facts}
 
-    def answers(self, prompts: Sequence[str]) -> Iterator[tuple[int, Said | Refused]]:
-        """See `Author`. Where the model or its guardrail will not, the answer is empty."""
+    def answer(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer | Refusal]]:
+        """See `Subject`. Where the model or its guardrail will not, the answer is empty."""
         with asyncio.Runner() as runner:
-            for place, prompt in enumerate(prompts):
-                yield place, runner.run(self._answer(prompt))
+            for place, question in enumerate(questions):
+                yield place, runner.run(self._answer(question))
 
-    async def _answer(self, prompt: str) -> Said | Refused:
+    async def _answer(self, question: Question) -> Answer | Refusal:
+        assert not isinstance(question.prompt, str), "Apple's model continues no text"
+        texts = {role: "" for role in ("system", "user")} | {
+            message["role"]: message["content"] for message in question.prompt
+        }
         session = self._sdk.LanguageModelSession(
-            instructions=self._system or None, model=self._model
+            instructions=texts["system"] or None, model=self._model
         )
+        options = self._options(question.max_tokens)
         try:
-            text = await session.respond(prompt, options=self._options())
+            return Answer(str(await session.respond(texts["user"], options=options)))
         except self._sdk.FoundationModelsError as error:
             name = type(error).__name__
-            if name in ASKED_OTHERWISE:
-                return Said("", name)
-            return Refused(f"{name} of Apple's model")
-        return Said(str(text), "stop")
+            return Answer("") if name in WILL_NOT else Refusal(f"{name} of Apple's model")
 
-    def _options(self) -> Any:
-        sdk, sampling = self._sdk, self._sampling
-        if not sampling.temperature:
+    def _options(self, max_tokens: int) -> Any:
+        sdk, drawing = self._sdk, self._drawing
+        if not drawing.temperature:
             return sdk.GenerationOptions(
-                sampling=sdk.SamplingMode.greedy(), maximum_response_tokens=sampling.max_tokens
+                sampling=sdk.SamplingMode.greedy(), maximum_response_tokens=max_tokens
             )
         return sdk.GenerationOptions(
             sampling=sdk.SamplingMode.random(
-                probability_threshold=sampling.top_p, seed=sampling.seed
+                probability_threshold=drawing.top_p, seed=drawing.seed
             ),
-            temperature=sampling.temperature,
-            maximum_response_tokens=sampling.max_tokens,
+            temperature=drawing.temperature,
+            maximum_response_tokens=max_tokens,
         )
 
 

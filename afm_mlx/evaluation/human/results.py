@@ -10,47 +10,28 @@ import itertools
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from afm_mlx.evaluation.human.agreement import interval, krippendorff_alpha, nominal, share_equal
 from afm_mlx.evaluation.human.store import Grade, Store
 from afm_mlx.evaluation.human.study import DIMENSIONS, MARKS, Card, Kind
-
-Z = 1.959963984540054
-"""Quantile of the normal distribution that leaves 2.5 % above: intervals are of 95 %."""
+from afm_mlx.evaluation.scores import Score, wilson
 
 POOR, GOOD = MARKS.index("poor"), MARKS.index("good")
 
 
-@dataclass(frozen=True)
-class Share:
-    """A share of cards, 0 to 1."""
-
-    value: float
-    low: float
-    """Of the interval of 95 %."""
-    high: float
-    n: int
-    """Cards."""
-
-
-def share_of(parts: Sequence[float]) -> Share:
+def share_of(parts: Sequence[float]) -> Score:
     """Mean of each card's part, 0 to 1, with Wilson's interval.
 
     Of cards that are split between graders the interval is wider than it had to be: their parts
     vary less than those that are 0 or 1.
-
-    Source: E. B. Wilson, 1927.
     """
     n = len(parts)
     if not n:
-        return Share(0.0, 0.0, 1.0, 0)
+        return Score(0.0, 0.0, 1.0, 0)
     value = math.fsum(parts) / n
-    middle = (value + Z * Z / (2 * n)) / (1 + Z * Z / n)
-    half = Z / (1 + Z * Z / n) * math.sqrt(value * (1 - value) / n + Z * Z / (4 * n * n))
-    low, high = max(0.0, middle - half), min(1.0, middle + half)
-    return Share(value, min(low, value), max(high, value), n)
+    return Score(value, *wilson(value, n), n)
 
 
 def results(store: Store) -> dict[str, Any]:

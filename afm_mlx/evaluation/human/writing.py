@@ -2,49 +2,29 @@
 
 from __future__ import annotations
 
-import queue
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from afm_mlx.errors import AfmError, DataError, FitError
+from afm_mlx.errors import DataError
 from afm_mlx.evaluation.human.answers import Appending
-from afm_mlx.inference.requests import Chunk, Message, Sampling
+from afm_mlx.evaluation.items import Answer, Question, Refusal
+from afm_mlx.inference.requests import Message
 
 if TYPE_CHECKING:
     from afm_mlx.evaluation.human.prompts import Prompt
-    from afm_mlx.inference.engine import Engine
-
-TOGETHER = 16
-"""Answers that are written at once, unless told. Ours."""
-
-
-@dataclass(frozen=True)
-class Said:
-    """An answer."""
-
-    text: str
-    finished: str
-    """`stop`, `length`, `context`, or why the model would not answer."""
-
-
-@dataclass(frozen=True)
-class Refused:
-    """Why a prompt could not be asked."""
-
-    reason: str
 
 
 class Author(Protocol):
-    """Who answers."""
+    """Who answers: what is needed of a `Subject`."""
 
     @property
-    def settings(self) -> Mapping[str, Any]:
+    def facts(self) -> dict[str, Any]:
         """What decides the answers, ready for JSON."""
 
-    def answers(self, prompts: Sequence[str]) -> Iterator[tuple[int, Said | Refused]]:
-        """Answer prompts, in any order, each with its place."""
+    def answer(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer | Refusal]]:
+        """Answer questions, in any order, each with its place."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +43,19 @@ def write_answers(
     prompts: Sequence[Prompt],
     file: Appending,
     *,
+    max_tokens: int,
+    system: str = "",
     status: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tally:
     """Answer the prompts that a file has no answer to, each added as soon as it is there.
+
+    Args:
+        author: the model.
+        prompts: to be answered.
+        file: gets the answers.
+        max_tokens: longest answer.
+        system: a message before each prompt; "" for none.
+        status: told how many are done, of how many, after each.
 
     Raises:
         DataError: the file has an answer to another text by the id of one of the prompts.
@@ -80,9 +70,14 @@ def write_answers(
                 f"{file.path} has an answer to another text of prompt '{prompt.id}'",
                 hint="the prompts have changed: name another --out",
             )
+    first: list[Message] = [{"role": "system", "content": system}] if system else []
+    questions = [
+        Question(each.id, (*first, {"role": "user", "content": each.prompt}), max_tokens)
+        for each in left
+    ]
     refused: Counter[str] = Counter()
-    for done, (place, said) in enumerate(author.answers([each.prompt for each in left]), start=1):
-        if isinstance(said, Refused):
+    for done, (place, said) in enumerate(author.answer(questions), start=1):
+        if isinstance(said, Refusal):
             refused[said.reason] += 1
         else:
             prompt = left[place]
@@ -96,74 +91,3 @@ def write_answers(
             )
         status(done, len(left))
     return Tally(len(left) - refused.total(), len(prompts) - len(left), dict(refused))
-
-
-class ModelAuthor:
-    """A model on this machine, with the adapter that its engine uses."""
-
-    def __init__(
-        self, engine: Engine, sampling: Sampling, *, system: str = "", together: int = TOGETHER
-    ) -> None:
-        """Ask a model; `together` answers are written at once."""
-        self._engine, self._sampling = engine, sampling
-        self._system, self._together = system, together
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """See `Author`."""
-        sampling = self._sampling
-        return {
-            "adapter": self._engine.adapters.active or "",
-            "max_tokens": sampling.max_tokens,
-            "seed": sampling.seed if sampling.temperature else 0,  # else it decides nothing
-            "system": self._system,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-        }
-
-    def answers(self, prompts: Sequence[str]) -> Iterator[tuple[int, Said | Refused]]:
-        """See `Author`. A prompt that leaves no room for an answer is refused."""
-        from afm_mlx.inference.batches import Batcher
-
-        came: queue.Queue[tuple[int, Said | AfmError]] = queue.Queue()
-        active = self._engine.adapters.active
-        first: list[Message] = [{"role": "system", "content": self._system}] if self._system else []
-        with Batcher(self._engine, max_together=self._together) as batcher:
-            waiting = 0
-            for place, prompt in enumerate(prompts):
-                try:
-                    messages = [*first, {"role": "user", "content": prompt}]
-                    ids = self._engine.prompt_ids(messages)
-                    batcher.submit(ids, self._sampling, adapter=active, tell=_Writer(place, came))
-                except (DataError, FitError) as error:
-                    yield place, Refused(str(error))
-                    continue
-                waiting += 1
-                if waiting >= 2 * self._together:
-                    yield _taken(came)
-                    waiting -= 1
-            for _ in range(waiting):
-                yield _taken(came)
-
-
-class _Writer:
-    """Puts an answer together from its chunks, which come from the model's thread."""
-
-    def __init__(self, place: int, came: queue.Queue[tuple[int, Said | AfmError]]) -> None:
-        self.place, self.came = place, came
-        self.pieces: list[str] = []
-
-    def __call__(self, said: Chunk | AfmError) -> None:
-        if isinstance(said, AfmError):
-            self.came.put((self.place, said))
-            return
-        self.pieces.append(said.text)
-        if said.finished:
-            self.came.put((self.place, Said("".join(self.pieces), said.finished)))
-
-
-def _taken(came: queue.Queue[tuple[int, Said | AfmError]]) -> tuple[int, Said]:
-    place, said = came.get()
-    if isinstance(said, AfmError):
-        raise said
-    return place, said
