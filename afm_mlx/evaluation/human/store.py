@@ -281,9 +281,13 @@ def clean_name(text: str) -> str:
 def _opened(path: Path) -> Store:
     line = _connect(path, "rw")
     try:
+        # FULL: also a loss of power loses nothing that was answered to.
+        line.execute("PRAGMA synchronous = FULL")
         return Store(path, line)
-    except sqlite3.DatabaseError:
+    except sqlite3.DatabaseError as error:
         line.close()
+        if isinstance(error, sqlite3.OperationalError) and "no such table" not in str(error):
+            raise RunError(f"cannot open {path}: {error}", hint="name another --db") from None
         raise DataError(f"{path} is no file of grades", hint="name another --db") from None
     except BaseException:
         line.close()
@@ -292,15 +296,12 @@ def _opened(path: Path) -> Store:
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
     try:
-        line = sqlite3.connect(
+        return sqlite3.connect(
             f"{path.absolute().as_uri()}?mode={mode}",
             uri=True,
             timeout=BUSY_SECONDS,
             check_same_thread=False,
         )
-        # FULL: also a loss of power loses nothing that was answered to.
-        line.execute("PRAGMA synchronous = FULL")
-        return line
     except sqlite3.Error as error:
         raise RunError(f"cannot open {path}: {error}", hint="name another --db") from None
 
