@@ -167,12 +167,13 @@ def serve(
     check_packages()
     check_access(host, api_key, hint=f"--api-key KEY, or {KEY_VARIABLE}=KEY before the command")
     from afm_mlx.evaluation.human.app import serve
+    from afm_mlx.evaluation.human.study import Kind
     from afm_mlx.inference.server.run import listen
 
-    with _store(files or [], db, grades, seed) as store, listen(host, port) as sock:
+    with listen(host, port) as sock, _store(files or [], db, grades, seed) as store:
         shown = f"[{host}]" if ":" in host else host
         count = len(store.cards) if pairs is None else min(pairs, len(store.cards))
-        what = "answers" if grades else "comparisons"
+        what = "comparisons" if store.study.kind == Kind.PAIRS else "answers"
         typer.echo(
             f"http://{shown}:{sock.getsockname()[1]}  {count:,} {what} of "
             f"{', '.join(store.study.models)}, grades go to {db}"

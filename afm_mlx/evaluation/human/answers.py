@@ -122,14 +122,18 @@ class Appending:
                 f"{self.path} has answers of '{self.there.model}', and not of '{self._model}'",
                 hint=hint,
             )
-        for name in sorted({*self.there.settings, *self._settings}):
-            old, new = self.there.settings.get(name), self._settings.get(name)
-            if old != new:
-                raise DataError(
-                    f"{self.path} has answers with {name} {json.dumps(old)}, and not "
-                    f"{json.dumps(new)}",
-                    hint=hint,
-                )
+        old, new = self.there.settings, self._settings
+        changed = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+        if "model" in changed:
+            raise DataError(f"'{self._model}' has changed since {self.path} was begun", hint=hint)
+        # What only one of them has follows from another one, as a seed from a temperature.
+        changed.sort(key=lambda name: name not in old or name not in new)
+        for name in changed[:1]:
+            raise DataError(
+                f"{self.path} has answers with {name} {json.dumps(old.get(name))}, and not "
+                f"{json.dumps(new.get(name))}",
+                hint=hint,
+            )
 
 
 def _without_cut_line(raw: bytes) -> tuple[bytes, bool]:

@@ -111,3 +111,7 @@ def test_answers_of_another_model_or_drawn_otherwise_are_not_mixed(tmp_path):
         Appending(path, "n", SETTINGS)
     with pytest.raises(DataError, match=r"with temperature 0\.0, and not 0\.7"):
         Appending(path, "m", {"temperature": 0.7})
+    with Appending(tmp_path / "b.jsonl", "m", {"model": "one"}) as file:
+        add(file, "a", "one")
+    with pytest.raises(DataError, match="'m' has changed since"):
+        Appending(tmp_path / "b.jsonl", "m", {"model": "another"})
