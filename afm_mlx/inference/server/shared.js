@@ -51,6 +51,24 @@ function codeBlock(lines) {
   return block;
 }
 
+function table(rows) {
+  const made = make("table");
+  rows.forEach((cells, number) => {
+    const row = make("tr");
+    for (const text of cells) {
+      const cell = make(number ? "td" : "th");
+      addInline(cell, text);
+      row.append(cell);
+    }
+    made.append(row);
+  });
+  return made;
+}
+
+const isTable = (head, rule = "") =>
+  head.includes("|") && rule.includes("|") && rule.includes("-") && /^[\s|:-]+$/.test(rule);
+const cellsOf = (line) => line.trim().replace(/^\||\|$/g, "").split("|").map((cell) => cell.trim());
+
 function showMarkdown(parent, text) {
   const lines = text.split("\n");
   const parts = [];
@@ -85,6 +103,11 @@ function showMarkdown(parent, text) {
       addInline(made, head[2]);
       parts.push(made);
       place++;
+    } else if (isTable(line, lines[place + 1])) {
+      const rows = [cellsOf(line)];
+      for (place += 2; place < lines.length && lines[place].includes("|"); place++)
+        rows.push(cellsOf(lines[place]));
+      parts.push(table(rows));
     } else if (/^\s*[-*+]\s+/.test(line)) parts.push(list("ul", /^\s*[-*+]\s+(.*)/));
     else if (/^\s*\d+[.)]\s+/.test(line)) {
       const start = parseInt(line, 10);
