@@ -47,7 +47,7 @@ CREATE TABLE cards (
 CREATE TABLE grades (
     serial INTEGER PRIMARY KEY AUTOINCREMENT, card INTEGER NOT NULL REFERENCES cards,
     grader TEXT NOT NULL COLLATE NOCASE, verdict TEXT, comment TEXT NOT NULL,
-    seconds REAL NOT NULL, at INTEGER NOT NULL, UNIQUE (card, grader)
+    seconds REAL NOT NULL, at INTEGER NOT NULL, UNIQUE (grader, card)
 );
 """
 """All is numbered from 0. A card without `right` shows one answer. A verdict is JSON: -3 to 3, or
@@ -159,7 +159,7 @@ class Store:
         with self._lock, self._line:
             self._line.execute(
                 "INSERT INTO grades (card, grader, verdict, comment, seconds, at) "
-                "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (card, grader) DO UPDATE SET "
+                "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (grader, card) DO UPDATE SET "
                 "verdict = excluded.verdict, comment = excluded.comment",
                 (
                     grade.card,
@@ -281,8 +281,10 @@ def clean_name(text: str) -> str:
 def _opened(path: Path) -> Store:
     line = _connect(path, "rw")
     try:
-        # FULL: also a loss of power loses nothing that was answered to.
+        # Also a loss of power loses nothing that was answered to. On macOS, fsync alone leaves it
+        # in the drive's own memory.
         line.execute("PRAGMA synchronous = FULL")
+        line.execute("PRAGMA fullfsync = ON")
         return Store(path, line)
     except sqlite3.DatabaseError as error:
         line.close()
