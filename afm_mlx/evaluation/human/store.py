@@ -311,7 +311,12 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 def _begin(path: Path, study: Study) -> None:
     """Make a file for a study: it is whole, or not there."""
     part = path.with_name(path.name + ".part")
+    # A server that was killed leaves a log, and SQLite takes the log beside a file for its own,
+    # also where the file has been deleted and made again.
     part.unlink(missing_ok=True)
+    for owner in (part, path):
+        for ending in ("-wal", "-shm", "-journal"):
+            owner.with_name(owner.name + ending).unlink(missing_ok=True)
     try:
         with contextlib.closing(_connect(part, "rwc")) as line:
             for table in filter(str.strip, TABLES.split(";")):

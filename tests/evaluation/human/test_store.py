@@ -158,6 +158,24 @@ def test_what_was_kept_outlives_a_process_that_is_killed(store):
         assert again._line.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+def test_the_log_of_a_deleted_file_is_not_taken_for_the_new_ones(store, make):
+    process = subprocess.Popen(
+        [sys.executable, "-c", GRADING, str(store.path), "Ann"], stdout=subprocess.PIPE, text=True
+    )
+    for _ in range(8):
+        process.stdout.readline()
+    process.kill()
+    process.communicate(timeout=WAIT_SECONDS)
+    log = store.path.with_name("grades.sqlite-wal")
+    left = log.read_bytes()
+    store.close()
+    store.path.unlink()
+    log.write_bytes(left)
+    with Store.of_study(store.path, make("ours", "theirs", seed=5)) as again:
+        assert again.grades() == []
+        assert again.study.seed == 5
+
+
 def test_threads_and_processes_grade_at_the_same_time(store):
     process = subprocess.Popen(
         [sys.executable, "-c", GRADING, str(store.path), "Bob"], stdout=subprocess.DEVNULL
