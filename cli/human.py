@@ -264,7 +264,7 @@ def _export(store: Store, path: Path) -> None:
     write_preferences(path, found.found)
     left: list[Any] = []
     if found.ties:
-        left.append(f"{found.ties:,} ties")
+        left.append(f"{found.ties:,} tied")
     if found.unusable:
         left.append(f"{found.unusable:,} with an empty answer or two equal ones")
     without = f"; without {' and '.join(left)}" if left else ""

@@ -9,6 +9,7 @@ import urllib.request
 import pytest
 
 from afm_mlx.alignment.preferences import read_preferences
+from afm_mlx.evaluation.human.answers import read_answers
 from afm_mlx.evaluation.human.store import Grade, Store
 
 from .conftest import start
@@ -81,6 +82,25 @@ def test_a_prompt_that_is_too_long_is_counted_and_the_others_are_answered(afm, c
     assert done.code == 0
     assert "4 answers written" in done.out
     assert "1 not asked: longer than the context" in done.err
+
+
+def test_an_interrupted_run_keeps_what_it_has_and_goes_on(afm, chat_model, tmp_path):
+    lines = [{"id": f"p{n}", "category": "math", "prompt": f"{n}?"} for n in range(2_000)]
+    (tmp_path / "many.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = ("answers", chat_model, "--prompts", tmp_path / "many.jsonl", "--max-tokens", 12)
+    out = tmp_path / "many-answers.jsonl"
+    process = start("human", *words, "--out", out)
+    while " of 2,000 answers" not in process.stderr.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=WAIT_SECONDS)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "interrupted"
+    there = len(out.read_text().splitlines())
+    assert 1 <= there < 2_000
+    done = afm("human", *words, "--out", out, "--limit", there + 5)
+    assert done.code == 0
+    assert len(read_answers(out).answers) >= there
 
 
 def test_only_the_categories_that_are_named_are_answered(afm, refused, chat_model, prompts):

@@ -196,8 +196,7 @@ def _comment(store: Store, grade: Grade) -> dict[str, Any]:
 
 
 def _categories(store: Store) -> list[str]:
-    """In the order in which they first come in the prompts."""
-    return list(dict.fromkeys(asked.category for asked in store.study.prompts))
+    return sorted({asked.category for asked in store.study.prompts})
 
 
 def _category(store: Store, card: Card) -> str:

@@ -49,7 +49,7 @@ def test_categories_have_figures_of_their_own(store):
         strength = 1 if category[number] == "math" else -1
         say(store, number, "Ann", for_model(store, number, "ours", strength))
     (pair,) = results(store)["pairs"]
-    assert list(pair["groups"]) == ["writing", "math"]
+    assert list(pair["groups"]) == ["math", "writing"]
     assert figures(pair["groups"]["math"])["win"] == (1.0, 10)
     assert figures(pair["groups"]["writing"])["lose"] == (1.0, 10)
 
