@@ -99,9 +99,9 @@ def answers(
             tell(f"skipped: Apple's on-device model cannot be asked: {error}{hint}")
             return
     else:
-        called = service_name(model) + (f":{adapter}" if adapter else "")
         engine = open_engine(model, runs, [adapter] if adapter else [])
-        author = ModelSubject(engine, called, drawing=drawing)
+        active = f":{engine.adapters.active}" if adapter and engine.adapters.active else ""
+        author = ModelSubject(engine, service_name(model) + active, drawing=drawing)
     called = name or author.name
     settings = {**author.facts, "max_tokens": max_tokens, "system": system}
     progress = Progress()
