@@ -26,6 +26,8 @@ from .terminal import tell
 if TYPE_CHECKING:
     from afm_mlx.evaluation.human.prompts import Prompt
     from afm_mlx.evaluation.human.store import Store
+    from afm_mlx.evaluation.human.writing import Author
+    from afm_mlx.evaluation.subject import Drawing
 
 app = typer.Typer(no_args_is_help=True, help="People compare the answers of models.")
 
@@ -42,7 +44,7 @@ def answers(
         typer.Argument(
             metavar="MODEL",
             help="Recipe name, model folder, GGUF file, hub id, or smollm2; apple is the one of "
-            "macOS 26.",
+            "macOS 26. With --endpoint: its name there.",
             show_default=False,
         ),
     ],
@@ -69,6 +71,14 @@ def answers(
         str | None,
         typer.Option(metavar="NAME", help="What the model is called.", show_default="after MODEL"),
     ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Ask a server with OpenAI's API; the key is that of OPENAI_API_KEY.",
+            show_default=False,
+        ),
+    ] = None,
     system: SystemFlag = "",
     adapter: AdapterFlag = None,
     max_tokens: MaxTokensFlag = MAX_TOKENS,
@@ -81,17 +91,18 @@ def answers(
     from afm_mlx.evaluation.human.answers import Appending
     from afm_mlx.evaluation.human.apple import WORD, AppleSubject, NotHere
     from afm_mlx.evaluation.human.writing import write_answers
-    from afm_mlx.evaluation.subject import Drawing, ModelSubject
+    from afm_mlx.evaluation.subject import Drawing
     from afm_mlx.inference.answers import check_sampling
     from afm_mlx.inference.requests import Sampling
-    from afm_mlx.inference.server.start import service_name
     from afm_mlx.progress import Progress
 
     check_sampling(Sampling(max_tokens, temperature, top_p, seed))
     chosen = _chosen(prompts, category, limit)
     drawing = Drawing(temperature, top_p, seed)
-    author: AppleSubject | ModelSubject
-    if model == WORD:
+    author: Author
+    if endpoint is not None:
+        author = _behind(endpoint, model, drawing, adapter)
+    elif model == WORD:
         try:
             author = AppleSubject(drawing)
         except NotHere as error:
@@ -99,9 +110,7 @@ def answers(
             tell(f"skipped: Apple's on-device model cannot be asked: {error}{hint}")
             return
     else:
-        engine = open_engine(model, runs, [adapter] if adapter else [])
-        active = f":{engine.adapters.active}" if adapter and engine.adapters.active else ""
-        author = ModelSubject(engine, service_name(model) + active, drawing=drawing)
+        author = _on_this_machine(model, drawing, adapter, runs)
     called = name or author.name
     settings = {**author.facts, "max_tokens": max_tokens, "system": system}
     progress = Progress()
@@ -233,6 +242,31 @@ def _chosen(file: Path | None, categories: list[str], limit: int | None) -> list
     if categories:
         found = [prompt for prompt in found if prompt.category in categories]
     return found[:limit]
+
+
+def _on_this_machine(model: str, drawing: Drawing, adapter: str | None, runs: Path) -> Author:
+    from afm_mlx.evaluation.subject import ModelSubject
+    from afm_mlx.inference.server.start import service_name
+
+    engine = open_engine(model, runs, [adapter] if adapter else [])
+    active = f":{engine.adapters.active}" if adapter and engine.adapters.active else ""
+    return ModelSubject(engine, service_name(model) + active, drawing=drawing)
+
+
+def _behind(url: str, model: str, drawing: Drawing, adapter: str | None) -> Author:
+    """A model behind an endpoint, which is asked for a temperature and nothing else."""
+    from afm_mlx.errors import RunError
+    from afm_mlx.evaluation.endpoint import Endpoint
+    from afm_mlx.evaluation.endpoint_subject import EndpointSubject
+
+    for flag, given in (
+        ("--adapter", adapter is not None),
+        ("--top-p", drawing.top_p != 1),
+        ("--seed", drawing.seed != 0),
+    ):
+        if given:
+            raise RunError(f"{flag} is for a model on this machine", hint=f"leave {flag} away")
+    return EndpointSubject(Endpoint(url, model), temperature=drawing.temperature)
 
 
 def _store(files: list[Path], db: Path, grades: bool, seed: int) -> Store:

@@ -121,6 +121,34 @@ def test_answers_of_another_model_are_not_mixed(afm, refused, chat_model, prompt
     assert "with temperature 0.0, and not 0.5" in said
 
 
+def test_a_model_behind_an_endpoint_is_asked_too(afm, refused, chat_model, prompts):
+    command = ("human", "answers", "tiny", "--prompts", prompts, "--out", "a.jsonl")
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    assert "connection refused" in refused(*command, "--endpoint", f"http://127.0.0.1:{port}")
+    flags = ("--endpoint", "http://127.0.0.1:1", "--seed", 3)
+    assert "--seed is for a model on this machine" in refused(*command, *flags)
+    process = start("serve", chat_model, "--port", 0)
+    try:
+        url, _, name = process.stdout.readline().strip().partition("  serves ")
+        done = afm(
+            *("human", "answers", name, "--prompts", prompts, "--out", "b.jsonl"),
+            *("--endpoint", url, "--name", "theirs", "--max-tokens", 4),
+        )
+    finally:
+        process.kill()
+        process.communicate()
+    assert done.out == "b.jsonl  theirs: 4 answers written\n"
+    afm(
+        *("human", "answers", chat_model, "--prompts", prompts, "--out", "c.jsonl"),
+        *("--max-tokens", 4),
+    )
+    theirs, ours = (read_answers(prompts.parent / name).answers for name in ("b.jsonl", "c.jsonl"))
+    assert {id: each.answer for id, each in theirs.items()} == {
+        id: each.answer for id, each in ours.items()
+    }
+
+
 def test_apples_model_is_skipped_with_the_reason_where_it_is_not(afm, prompts, monkeypatch):
     monkeypatch.setattr("platform.system", lambda: "Linux")
     done = afm("human", "answers", "apple", "--prompts", prompts, "--out", "apple.jsonl")

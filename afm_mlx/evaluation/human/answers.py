@@ -74,25 +74,28 @@ class Appending:
     """A file of answers that is being written: an answer is there as soon as it is added."""
 
     def __init__(self, path: Path, model: str, settings: Mapping[str, Any]) -> None:
-        """Open a file, or make it; a last line that was cut off is taken out.
+        """Open a file, or one that is made with its first answer.
+
+        A last line that was cut off is taken out.
 
         Raises:
             DataError: as `read_answers`; or the answers there are another model's, or were drawn
                 otherwise.
         """
         self.path, self._model, self._settings = path, model, settings
-        path.parent.mkdir(parents=True, exist_ok=True)
         raw = path.read_bytes() if path.exists() else b""
         whole, self.was_cut = _without_cut_line(raw)
         self.there = _parsed(path, whole)
         """Answers that were there before."""
         if self.there.answers:
             self._check()
-        self._file: BinaryIO = path.open("r+b" if path.exists() else "wb")
-        self._file.truncate(len(whole))
-        self._file.seek(len(whole))
-        if whole and not whole.endswith(b"\n"):
-            self._file.write(b"\n")
+        self._file: BinaryIO | None = None
+        if raw:
+            self._file = path.open("r+b")
+            self._file.truncate(len(whole))
+            self._file.seek(len(whole))
+            if whole and not whole.endswith(b"\n"):
+                self._file.write(b"\n")
 
     def __enter__(self) -> Appending:
         return self
@@ -103,12 +106,16 @@ class Appending:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def add(
         self, id: str, prompt: str, answer: str, *, category: str, reference: str, finished: str
     ) -> None:
         """Add an answer."""
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("wb")
         line = Written(
             id, prompt, self._model, answer, category, reference, finished, self._settings
         )

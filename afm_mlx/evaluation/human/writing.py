@@ -20,6 +20,10 @@ class Author(Protocol):
     """Who answers: what is needed of a `Subject`."""
 
     @property
+    def name(self) -> str:
+        """What the model is called."""
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What decides the answers, ready for JSON."""
 
