@@ -13,7 +13,7 @@ import typer
 
 from afm_mlx.errors import AfmError
 
-from . import adapt, data, policy, synth, tokenizer, zoo
+from . import adapt, data, human, policy, synth, tokenizer, zoo
 from .align import sft
 from .align_prefer import prefer, reward
 from .align_rl import itec, reject, rl
@@ -112,6 +112,7 @@ app.command("distill", rich_help_panel=SHRINK)(distill)
 app.command("quantize", rich_help_panel=SHRINK)(quantize)
 app.command("recover", rich_help_panel=SHRINK)(recover)
 app.command("eval", rich_help_panel=MEASURE)(evaluate)
+app.add_typer(human.app, name="human", rich_help_panel=MEASURE)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 import contextlib
+import shutil
 import signal
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,14 @@ import afm_mlx  # noqa: F401  (loads a tuned BLAS before MLX)
 with contextlib.suppress(ValueError):  # not the main thread
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+BROWSERS = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+)
 
 
 @pytest.fixture
@@ -50,6 +59,19 @@ def small_tokenizer():
         return Tokenizer.open(folder)
 
     return train
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a window; of one module, since others could not run an event loop."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip("no Chromium or Chrome is installed")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield opened
+        opened.close()
 
 
 def pytest_make_parametrize_id(config, val):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from afm_mlx.errors import AfmError, DataError
@@ -41,12 +42,42 @@ class Subject(Protocol):
         """Write answers."""
 
 
-class ModelSubject:
-    """A model on this machine, with the adapter that its engine uses. Takes likeliest tokens."""
+@dataclass(frozen=True)
+class Drawing:
+    """How answers are drawn; fields as those of `Sampling`."""
 
-    def __init__(self, engine: Engine, name: str, *, together: int = TOGETHER) -> None:
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What decides answers, ready for JSON."""
+        if not self.temperature:
+            return {"temperature": 0.0}
+        return {"temperature": self.temperature, "top_p": self.top_p, "seed": self.seed}
+
+    def sampling(self, question: Question) -> Sampling:
+        """For the answer to a question."""
+        return Sampling(
+            question.max_tokens, self.temperature, self.top_p, self.seed, tuple(question.stop)
+        )
+
+
+class ModelSubject:
+    """A model on this machine, with the adapter that its engine uses."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        name: str,
+        *,
+        together: int = TOGETHER,
+        drawing: Drawing = Drawing(),
+    ) -> None:
         """Ask a model; `together` answers are written at once."""
         self.engine, self.name, self.together = engine, name, together
+        self.drawing = drawing
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -57,7 +88,7 @@ class ModelSubject:
         return {
             "model": base_hash(self.engine.folder),
             "adapter": adapter or "",
-            "temperature": 0.0,
+            **self.drawing.facts,
         }
 
     def choose(self, choices: Sequence[Choice]) -> Iterator[tuple[int, list[Likelihood] | Refusal]]:
@@ -85,7 +116,7 @@ class ModelSubject:
                     ids = self._prompt_ids(question)
                     if len(ids) >= self.engine.context_tokens:
                         raise DataError(TOO_LONG)
-                    sampling = Sampling(question.max_tokens, stop=question.stop)
+                    sampling = self.drawing.sampling(question)
                     schema = question.schema
                     guide = None if schema is None else self.engine.guides.json_schema(schema)
                     tell = _Writer(place, came)

@@ -9,13 +9,14 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from afm_mlx.errors import AfmError
 from afm_mlx.inference.server.api import Answering, Chat, Completion
+from afm_mlx.inference.server.bodies import body_of
 from afm_mlx.inference.server.doors import Doors
 from afm_mlx.inference.server.fields import read_body
 from afm_mlx.inference.server.jobs import Answers
@@ -99,7 +100,7 @@ class _Routes:
     ) -> Response:
         limits = self._service.limits
         deadline = asyncio.get_running_loop().time() + limits.seconds
-        asked: Answering = read_body(kind, await self._body(request))
+        asked: Answering = read_body(kind, await body_of(request, limits))
         return AnswerResponse(
             await begin(asked),
             form(asked.model or self._service.names.base),
@@ -108,33 +109,6 @@ class _Routes:
             deadline=deadline,
             seconds=limits.seconds,
             cut=request.state.cut,
-        )
-
-    async def _body(self, request: Request) -> bytes:
-        """The body of a request.
-
-        Raises:
-            Problem: it is too long, or does not come.
-        """
-        limits = self._service.limits
-        declared = request.headers.get("content-length", "")
-        raw = bytearray()
-        try:
-            async with asyncio.timeout(limits.body_seconds):
-                if not declared.isdecimal() or int(declared) <= limits.body_bytes:
-                    async for part in request.stream():
-                        raw += part
-                        if len(raw) > limits.body_bytes:
-                            break
-                    else:
-                        return bytes(raw)
-        except TimeoutError:
-            message = f"the body did not arrive within {limits.body_seconds:g} seconds"
-            raise Problem(408, message, code="timeout", headers={"connection": "close"}) from None
-        except ClientDisconnect:
-            raise Problem(400, "the client went away") from None
-        raise Problem(
-            413, f"the body is longer than {limits.body_bytes:,} bytes", code="body_too_large"
         )
 
     def _model(self, name: str) -> dict[str, Any]:

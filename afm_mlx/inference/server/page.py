@@ -1,4 +1,4 @@
-"""The page at `/`: one file, which loads nothing, and runs nothing but its own script."""
+"""Pages: each is one file, which loads nothing, and runs nothing but its own script."""
 
 from __future__ import annotations
 
@@ -10,16 +10,29 @@ from importlib.resources import files
 
 from starlette.responses import Response
 
+HERE = "afm_mlx.inference.server"
+"""Has the chat page, and the parts that pages share."""
 
-def page() -> Response:
-    """The page, with a policy by which a browser runs its own script and style alone."""
-    text, policy = _page()
+INCLUDE = re.compile(r"^(?:/\*|//|<!--) include (\S+)(?: \*/| -->)?$", re.MULTILINE)
+"""A line of a page in whose place a part comes."""
+
+
+def page(package: str = HERE) -> Response:
+    """A package's page, with a policy by which a browser runs its own script and style alone."""
+    text, policy = _page(package)
     return Response(text, headers={"content-security-policy": policy}, media_type="text/html")
 
 
 @cache
-def _page() -> tuple[str, str]:
-    text = (files("afm_mlx.inference.server") / "page.html").read_text(encoding="utf-8")
+def page_text(package: str = HERE) -> str:
+    """The text of a package's page, the shared parts in their places."""
+    text = (files(package) / "page.html").read_text(encoding="utf-8")
+    return INCLUDE.sub(lambda found: (files(HERE) / found[1]).read_text(encoding="utf-8"), text)
+
+
+@cache
+def _page(package: str) -> tuple[str, str]:
+    text = page_text(package)
     script, style = (_hash(text, tag) for tag in ("script", "style"))
     policy = (
         f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; "

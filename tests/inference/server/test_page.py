@@ -4,21 +4,15 @@ import base64
 import hashlib
 import http.client
 import re
-import shutil
-from importlib.resources import files
 
 import pytest
+
+from afm_mlx.inference.server.page import page_text
 
 from .conftest import WAIT_SECONDS, eventually, is_idle, running
 from .test_policy import POLICY
 
-PAGE = (files("afm_mlx.inference.server") / "page.html").read_text(encoding="utf-8")
-BROWSERS = (
-    "chromium",
-    "chromium-browser",
-    "google-chrome",
-    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-)
+PAGE = page_text()
 DONE = "#send:text-is('Send')"
 
 
@@ -51,18 +45,6 @@ def test_a_browser_is_told_to_run_the_script_of_the_page_alone(server):
     script = text.split("<script>")[1].split("</script>")[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert policy["script-src"] == f"'sha256-{digest}'"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip("no Chromium or Chrome is installed")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

@@ -1,0 +1,305 @@
+"""`afm human`: people compare answers of models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .models_io import open_engine
+from .options import (
+    MAX_TOKENS,
+    RUNS,
+    AdapterFlag,
+    MaxTokensFlag,
+    RunsFlag,
+    SeedFlag,
+    SystemFlag,
+    TemperatureFlag,
+    TopPFlag,
+)
+from .serve import HOST, KEY_VARIABLE
+from .terminal import tell
+
+if TYPE_CHECKING:
+    from afm_mlx.evaluation.human.prompts import Prompt
+    from afm_mlx.evaluation.human.store import Store
+    from afm_mlx.evaluation.human.writing import Author
+    from afm_mlx.evaluation.subject import Drawing
+
+app = typer.Typer(no_args_is_help=True, help="People compare the answers of models.")
+
+PORT = 8_090
+"""Beside `afm serve`, whose is 8080."""
+
+DbFlag = Annotated[Path, typer.Option("--db", metavar="FILE", help="Grades, in SQLite.")]
+
+
+@app.command()
+def answers(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Recipe name, model folder, GGUF file, hub id, or smollm2; apple is the one of "
+            "macOS 26. With --endpoint: its name there.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Answers; what is there stays.")],
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="JSONL of id, category and prompt.",
+            show_default="those that come with the toolkit",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Only the first ones.", show_default="all"),
+    ] = None,
+    category: Annotated[
+        list[str],
+        typer.Option(
+            "--category", metavar="NAME", help="Only this one. Can be repeated.", show_default=False
+        ),
+    ] = [],
+    name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="What the model is called.", show_default="after MODEL"),
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Ask a server with OpenAI's API; the key is that of OPENAI_API_KEY.",
+            show_default=False,
+        ),
+    ] = None,
+    system: SystemFlag = "",
+    adapter: AdapterFlag = None,
+    max_tokens: MaxTokensFlag = MAX_TOKENS,
+    temperature: TemperatureFlag = 0.0,
+    top_p: TopPFlag = 1.0,
+    seed: SeedFlag = 0,
+    runs: RunsFlag = RUNS,
+) -> None:
+    """Write a model's answers to the prompts; the same command goes on where it was."""
+    from afm_mlx.evaluation.human.answers import Appending
+    from afm_mlx.evaluation.human.apple import WORD, AppleSubject, NotHere
+    from afm_mlx.evaluation.human.writing import write_answers
+    from afm_mlx.evaluation.subject import Drawing
+    from afm_mlx.inference.answers import check_sampling
+    from afm_mlx.inference.requests import Sampling
+    from afm_mlx.progress import Progress
+
+    check_sampling(Sampling(max_tokens, temperature, top_p, seed))
+    chosen = _chosen(prompts, category, limit)
+    drawing = Drawing(temperature, top_p, seed)
+    author: Author
+    if endpoint is not None:
+        author = _behind(endpoint, model, drawing, adapter)
+    elif model == WORD:
+        try:
+            author = AppleSubject(drawing)
+        except NotHere as error:
+            hint = f" ({error.hint})" if error.hint else ""
+            tell(f"skipped: Apple's on-device model cannot be asked: {error}{hint}")
+            return
+    else:
+        author = _on_this_machine(model, drawing, adapter, runs)
+    called = name or author.name
+    settings = {**author.facts, "max_tokens": max_tokens, "system": system}
+    progress = Progress()
+    with Appending(out, called, settings) as file:
+        if file.was_cut:
+            tell(f"{out}: the last line was cut off, and is answered again")
+        tally = write_answers(
+            author,
+            chosen,
+            file,
+            max_tokens=max_tokens,
+            system=system,
+            status=lambda done, total: progress.status(
+                f"{done:,} of {total:,} answers", last=done == total
+            ),
+        )
+    for reason, count in tally.refused.items():
+        tell(f"{count:,} not asked: {reason}")
+    there = f", {tally.there:,} were there" if tally.there else ""
+    typer.echo(f"{out}  {called}: {tally.written:,} answers written{there}")
+
+
+@app.command()
+def serve(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[FILE]...",
+            help="Answers, one file per model; without, those that the grades began with.",
+            show_default=False,
+        ),
+    ] = None,
+    db: DbFlag = Path("grades.sqlite"),
+    grades: Annotated[
+        bool, typer.Option("--grades", help="Show single answers, to be graded.")
+    ] = False,
+    pairs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Show each grader at most so many, spread over the categories.",
+            show_default="all",
+        ),
+    ] = None,
+    seed: SeedFlag = 0,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Where to listen; other machines need a key.")
+    ] = HOST,
+    port: Annotated[
+        int, typer.Option(metavar="N", min=0, max=65_535, help="0 takes a free one.")
+    ] = PORT,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY", envvar=KEY_VARIABLE, help="What graders must type.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Open a page where people compare answers, without knowing whose they are."""
+    from afm_mlx.inference.server.start import check_access, check_packages
+
+    check_packages()
+    check_access(host, api_key, hint=f"--api-key KEY, or {KEY_VARIABLE}=KEY before the command")
+    from afm_mlx.evaluation.human.app import serve
+    from afm_mlx.evaluation.human.study import Kind
+    from afm_mlx.inference.server.run import listen
+
+    with listen(host, port) as sock, _store(files or [], db, grades, seed) as store:
+        shown = f"[{host}]" if ":" in host else host
+        count = len(store.cards) if pairs is None else min(pairs, len(store.cards))
+        what = "comparisons" if store.study.kind == Kind.PAIRS else "answers"
+        typer.echo(
+            f"http://{shown}:{sock.getsockname()[1]}  {count:,} {what} of "
+            f"{', '.join(store.study.models)}, grades go to {db}"
+        )
+        tell("Ctrl-C ends it; nothing is lost, and the same command goes on")
+        serve(store, sock, host=host, api_key=api_key, most=pairs, say=tell)
+    tell(f"stopped; the results: afm human report --db {db}")
+
+
+@app.command()
+def report(
+    db: DbFlag = Path("grades.sqlite"),
+    json_: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write all figures and comments, too."),
+    ] = None,
+    preferences: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write comparisons that afm prefer and afm reward learn from."
+        ),
+    ] = None,
+) -> None:
+    """Say which model people prefer, how surely, and how far they agree."""
+    from afm_mlx.evaluation.human.results import results
+    from afm_mlx.evaluation.human.store import Store
+    from afm_mlx.evaluation.human.tables import tables
+
+    with Store.open(db) as store:
+        found = results(store)
+        for line in tables(found):
+            typer.echo(line)
+        if json_ is not None:
+            from afm_mlx.artifact import write_text
+
+            write_text(json_, json.dumps(found, ensure_ascii=False, indent=1) + "\n")
+            tell(f"figures: {json_}")
+        if preferences is not None:
+            _export(store, preferences)
+
+
+def _chosen(file: Path | None, categories: list[str], limit: int | None) -> list[Prompt]:
+    """The prompts that are to be answered."""
+    from afm_mlx.errors import DataError
+    from afm_mlx.evaluation.human.prompts import own_prompts, read_prompts
+    from afm_mlx.recipe import nearest
+
+    found = list(own_prompts() if file is None else read_prompts(file))
+    known = list(dict.fromkeys(prompt.category for prompt in found))
+    for word in categories:
+        if word not in known:
+            near = nearest(word, known)
+            raise DataError(
+                f"no prompt is of category '{word}'",
+                hint=f"did you mean '{near}'?" if near else f"there are {', '.join(known)}",
+            )
+    if categories:
+        found = [prompt for prompt in found if prompt.category in categories]
+    return found[:limit]
+
+
+def _on_this_machine(model: str, drawing: Drawing, adapter: str | None, runs: Path) -> Author:
+    from afm_mlx.evaluation.subject import ModelSubject
+    from afm_mlx.inference.server.start import service_name
+
+    engine = open_engine(model, runs, [adapter] if adapter else [])
+    active = f":{engine.adapters.active}" if adapter and engine.adapters.active else ""
+    return ModelSubject(engine, service_name(model) + active, drawing=drawing)
+
+
+def _behind(url: str, model: str, drawing: Drawing, adapter: str | None) -> Author:
+    """A model behind an endpoint, which is asked for a temperature and nothing else."""
+    from afm_mlx.errors import RunError
+    from afm_mlx.evaluation.endpoint import Endpoint
+    from afm_mlx.evaluation.endpoint_subject import EndpointSubject
+
+    for flag, given in (
+        ("--adapter", adapter is not None),
+        ("--top-p", drawing.top_p != 1),
+        ("--seed", drawing.seed != 0),
+    ):
+        if given:
+            raise RunError(f"{flag} is for a model on this machine", hint=f"leave {flag} away")
+    return EndpointSubject(Endpoint(url, model), temperature=drawing.temperature)
+
+
+def _store(files: list[Path], db: Path, grades: bool, seed: int) -> Store:
+    """The file of grades of some answers, or of those that it began with."""
+    from afm_mlx.errors import DataError
+    from afm_mlx.evaluation.human.answers import read_answers
+    from afm_mlx.evaluation.human.store import Store
+    from afm_mlx.evaluation.human.study import Kind, make_study
+
+    if not files:
+        if not db.exists():
+            raise DataError(
+                f"no answers to compare, and there is no {db}",
+                hint="afm human serve a.jsonl b.jsonl",
+            )
+        return Store.open(db)
+    kind = Kind.GRADES if grades else Kind.PAIRS
+    study, left_out = make_study([read_answers(file) for file in files], kind=kind, seed=seed)
+    if left_out:
+        tell(f"{len(study.prompts):,} prompts are in all files; {left_out:,} only in some")
+    return Store.of_study(db, study)
+
+
+def _export(store: Store, path: Path) -> None:
+    from afm_mlx.alignment.preferences import write_preferences
+    from afm_mlx.evaluation.human.preferences import preferences_of
+
+    found = preferences_of(store)
+    write_preferences(path, found.found)
+    left: list[Any] = []
+    if found.ties:
+        left.append(f"{found.ties:,} tied")
+    if found.unusable:
+        left.append(f"{found.unusable:,} with an empty answer or two equal ones")
+    without = f"; without {' and '.join(left)}" if left else ""
+    tell(f"comparisons: {path}, {len(found.found):,} lines{without}")
