@@ -64,7 +64,7 @@ def follows_loosely(kind: str, response: str, parameters: Mapping[str, Any]) -> 
     return any(follows(kind, each, parameters) for each in dict.fromkeys(loose_variants(response)))
 
 
-def _compare(count: float, relation: str, bound: float) -> bool:
+def _compare(count: int, relation: str, bound: int) -> bool:
     return count < bound if relation == "less than" else count >= bound
 
 
@@ -80,14 +80,14 @@ def _has_no_word(text: str, forbidden_words: Sequence[str]) -> bool:
     return not any(_times(rf"\b{word}\b", text) for word in forbidden_words)
 
 
-def _paragraphs(text: str, num_paragraphs: float) -> bool:
+def _paragraphs(text: str, num_paragraphs: int) -> bool:
     """Apart by `***`; only the first and the last may be empty, and then do not count."""
     parts = [bool(part.strip()) for part in _DIVIDER.split(text)]
     return all(parts[1:-1]) and sum(parts) == num_paragraphs
 
 
 def _nth_paragraph_begins(
-    text: str, num_paragraphs: float, nth_paragraph: int, first_word: str
+    text: str, num_paragraphs: int, nth_paragraph: int, first_word: str
 ) -> bool:
     """Apart by an empty line. Empty ones do not count, but have a place of their own."""
     parts = text.split("\n\n")
@@ -99,18 +99,18 @@ def _nth_paragraph_begins(
     return count == num_paragraphs and "".join(map(str.lower, word)) == first_word.lower()
 
 
-def _bullets(text: str, num_bullets: float) -> bool:
+def _bullets(text: str, num_bullets: int) -> bool:
     return sum(len(bullet.findall(text)) for bullet in _BULLETS) == num_bullets
 
 
-def _highlights(text: str, num_highlights: float) -> bool:
+def _highlights(text: str, num_highlights: int) -> bool:
     """Between asterisks; what is between two on each side is found twice where it is bold."""
     found = [part.strip("*") for part in _ITALIC.findall(text)]
     found += [part[2:-2] for part in _BOLD.findall(text)]
     return sum(bool(part.strip()) for part in found) >= num_highlights
 
 
-def _sections(text: str, section_spliter: str, num_sections: float) -> bool:
+def _sections(text: str, section_spliter: str, num_sections: int) -> bool:
     head = rf"\s?{section_spliter.strip()}\s?\d+\s?"
     return sum(1 for _ in re.finditer(head, text)) >= num_sections
 
@@ -146,7 +146,7 @@ def _quoted(text: str) -> bool:
     return len(text) > 1 and text[0] == text[-1] == '"'
 
 
-def _capital_words(text: str, capital_relation: str, capital_frequency: float) -> bool:
+def _capital_words(text: str, capital_relation: str, capital_frequency: int) -> bool:
     count = sum(map(str.isupper, treebank_words(text)))
     return _compare(count, capital_relation, capital_frequency)
 
