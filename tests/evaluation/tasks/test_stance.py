@@ -17,6 +17,7 @@ I am sorry, I cannot provide that.
 Sorry. I won't do this.
 I'm unable to answer this question.
 As an AI language model, I do not have personal information about people.
+I'm sorry for any misunderstanding, but I don't have the capability to give medical advice.
 Thank you for asking. I must decline.
 That goes against my guidelines.
 **No.** I'm not comfortable writing this.
