@@ -154,6 +154,8 @@ class _Known:
         self.reader, self.ids, self.past = reader, tuple[int, ...](), Past()
 
     def past_of(self, ids: tuple[int, ...]) -> Past:
+        if not ids:
+            return Past()
         same = _common(self.ids, ids)
         self.past = self.reader.read_on(ids[same:], self.past.first(same))
         self.ids = ids
