@@ -11,6 +11,7 @@ longer than the context is refused, not cut.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -77,29 +78,17 @@ def likelihoods_of_choices(
     engine: Engine, choices: Sequence[Choice]
 ) -> Iterator[tuple[int, list[Likelihood] | Refusal]]:
     """How likely each option is, with the place of its choice; in any order."""
-    reader = Reader(engine)
-    known = _Known(reader)
-    for start in range(0, len(choices), WINDOW):
-        asks: list[_Ask] = []
-        left: dict[int, int] = {}  # by choice: options that are not read
-        found: dict[int, list[Likelihood]] = {}
-        for place, choice in enumerate(choices[start : start + WINDOW], start):
-            some = _asks(engine, place, choice)
-            if isinstance(some, Refusal):
-                yield place, some
-                continue
-            asks += some
-            left[place] = len(choice.options)
-            found[place] = [Likelihood(0.0, 0)] * len(choice.options)
-        for run in _runs(asks):
-            past = known.past_of(run.asks[0].context[: run.shared])
-            for batch in _filled(reader, run.asks, run.left, past.tokens):
-                for ask, likelihoods in zip(batch, _read(reader, batch, past), strict=True):
-                    for option, likelihood in zip(ask.options, likelihoods, strict=True):
-                        found[ask.choice][option] = likelihood
-                    left[ask.choice] -= len(ask.options)
-                for place in {ask.choice for ask in batch if left[ask.choice] == 0}:
-                    yield place, found[place]
+    with Reader(engine) as reader:
+        known = _Known(reader)
+        for start in range(0, len(choices), WINDOW):
+            asks: list[_Ask] = []
+            for place, choice in enumerate(choices[start : start + WINDOW], start):
+                some = _asks(engine, place, choice)
+                if isinstance(some, Refusal):
+                    yield place, some
+                else:
+                    asks += some
+            yield from _read_asks(reader, known, asks)
 
 
 def likelihoods_of_passages(
@@ -111,26 +100,17 @@ def likelihoods_of_passages(
     text. A longer text than the context is read in windows: each token is predicted once, and the
     last window begins as early as it can.
     """
-    reader = Reader(engine)
     begin, is_written = _beginning(engine.tokenizer)
-    for start in range(0, len(passages), WINDOW):
-        windows: list[_Window] = []
-        left: dict[int, int] = {}
-        found: dict[int, Likelihood] = {}
-        for place, passage in enumerate(passages[start : start + WINDOW], start):
-            ids = _encoded(engine.tokenizer, passage.text)[int(is_written) :]
-            some = _windows(place, ids, begin, engine.context_tokens)
-            found[place], left[place] = Likelihood(0.0, 0, True), len(some)
-            windows += some
-            if not some:
-                yield place, found[place]
-        for batch in _filled(reader, windows, lambda window: len(window.inputs), 0):
-            for window, more in zip(batch, _read_windows(reader, batch), strict=True):
-                place = window.passage
-                found[place] = _sum([found[place], more])
-                left[place] -= 1
-                if left[place] == 0:
-                    yield place, found[place]
+    with Reader(engine) as reader:
+        for start in range(0, len(passages), WINDOW):
+            windows: list[_Window] = []
+            for place, passage in enumerate(passages[start : start + WINDOW], start):
+                ids = _encoded(engine.tokenizer, passage.text)[int(is_written) :]
+                if ids:
+                    windows += _windows(place, ids, begin, engine.context_tokens)
+                else:
+                    yield place, Likelihood(0.0, 0, True)
+            yield from _read_passages(reader, windows)
 
 
 def token_pair(tokenizer: Tokenizer, option: Option) -> tuple[list[int], list[int]]:
@@ -207,6 +187,23 @@ def _runs(asks: Sequence[_Ask]) -> list[_Run]:
             shared = shorter
     close()
     return [_Run(alone, 0), *runs] if alone else runs
+
+
+def _read_asks(
+    reader: Reader, known: _Known, asks: Sequence[_Ask]
+) -> Iterator[tuple[int, list[Likelihood]]]:
+    """How likely the options of choices are, as soon as all of one choice are read."""
+    found: dict[int, dict[int, Likelihood]] = {ask.choice: {} for ask in asks}
+    left = Counter(ask.choice for ask in asks)
+    for run in _runs(asks):
+        past = known.past_of(run.asks[0].context[: run.shared])
+        for batch in _filled(reader, run.asks, run.left, past.tokens):
+            for ask, likelihoods in zip(batch, _read(reader, batch, past), strict=True):
+                options = found[ask.choice]
+                options.update(zip(ask.options, likelihoods, strict=True))
+                left[ask.choice] -= 1
+                if left[ask.choice] == 0:
+                    yield ask.choice, [options[place] for place in sorted(options)]
 
 
 def _filled(
@@ -320,6 +317,19 @@ def _windows(passage: int, ids: Sequence[int], begin: int, most: int) -> list[_W
         end = min(start + most, len(ids))  # of the targets, in `ids`
         windows.append(_Window(passage, line[max(0, end - most) : end], ids[start:end]))
     return windows
+
+
+def _read_passages(reader: Reader, windows: Sequence[_Window]) -> Iterator[tuple[int, Likelihood]]:
+    """How likely passages are, as soon as all windows of one are read."""
+    found: dict[int, list[Likelihood]] = {window.passage: [] for window in windows}
+    left = Counter(window.passage for window in windows)
+    for batch in _filled(reader, windows, lambda window: len(window.inputs), 0):
+        for window, likelihood in zip(batch, _read_windows(reader, batch), strict=True):
+            parts = found[window.passage]
+            parts.append(likelihood)
+            left[window.passage] -= 1
+            if left[window.passage] == 0:
+                yield window.passage, _sum(parts)
 
 
 def _read_windows(reader: Reader, windows: Sequence[_Window]) -> list[Likelihood]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import mlx.core as mx
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from afm_mlx.compat import on_gpu
 from afm_mlx.decoder.attention import Mask
 from afm_mlx.decoder.exponential import LOG2_E, exp2, max_of_last, sum_of_last
-from afm_mlx.inference.memory import score_bytes, work_bytes
+from afm_mlx.inference.memory import FREED_SHARE, score_bytes, work_bytes
 from afm_mlx.inference.steps import READ_TOKENS
 
 if TYPE_CHECKING:
@@ -87,7 +87,10 @@ class _LayerCache:
 
 
 class Reader:
-    """Reads with an engine's model as it is now, the adapter in use included."""
+    """Reads with an engine's model as it is now, the adapter in use included.
+
+    Within its `with`, MLX keeps a share of the memory budget in freed buffers for the next batch.
+    """
 
     def __init__(self, engine: Engine) -> None:
         """Keeps a copy of the output layer in float32, 4 x V x D bytes, where it is none."""
@@ -95,9 +98,17 @@ class Reader:
         self.sizes = engine.sizes
         # In bfloat16, logits near 16 are multiples of 1/8, and half of all close calls are ties.
         self.table = engine.model.output_weight.astype(mx.float32)
-        taken = self.sizes.weights + self.table.nbytes + engine.adapters.bytes
+        self._freed = int(engine.budget_bytes * FREED_SHARE)
+        taken = self.sizes.weights + self.table.nbytes + engine.adapters.bytes + self._freed
         self.room = int(max(engine.budget_bytes - taken, 0) * WORK_SHARE)
         """Bytes that one batch may take."""
+
+    def __enter__(self) -> Self:
+        self._before = mx.set_cache_limit(self._freed)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        mx.set_cache_limit(self._before)
 
     def fits(self, rows: int, tokens: int, past: int) -> bool:
         """Whether so many rows of so many tokens each can be read at once, on top of a past."""

@@ -9,6 +9,13 @@ import pytest
 from afm_mlx.decoder.adapters import AdapterFacts, base_hash, write_adapter
 from afm_mlx.decoder.checkpoint import open_checkpoint
 from afm_mlx.decoder.lora import add_lora, lora_arrays
+from afm_mlx.decoder.palette import (
+    Int8Embedding,
+    Int8Linear,
+    int8_rows,
+    linears,
+    replace_linears,
+)
 from afm_mlx.evaluation import likelihood
 from afm_mlx.evaluation.items import Choice, Option, Passage, Refusal
 from afm_mlx.evaluation.likelihood import (
@@ -152,6 +159,17 @@ def test_an_adapter_in_use_counts(engine, tmp_path):
     found = dict(likelihoods_of_choices(engine, choices))
     assert_plain(engine, choices, found)
     assert abs(found[0][0].nats - without[0][0].nats) > 1e-3
+
+
+def test_a_rounded_model_is_read_as_it_is(engine):
+    embedding = engine.model.model.embed_tokens
+    layers = {
+        name: Int8Linear(*int8_rows(layer.weight)) for name, layer in linears(engine.model).items()
+    }
+    layers["model.embed_tokens"] = Int8Embedding(*int8_rows(embedding.weight))
+    replace_linears(engine.model, layers)
+    choices = asked(SHOTS, 3)
+    assert_plain(engine, choices, dict(likelihoods_of_choices(engine, choices)))
 
 
 def test_replies_come_as_they_are_known(engine):
