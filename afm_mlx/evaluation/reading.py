@@ -8,9 +8,9 @@ K key/value heads, E width of one head, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -30,9 +30,17 @@ LOGIT_BYTES = 2**28
 LOGIT_COPIES = 4
 """Such arrays that are alive together, float32."""
 
+LEAST_PADDING = 64
+"""Tokens of padding for which no batch is divided: another one takes that long to begin. Ours."""
+
+PADDING_SHARE = 0.125
+"""Share of padding for which no batch is divided. Ours."""
+
 WORK_SHARE = 0.5
 """Share of the memory that is free beside the weights for what one batch takes. Ours."""
 
+
+Item = TypeVar("Item")
 
 Scored = tuple[float, bool]
 """A token's log-probability in nats, and whether it is the likeliest one."""
@@ -160,6 +168,58 @@ class Reader:
             mx.eval(past.layers)
             start += len(piece)
         return past
+
+    def batches(
+        self, items: Sequence[Item], length: Callable[[Item], int], past: int
+    ) -> Iterator[list[Item]]:
+        """Items in batches of about equal length, as many as can be read at once."""
+        batch: list[Item] = []
+        tokens = 0
+        for item in sorted(items, key=length):
+            longest = length(item)  # of the batch with this one
+            padded, tokens = (len(batch) + 1) * longest, tokens + longest
+            padding = padded - tokens
+            few = padding <= max(LEAST_PADDING, PADDING_SHARE * padded)
+            if batch and not (few and self.fits(len(batch) + 1, longest, past)):
+                yield batch
+                batch, tokens = [], longest
+            batch.append(item)
+        if batch:
+            yield batch
+
+    def along(self, inputs: Sequence[int], targets: Sequence[int], past: Past) -> list[Scored]:
+        """How likely the targets are that the last inputs predict; one row of any length."""
+        scored: list[Scored] = []
+        start, unscored = 0, len(inputs) - len(targets)
+        while start < len(inputs):
+            piece = inputs[start : start + self.piece_tokens(past.tokens)]
+            states, new = self.read([piece], past)
+            start += len(piece)
+            if start < len(inputs):
+                past = past.then(new)
+            asked = targets[max(0, start - len(piece) - unscored) : max(0, start - unscored)]
+            mx.eval(states, past.layers)
+            scored += self.scored(states, [piece], [asked])[0]
+        return scored
+
+    def scored(
+        self,
+        states: mx.array,
+        inputs: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
+    ) -> list[list[Scored]]:
+        """Scores of the targets that the last inputs of each row predict; states [B, L, D]."""
+        length = states.shape[1]
+        places = [
+            row * length + place
+            for row, (read, asked) in enumerate(zip(inputs, targets, strict=True))
+            for place in range(len(read) - len(asked), len(read))
+        ]
+        if not places:
+            return [[] for _ in targets]
+        wanted = states.reshape(-1, states.shape[-1])[mx.array(places)]
+        flat = iter(self.token_logps(wanted, [[token] for asked in targets for token in asked]))
+        return [[next(flat)[0] for _ in asked] for asked in targets]
 
     def token_logps(self, states: mx.array, tokens: Sequence[Sequence[int]]) -> list[list[Scored]]:
         """How likely tokens are, in nats, and whether each is the likeliest.
