@@ -24,6 +24,7 @@ from afm_mlx.evaluation.likelihood import (
     token_pair,
 )
 from afm_mlx.evaluation.subject import TOO_LONG, ModelSubject
+from afm_mlx.inference.engine import Engine
 
 SHOTS = "The cat sat on the mat. What is it? Answer: a house. " * 6
 WORDS = [" a cat", " the dog looked", " A", " it", " on the hill; a hill in the land"]
@@ -170,6 +171,16 @@ def test_a_rounded_model_is_read_as_it_is(engine):
     replace_linears(engine.model, layers)
     choices = asked(SHOTS, 3)
     assert_plain(engine, choices, dict(likelihoods_of_choices(engine, choices)))
+
+
+def test_in_bfloat16_it_is_about_the_same(engine, model_folder):
+    choices = asked(SHOTS, 3)
+    exact = dict(likelihoods_of_choices(engine, choices))
+    short = Engine.open(model_folder, dtype=mx.bfloat16)
+    for place, found in likelihoods_of_choices(short, choices):
+        for got, wanted in zip(found, exact[place], strict=True):
+            assert got.nats == pytest.approx(wanted.nats, rel=0.02)
+            assert got.nats != wanted.nats
 
 
 def test_replies_come_as_they_are_known(engine):
