@@ -30,11 +30,9 @@ LOGIT_BYTES = 2**28
 LOGIT_COPIES = 4
 """Such arrays that are alive together, float32."""
 
-LEAST_PADDING = 64
-"""Tokens of padding for which no batch is divided: another one takes that long to begin. Ours."""
-
-PADDING_SHARE = 0.125
-"""Share of padding for which no batch is divided. Ours."""
+BATCH_TOKENS = 16
+"""Tokens that are read in the time in which weights come from memory, once for each batch: so much
+padding is no worse than another batch. Ours."""
 
 WORK_SHARE = 0.5
 """Share of the memory that is free beside the weights for what one batch takes. Ours."""
@@ -172,20 +170,27 @@ class Reader:
     def batches(
         self, items: Sequence[Item], length: Callable[[Item], int], past: int
     ) -> Iterator[list[Item]]:
-        """Items in batches of about equal length, as many as can be read at once."""
-        batch: list[Item] = []
-        tokens = 0
-        for item in sorted(items, key=length):
-            longest = length(item)  # of the batch with this one
-            padded, tokens = (len(batch) + 1) * longest, tokens + longest
-            padding = padded - tokens
-            few = padding <= max(LEAST_PADDING, PADDING_SHARE * padded)
-            if batch and not (few and self.fits(len(batch) + 1, longest, past)):
-                yield batch
-                batch, tokens = [], longest
-            batch.append(item)
-        if batch:
-            yield batch
+        """Items in batches of about equal length, so that all are read soonest."""
+        ordered = sorted(items, key=length)
+        lengths = [length(item) for item in ordered]
+        least = [0]  # by number of the first items: tokens' worth of reading them
+        begins: list[int] = []  # and where the last batch of them begins
+        for end, longest in enumerate(lengths, start=1):
+            ways = []
+            for start in range(end - 1, -1, -1):
+                rows = end - start
+                if rows > 1 and not self.fits(rows, longest, past):
+                    break
+                ways.append((least[start] + rows * longest + BATCH_TOKENS, start))
+            cost, start = min(ways)
+            least.append(cost)
+            begins.append(start)
+        end, found = len(ordered), []
+        while end:
+            start = begins[end - 1]
+            found.append(ordered[start:end])
+            end = start
+        yield from reversed(found)
 
     def along(self, inputs: Sequence[int], targets: Sequence[int], past: Past) -> list[Scored]:
         """How likely the targets are that the last inputs predict; one row of any length."""

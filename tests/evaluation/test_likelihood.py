@@ -23,6 +23,7 @@ from afm_mlx.evaluation.likelihood import (
     likelihoods_of_passages,
     token_pair,
 )
+from afm_mlx.evaluation.reading import Reader
 from afm_mlx.evaluation.subject import TOO_LONG, ModelSubject
 from afm_mlx.inference.engine import Engine
 
@@ -96,6 +97,20 @@ def test_examples_are_read_once(engine, monkeypatch):
     shared = len(token_pair(engine.tokenizer, Option(SHOTS, " A"))[0])
     assert sum(read) <= alone - (len(choices) - 1) * (shared - 2)
     assert_plain(engine, choices, found)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "batches"),
+    [
+        ([], []),
+        ([9, 100, 10, 8], [[8, 9, 10], [100]]),
+        ([100, 101, 102], [[100, 101, 102]]),
+        ([5, 5, 20, 60, 60], [[5, 5], [20], [60, 60]]),
+        ([1_500, 1_500, 9_000], [[1_500], [1_500], [9_000]]),
+    ],
+)
+def test_batches_are_of_about_equal_length(engine, lengths, batches):
+    assert list(Reader(engine).batches(lengths, lambda length: length, 0)) == batches
 
 
 def test_options_may_have_contexts_of_their_own(engine):
