@@ -20,6 +20,7 @@ behind those that are asked.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import statistics
@@ -333,6 +334,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="MMLU: a folder with test/*_test.csv")
     parser.add_argument("--model", default="smollm2", help="tiny, smollm2, or a MODEL")
     parser.add_argument("--each", type=int, default=None, help="items of a subject, or of a round")
+    parser.add_argument("--skip", type=int, default=0, help="rounds that were run before")
     parser.add_argument("--rounds", type=int, default=None, help="stop after so many")
     parser.add_argument("--choices", action="store_true", help="compare choices, not speed")
     parser.add_argument("--out", type=Path, help="write figures as JSON")
@@ -349,7 +351,8 @@ def main() -> None:
                 rounds = mmlu_rounds(options.data, folder, options.each or 10, 3)
             else:
                 rounds = hellaswag_rounds(folder, options.each or 20)
-            some = (r for r, _ in zip(rounds, range(options.rounds or 10**6), strict=False))
+            last = None if options.rounds is None else options.skip + options.rounds
+            some = itertools.islice(rounds, options.skip, last)
             for found in compare(engine, some, folder, choices=options.choices):
                 figures[name] = found
                 if options.out:

@@ -11,11 +11,12 @@ longer than the context is refused, not cut.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -36,17 +37,8 @@ WINDOW = 256
 LEAST_SHARED = 32
 """Tokens that contexts begin with in common, for which they are read apart from others. Ours."""
 
-LEAST_PADDING = 64
-"""Tokens of padding for which no batch is divided: another one takes that long to begin. Ours."""
-
-PADDING_SHARE = 0.125
-"""Share of padding for which no batch is divided. Ours."""
-
 EMPTY = "an option that adds no token"
 """Reason of a refusal."""
-
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -77,29 +69,17 @@ def likelihoods_of_choices(
     engine: Engine, choices: Sequence[Choice]
 ) -> Iterator[tuple[int, list[Likelihood] | Refusal]]:
     """How likely each option is, with the place of its choice; in any order."""
-    reader = Reader(engine)
-    known = _Known(reader)
-    for start in range(0, len(choices), WINDOW):
-        asks: list[_Ask] = []
-        left: dict[int, int] = {}  # by choice: options that are not read
-        found: dict[int, list[Likelihood]] = {}
-        for place, choice in enumerate(choices[start : start + WINDOW], start):
-            some = _asks(engine, place, choice)
-            if isinstance(some, Refusal):
-                yield place, some
-                continue
-            asks += some
-            left[place] = len(choice.options)
-            found[place] = [Likelihood(0.0, 0)] * len(choice.options)
-        for run in _runs(asks):
-            past = known.past_of(run.asks[0].context[: run.shared])
-            for batch in _filled(reader, run.asks, run.left, past.tokens):
-                for ask, likelihoods in zip(batch, _read(reader, batch, past), strict=True):
-                    for option, likelihood in zip(ask.options, likelihoods, strict=True):
-                        found[ask.choice][option] = likelihood
-                    left[ask.choice] -= len(ask.options)
-                for place in {ask.choice for ask in batch if left[ask.choice] == 0}:
-                    yield place, found[place]
+    with Reader(engine) as reader:
+        known = _Known(reader)
+        for start in range(0, len(choices), WINDOW):
+            asks: list[_Ask] = []
+            for place, choice in enumerate(choices[start : start + WINDOW], start):
+                some = _asks(engine, place, choice)
+                if isinstance(some, Refusal):
+                    yield place, some
+                else:
+                    asks += some
+            yield from _read_asks(reader, known, asks)
 
 
 def likelihoods_of_passages(
@@ -111,26 +91,17 @@ def likelihoods_of_passages(
     text. A longer text than the context is read in windows: each token is predicted once, and the
     last window begins as early as it can.
     """
-    reader = Reader(engine)
     begin, is_written = _beginning(engine.tokenizer)
-    for start in range(0, len(passages), WINDOW):
-        windows: list[_Window] = []
-        left: dict[int, int] = {}
-        found: dict[int, Likelihood] = {}
-        for place, passage in enumerate(passages[start : start + WINDOW], start):
-            ids = _encoded(engine.tokenizer, passage.text)[int(is_written) :]
-            some = _windows(place, ids, begin, engine.context_tokens)
-            found[place], left[place] = Likelihood(0.0, 0, True), len(some)
-            windows += some
-            if not some:
-                yield place, found[place]
-        for batch in _filled(reader, windows, lambda window: len(window.inputs), 0):
-            for window, more in zip(batch, _read_windows(reader, batch), strict=True):
-                place = window.passage
-                found[place] = _sum([found[place], more])
-                left[place] -= 1
-                if left[place] == 0:
-                    yield place, found[place]
+    with Reader(engine) as reader:
+        for start in range(0, len(passages), WINDOW):
+            windows: list[_Window] = []
+            for place, passage in enumerate(passages[start : start + WINDOW], start):
+                ids = _encoded(engine.tokenizer, passage.text)[int(is_written) :]
+                if ids:
+                    windows += _windows(place, ids, begin, engine.context_tokens)
+                else:
+                    yield place, Likelihood(0.0, 0, True)
+            yield from _read_passages(reader, windows)
 
 
 def token_pair(tokenizer: Tokenizer, option: Option) -> tuple[list[int], list[int]]:
@@ -154,6 +125,8 @@ class _Known:
         self.reader, self.ids, self.past = reader, tuple[int, ...](), Past()
 
     def past_of(self, ids: tuple[int, ...]) -> Past:
+        if not ids:
+            return Past()
         same = _common(self.ids, ids)
         self.past = self.reader.read_on(ids[same:], self.past.first(same))
         self.ids = ids
@@ -207,23 +180,21 @@ def _runs(asks: Sequence[_Ask]) -> list[_Run]:
     return [_Run(alone, 0), *runs] if alone else runs
 
 
-def _filled(
-    reader: Reader, items: Sequence[Item], length: Callable[[Item], int], past: int
-) -> Iterator[list[Item]]:
-    """Items in batches of about equal length, as many as can be read at once."""
-    batch: list[Item] = []
-    tokens = 0
-    for item in sorted(items, key=length):
-        longest = length(item)  # of the batch with this one
-        padded, tokens = (len(batch) + 1) * longest, tokens + longest
-        padding = padded - tokens
-        few = padding <= max(LEAST_PADDING, PADDING_SHARE * padded)
-        if batch and not (few and reader.fits(len(batch) + 1, longest, past)):
-            yield batch
-            batch, tokens = [], longest
-        batch.append(item)
-    if batch:
-        yield batch
+def _read_asks(
+    reader: Reader, known: _Known, asks: Sequence[_Ask]
+) -> Iterator[tuple[int, list[Likelihood]]]:
+    """How likely the options of choices are, as soon as all of one choice are read."""
+    found: dict[int, dict[int, Likelihood]] = {ask.choice: {} for ask in asks}
+    left = Counter(ask.choice for ask in asks)
+    for run in _runs(asks):
+        past = known.past_of(run.asks[0].context[: run.shared])
+        for batch in reader.batches(run.asks, run.left, past.tokens):
+            for ask, likelihoods in zip(batch, _read(reader, batch, past), strict=True):
+                options = found[ask.choice]
+                options.update(zip(ask.options, likelihoods, strict=True))
+                left[ask.choice] -= 1
+                if left[ask.choice] == 0:
+                    yield ask.choice, [options[place] for place in sorted(options)]
 
 
 def _read(reader: Reader, batch: Sequence[_Ask], past: Past) -> list[list[Likelihood]]:
@@ -244,7 +215,7 @@ def _read(reader: Reader, batch: Sequence[_Ask], past: Past) -> list[list[Likeli
     firsts = [[ids[0] for ids in ask.continuations] for ask in batch]
     found = [[[one] for one in row] for row in reader.token_logps(lasts, firsts)]
     lengths = np.array([len(row) for row in rows])
-    for some in _filled(reader, longer, lambda rest: len(rest.ids) - 1, past.tokens + max(lengths)):
+    for some in reader.batches(longer, lambda rest: len(rest.ids) - 1, past.tokens + max(lengths)):
         for rest, scored in zip(
             some, _read_rests(reader, some, past, contexts, lengths), strict=True
         ):
@@ -280,7 +251,7 @@ def _read_rests(
     below = past.then(contexts.rows(mx.array(owners)))
     if len(rests) == 1:
         below = below.first(past.tokens + int(lengths[owners[0]]))
-        return [_read_along(reader, inputs[0], targets[0], below)]
+        return [reader.along(inputs[0], targets[0], below)]
     width, length = contexts.tokens, max(map(len, inputs))
     at = np.arange(past.tokens + width + length) - past.tokens  # of a key, behind the past
     in_context = at < lengths[owners][:, None, None]  # [B, 1, keys]
@@ -289,7 +260,7 @@ def _read_rests(
     mask = mx.array((in_context | in_option)[:, None])
     offsets = mx.array(past.tokens + lengths[owners])
     states, _ = reader.read(inputs, below, offsets=offsets, mask=mask)
-    return _scored(reader, states, inputs, targets)
+    return reader.scored(states, inputs, targets)
 
 
 @dataclass(frozen=True)
@@ -320,51 +291,26 @@ def _windows(passage: int, ids: Sequence[int], begin: int, most: int) -> list[_W
     return windows
 
 
+def _read_passages(reader: Reader, windows: Sequence[_Window]) -> Iterator[tuple[int, Likelihood]]:
+    """How likely passages are, as soon as all windows of one are read."""
+    found: dict[int, list[Likelihood]] = {window.passage: [] for window in windows}
+    left = Counter(window.passage for window in windows)
+    for batch in reader.batches(windows, lambda window: len(window.inputs), 0):
+        for window, likelihood in zip(batch, _read_windows(reader, batch), strict=True):
+            parts = found[window.passage]
+            parts.append(likelihood)
+            left[window.passage] -= 1
+            if left[window.passage] == 0:
+                yield window.passage, _sum(parts)
+
+
 def _read_windows(reader: Reader, windows: Sequence[_Window]) -> list[Likelihood]:
     """How likely the targets of windows are."""
     inputs, targets = [each.inputs for each in windows], [each.targets for each in windows]
     if len(windows) == 1:
-        return [_likelihood(_read_along(reader, inputs[0], targets[0], Past()))]
+        return [_likelihood(reader.along(inputs[0], targets[0], Past()))]
     states, _ = reader.read(inputs, Past())
-    return [_likelihood(scored) for scored in _scored(reader, states, inputs, targets)]
-
-
-def _read_along(
-    reader: Reader, inputs: Sequence[int], targets: Sequence[int], past: Past
-) -> list[Scored]:
-    """How likely the targets are that the last inputs predict; one row of any length."""
-    scored: list[Scored] = []
-    start, unscored = 0, len(inputs) - len(targets)
-    while start < len(inputs):
-        piece = inputs[start : start + reader.piece_tokens(past.tokens)]
-        states, new = reader.read([piece], past)
-        start += len(piece)
-        if start < len(inputs):
-            past = past.then(new)
-        asked = targets[max(0, start - len(piece) - unscored) : max(0, start - unscored)]
-        mx.eval(states, past.layers)
-        scored += _scored(reader, states, [piece], [asked])[0]
-    return scored
-
-
-def _scored(
-    reader: Reader,
-    states: mx.array,
-    inputs: Sequence[Sequence[int]],
-    targets: Sequence[Sequence[int]],
-) -> list[list[Scored]]:
-    """Scores of the targets that the last inputs of each row predict; states [B, L, D]."""
-    length = states.shape[1]
-    places = [
-        row * length + place
-        for row, (read, asked) in enumerate(zip(inputs, targets, strict=True))
-        for place in range(len(read) - len(asked), len(read))
-    ]
-    if not places:
-        return [[] for _ in targets]
-    wanted = states.reshape(-1, states.shape[-1])[mx.array(places)]
-    flat = iter(reader.token_logps(wanted, [[token] for asked in targets for token in asked]))
-    return [[next(flat)[0] for _ in asked] for asked in targets]
+    return [_likelihood(scored) for scored in reader.scored(states, inputs, targets)]
 
 
 def _likelihood(scored: Sequence[Scored]) -> Likelihood:

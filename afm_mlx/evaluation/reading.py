@@ -8,9 +8,9 @@ K key/value heads, E width of one head, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from afm_mlx.compat import on_gpu
 from afm_mlx.decoder.attention import Mask
 from afm_mlx.decoder.exponential import LOG2_E, exp2, max_of_last, sum_of_last
-from afm_mlx.inference.memory import score_bytes, work_bytes
+from afm_mlx.inference.memory import FREED_SHARE, score_bytes, work_bytes
 from afm_mlx.inference.steps import READ_TOKENS
 
 if TYPE_CHECKING:
@@ -30,9 +30,15 @@ LOGIT_BYTES = 2**28
 LOGIT_COPIES = 4
 """Such arrays that are alive together, float32."""
 
+BATCH_TOKENS = 16
+"""Tokens that are read in the time in which weights come from memory, once for each batch: so much
+padding is no worse than another batch. Ours."""
+
 WORK_SHARE = 0.5
 """Share of the memory that is free beside the weights for what one batch takes. Ours."""
 
+
+Item = TypeVar("Item")
 
 Scored = tuple[float, bool]
 """A token's log-probability in nats, and whether it is the likeliest one."""
@@ -87,7 +93,10 @@ class _LayerCache:
 
 
 class Reader:
-    """Reads with an engine's model as it is now, the adapter in use included."""
+    """Reads with an engine's model as it is now, the adapter in use included.
+
+    Within its `with`, MLX keeps a share of the memory budget in freed buffers for the next batch.
+    """
 
     def __init__(self, engine: Engine) -> None:
         """Keeps a copy of the output layer in float32, 4 x V x D bytes, where it is none."""
@@ -95,9 +104,17 @@ class Reader:
         self.sizes = engine.sizes
         # In bfloat16, logits near 16 are multiples of 1/8, and half of all close calls are ties.
         self.table = engine.model.output_weight.astype(mx.float32)
-        taken = self.sizes.weights + self.table.nbytes + engine.adapters.bytes
+        self._freed = int(engine.budget_bytes * FREED_SHARE)
+        taken = self.sizes.weights + self.table.nbytes + engine.adapters.bytes + self._freed
         self.room = int(max(engine.budget_bytes - taken, 0) * WORK_SHARE)
         """Bytes that one batch may take."""
+
+    def __enter__(self) -> Self:
+        self._before = mx.set_cache_limit(self._freed)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        mx.set_cache_limit(self._before)
 
     def fits(self, rows: int, tokens: int, past: int) -> bool:
         """Whether so many rows of so many tokens each can be read at once, on top of a past."""
@@ -149,6 +166,65 @@ class Reader:
             mx.eval(past.layers)
             start += len(piece)
         return past
+
+    def batches(
+        self, items: Sequence[Item], length: Callable[[Item], int], past: int
+    ) -> Iterator[list[Item]]:
+        """Items in batches of about equal length, so that all are read soonest."""
+        ordered = sorted(items, key=length)
+        lengths = [length(item) for item in ordered]
+        least = [0]  # by number of the first items: tokens' worth of reading them
+        begins: list[int] = []  # and where the last batch of them begins
+        for end, longest in enumerate(lengths, start=1):
+            ways = []
+            for start in range(end - 1, -1, -1):
+                rows = end - start
+                if rows > 1 and not self.fits(rows, longest, past):
+                    break
+                ways.append((least[start] + rows * longest + BATCH_TOKENS, start))
+            cost, start = min(ways)
+            least.append(cost)
+            begins.append(start)
+        end, found = len(ordered), []
+        while end:
+            start = begins[end - 1]
+            found.append(ordered[start:end])
+            end = start
+        yield from reversed(found)
+
+    def along(self, inputs: Sequence[int], targets: Sequence[int], past: Past) -> list[Scored]:
+        """How likely the targets are that the last inputs predict; one row of any length."""
+        scored: list[Scored] = []
+        start, unscored = 0, len(inputs) - len(targets)
+        while start < len(inputs):
+            piece = inputs[start : start + self.piece_tokens(past.tokens)]
+            states, new = self.read([piece], past)
+            start += len(piece)
+            if start < len(inputs):
+                past = past.then(new)
+            asked = targets[max(0, start - len(piece) - unscored) : max(0, start - unscored)]
+            mx.eval(states, past.layers)
+            scored += self.scored(states, [piece], [asked])[0]
+        return scored
+
+    def scored(
+        self,
+        states: mx.array,
+        inputs: Sequence[Sequence[int]],
+        targets: Sequence[Sequence[int]],
+    ) -> list[list[Scored]]:
+        """Scores of the targets that the last inputs of each row predict; states [B, L, D]."""
+        length = states.shape[1]
+        places = [
+            row * length + place
+            for row, (read, asked) in enumerate(zip(inputs, targets, strict=True))
+            for place in range(len(read) - len(asked), len(read))
+        ]
+        if not places:
+            return [[] for _ in targets]
+        wanted = states.reshape(-1, states.shape[-1])[mx.array(places)]
+        flat = iter(self.token_logps(wanted, [[token] for asked in targets for token in asked]))
+        return [[next(flat)[0] for _ in asked] for asked in targets]
 
     def token_logps(self, states: mx.array, tokens: Sequence[Sequence[int]]) -> list[list[Scored]]:
         """How likely tokens are, in nats, and whether each is the likeliest.

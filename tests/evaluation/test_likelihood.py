@@ -9,6 +9,13 @@ import pytest
 from afm_mlx.decoder.adapters import AdapterFacts, base_hash, write_adapter
 from afm_mlx.decoder.checkpoint import open_checkpoint
 from afm_mlx.decoder.lora import add_lora, lora_arrays
+from afm_mlx.decoder.palette import (
+    Int8Embedding,
+    Int8Linear,
+    int8_rows,
+    linears,
+    replace_linears,
+)
 from afm_mlx.evaluation import likelihood
 from afm_mlx.evaluation.items import Choice, Option, Passage, Refusal
 from afm_mlx.evaluation.likelihood import (
@@ -16,7 +23,9 @@ from afm_mlx.evaluation.likelihood import (
     likelihoods_of_passages,
     token_pair,
 )
+from afm_mlx.evaluation.reading import Reader
 from afm_mlx.evaluation.subject import TOO_LONG, ModelSubject
+from afm_mlx.inference.engine import Engine
 
 SHOTS = "The cat sat on the mat. What is it? Answer: a house. " * 6
 WORDS = [" a cat", " the dog looked", " A", " it", " on the hill; a hill in the land"]
@@ -90,6 +99,20 @@ def test_examples_are_read_once(engine, monkeypatch):
     assert_plain(engine, choices, found)
 
 
+@pytest.mark.parametrize(
+    ("lengths", "batches"),
+    [
+        ([], []),
+        ([9, 100, 10, 8], [[8, 9, 10], [100]]),
+        ([100, 101, 102], [[100, 101, 102]]),
+        ([5, 5, 20, 60, 60], [[5, 5], [20], [60, 60]]),
+        ([1_500, 1_500, 9_000], [[1_500], [1_500], [9_000]]),
+    ],
+)
+def test_batches_are_of_about_equal_length(engine, lengths, batches):
+    assert list(Reader(engine).batches(lengths, lambda length: length, 0)) == batches
+
+
 def test_options_may_have_contexts_of_their_own(engine):
     choices = [
         Choice(
@@ -152,6 +175,27 @@ def test_an_adapter_in_use_counts(engine, tmp_path):
     found = dict(likelihoods_of_choices(engine, choices))
     assert_plain(engine, choices, found)
     assert abs(found[0][0].nats - without[0][0].nats) > 1e-3
+
+
+def test_a_rounded_model_is_read_as_it_is(engine):
+    embedding = engine.model.model.embed_tokens
+    layers = {
+        name: Int8Linear(*int8_rows(layer.weight)) for name, layer in linears(engine.model).items()
+    }
+    layers["model.embed_tokens"] = Int8Embedding(*int8_rows(embedding.weight))
+    replace_linears(engine.model, layers)
+    choices = asked(SHOTS, 3)
+    assert_plain(engine, choices, dict(likelihoods_of_choices(engine, choices)))
+
+
+def test_in_bfloat16_it_is_about_the_same(engine, model_folder):
+    choices = asked(SHOTS, 3)
+    exact = dict(likelihoods_of_choices(engine, choices))
+    short = Engine.open(model_folder, dtype=mx.bfloat16)
+    for place, found in likelihoods_of_choices(short, choices):
+        for got, wanted in zip(found, exact[place], strict=True):
+            assert got.nats == pytest.approx(wanted.nats, rel=0.02)
+            assert got.nats != wanted.nats
 
 
 def test_replies_come_as_they_are_known(engine):

@@ -17,7 +17,7 @@ from afm_mlx.corpus.sources.hub import PREFIX
 from afm_mlx.corpus.sources.item_files import ItemRow, read_rows
 from afm_mlx.errors import DataError
 from afm_mlx.evaluation.items import Choice, Item, Mark, Marks, Option, Reply
-from afm_mlx.evaluation.tasks.choices import likeliest
+from afm_mlx.evaluation.tasks.choices import likeliest, sizes
 from afm_mlx.evaluation.tasks.rows import task_rows, text_field
 
 HUB = "hub:cais/mmlu"
@@ -49,20 +49,28 @@ class MMLU:
     """Examples before each question: the first ones of its subject in `dev`."""
     shots_from: str | Path | None = None
     """A folder or file of examples, in place of the data's `dev`."""
+    cloze: bool = False
+    """Compare the likelihoods of the answers' texts, which are not shown, and not of letters.
+    Letters mean nothing to models of some hundred million parameters, which are measured so."""
 
     name = "mmlu"
-    figures = {  # noqa: RUF012  a Mapping, which nobody changes
-        "accuracy": "share of questions whose right letter is the likeliest",
-        "stem": "accuracy in the sciences and mathematics",
-        "humanities": "accuracy in the humanities",
-        "social_sciences": "accuracy in the social sciences",
-        "other": "accuracy in all other subjects",
-    }
+
+    @property
+    def figures(self) -> Mapping[str, str]:
+        """See `Task`."""
+        return {
+            "accuracy": "share of questions whose right answer is the likeliest",
+            **({"accuracy_per_byte": "the same by likelihood per byte"} if self.cloze else {}),
+            "stem": "accuracy in the sciences and mathematics",
+            "humanities": "accuracy in the humanities",
+            "social_sciences": "accuracy in the social sciences",
+            "other": "accuracy in all other subjects",
+        }
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """See `Task`."""
-        return {"shots": self.shots}
+        return {"shots": self.shots, "cloze": self.cloze}
 
     def items(self) -> Sequence[Item]:
         """See `Task`."""
@@ -73,10 +81,7 @@ class MMLU:
         return [
             Choice(
                 key=f"{subject}/{number}",
-                options=tuple(
-                    Option(prompt(subject, examples.get(subject, ()), each), f" {letter}")
-                    for letter in LETTERS
-                ),
+                options=self._options(subject, examples.get(subject, ()), each),
                 right=each.right,
                 group=subject,
             )
@@ -88,14 +93,24 @@ class MMLU:
         """See `Task`."""
         assert isinstance(item, Choice)
         mark = Mark(float(likeliest(reply) == item.right))
-        part = PARTS.get(item.group)
-        return {"accuracy": mark} if part is None else {"accuracy": mark, part: mark}
+        marks = {"accuracy": mark}
+        if self.cloze:
+            right = likeliest(reply, sizes(item)) == item.right
+            marks["accuracy_per_byte"] = Mark(float(right))
+        if part := PARTS.get(item.group):
+            marks[part] = mark
+        return marks
 
     def kept(self, item: Item, reply: Reply) -> Mapping[str, Any]:
         """See `Task`."""
         assert isinstance(item, Choice)
         took = likeliest(reply)
         return {"right": LETTERS[item.right], "took": "" if took is None else LETTERS[took]}
+
+    def _options(self, subject: str, examples: Sequence[Asked], asked: Asked) -> tuple[Option, ...]:
+        write = cloze_prompt if self.cloze else prompt
+        context = write(subject, examples, asked)
+        return tuple(Option(context, f" {o}") for o in (asked.answers if self.cloze else LETTERS))
 
     def _examples(self, subjects: Iterable[str]) -> dict[str, list[Asked]]:
         """The examples of each subject.
@@ -142,6 +157,15 @@ def prompt(subject: str, examples: Sequence[Asked], asked: Asked) -> str:
     head = f"The following are multiple choice questions (with answers) about {about}.\n\n"
     solved = (f"{_shown(each)} {LETTERS[each.right]}\n\n" for each in examples)
     return head + "".join(solved) + _shown(asked)
+
+
+def cloze_prompt(subject: str, examples: Sequence[Asked], asked: Asked) -> str:
+    """What a model reads before the answer's text. Source: the harness's mmlu_continuation."""
+    about = subject.replace("_", " ")
+    head = f"The following are questions (with answers) about {about}.\n\n"
+    ask = "Question: {}\nAnswer:".format
+    solved = (f"{ask(each.question.strip())} {each.answers[each.right]}\n\n" for each in examples)
+    return head + "".join(solved) + ask(asked.question.strip())
 
 
 def _shown(asked: Asked) -> str:

@@ -46,6 +46,19 @@ def test_prompts_are_those_of_the_harness(data):
     assert (item.key, item.group, item.right) == ("us_foreign_policy/1", "us_foreign_policy", 0)
 
 
+def test_without_letters_the_texts_are_compared(data, always_right, tmp_path):
+    task = MMLU(data, shots=1, cloze=True)
+    item = task.items()[0]
+    assert item.options[1].continuation == " b0"
+    assert item.options[1].context == (
+        "The following are questions (with answers) about anatomy.\n\n"
+        "Question: What is 0?\nAnswer: b0\n\nQuestion: What is 0?\nAnswer:"
+    )
+    result = run(task, always_right(), tmp_path)
+    assert list(result.scores) == ["accuracy", "accuracy_per_byte", "stem", "social_sciences"]
+    assert list(task.figures)[:3] == ["accuracy", "accuracy_per_byte", "stem"]
+
+
 def test_always_a_is_right_where_a_is(data, always_a, tmp_path):
     result = run(MMLU(data), always_a, tmp_path)
     assert result.scores["accuracy"].value == 0.25
