@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .options import DryRunFlag, JsonFlag, LogJsonFlag, RunsFlag, SetFlag
+from .terminal import tell
 
 
 def run(
@@ -27,6 +28,7 @@ def run(
     from contextlib import closing
 
     from afm_mlx import pipeline
+    from afm_mlx.evaluation.report.write import write_report
     from afm_mlx.progress import Progress
     from afm_mlx.recipe import load_named_recipe
 
@@ -40,7 +42,11 @@ def run(
             manifests = pipeline.run(settings, runs, progress, first=from_, last=until)
     except KeyboardInterrupt as error:  # Typer would drop what it says: where training saved
         raise typer.Abort(str(error) or "interrupted; the same command goes on") from None
-    typer.echo(json.dumps(manifests, indent=2) if json_ else pipeline.summary(manifests))
+    if json_:
+        typer.echo(json.dumps(manifests, indent=2))
+        return
+    typer.echo(pipeline.summary(manifests))
+    tell(f"report: {write_report(runs / settings.name)}")
 
 
 def pretrain(

@@ -160,6 +160,16 @@ def run_task(
     return result
 
 
+def read_answers(folder: Path, count: int) -> dict[str, str]:
+    """The first answers of a run's samples by what was asked, where the task keeps that."""
+    found: dict[str, str] = {}
+    lines = (folder / SAMPLES).read_text(encoding="utf-8").splitlines()
+    for sample in sorted(map(Sample.of_line, lines), key=lambda sample: sample.key):
+        if len(found) < count and {"prompt", "answer"} <= sample.kept.keys():
+            found[sample.kept["prompt"]] = sample.kept["answer"]
+    return found
+
+
 def ask(subject: Subject, items: Sequence[Item]) -> Iterator[tuple[Item, Reply]]:
     """Items of any kind with their replies, as these come."""
     choices = [item for item in items if isinstance(item, Choice)]

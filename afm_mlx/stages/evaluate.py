@@ -10,7 +10,7 @@ from typing import Any
 from afm_mlx.artifact import Inputs, write_text
 from afm_mlx.evaluation.items import Task
 from afm_mlx.evaluation.registry import open_task
-from afm_mlx.evaluation.run import RESULT, Result, run_task
+from afm_mlx.evaluation.run import RESULT, Result, read_answers, run_task
 from afm_mlx.evaluation.subject import ModelSubject
 from afm_mlx.inference.engine import Engine
 from afm_mlx.progress import Progress
@@ -26,6 +26,9 @@ from afm_mlx.training.texts import held_out_texts
 
 SCORES = "scores.json"
 """All results, in a list."""
+
+SHOWN = 3
+"""Answers of each task that the report shows. Ours."""
 
 
 def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[str, Any]:
@@ -55,7 +58,8 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
                 result = run_task(task, subject, folder, progress, limit=asked.limit)
                 progress.say(f"  {stage}, {name}: {told(result, task)}")
             found = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-            results.append({**found, "name": name, "stage": stage})
+            shown = read_answers(folder, SHOWN)
+            results.append({**found, "name": name, "stage": stage, "samples": shown})
     write_text(out / SCORES, json.dumps(results, indent=2) + "\n")
     words = ("stage", "name", "task", "model", "items", "scores")
     return {"results": [{word: each[word] for word in words} for each in results]}

@@ -15,7 +15,7 @@ from typing import Any
 
 from afm_mlx.errors import DataError
 from afm_mlx.evaluation.items import Answer, Item, Mark, Marks, Question, Reply
-from afm_mlx.synthetic.checks import passes, score
+from afm_mlx.synthetic.checks import Call, passes, score, written_calls
 from afm_mlx.text.conversations import Conversation, read_conversations
 
 
@@ -32,6 +32,7 @@ class Checks:
     figures = {  # noqa: RUF012
         "accuracy": "answers that are right in all parts",
         "parts": "parts of answers that are right: tests, constraints, calls or texts",
+        "named": "answers that call the right functions, whatever the arguments",
     }
 
     @property
@@ -55,13 +56,17 @@ class Checks:
         """See `Task`."""
         assert isinstance(item, Question)
         check = item.facts["check"]
-        if not isinstance(reply, Answer):
-            return {name: Mark(0.0) for name in self.figures}
-        right = passes(check, reply.text)
-        return {
+        text = reply.text if isinstance(reply, Answer) else None
+        right = text is not None and passes(check, text)
+        marks = {
             "accuracy": Mark(float(right)),
-            "parts": Mark(1.0 if right else score(check, reply.text)),
+            "parts": Mark(float(right) if right or text is None else score(check, text)),
         }
+        if check["kind"] == "tool_calls":
+            marks["named"] = Mark(
+                float(text is not None and _names(check["calls"]) == _names(written_calls(text)))
+            )
+        return marks
 
     def kept(self, item: Item, reply: Reply) -> Mapping[str, Any]:
         """See `Task`."""
@@ -83,3 +88,7 @@ class Checks:
                 "right": right.get("content") or right.get("tool_calls", ""),
             },
         )
+
+
+def _names(calls: Sequence[Call]) -> list[str]:
+    return sorted(str(call["name"]) for call in calls)

@@ -50,6 +50,19 @@ def test_no_model_reads_the_right_answer_and_groups_are_the_families(task):
     assert (first.group, second.group) == ("sum", "say")
 
 
+def test_the_right_function_counts_apart_from_its_arguments(stub, quiet, tmp_path):
+    call = {"name": "send", "arguments": {"to": "Ann"}}
+    row = {
+        "messages": [{"role": "user", "content": "Send it to Ann."}],
+        "check": {"kind": "tool_calls", "calls": [call]},
+    }
+    file = tmp_path / "calls.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    wrong = '<tool_call>{"name": "send", "arguments": {"to": "Bob"}}</tool_call>'
+    scores = run_task(Checks(file), stub(writes=lambda _: wrong), tmp_path / "run", quiet).scores
+    assert (scores["accuracy"].value, scores["named"].value) == (0.0, 1.0)
+
+
 def test_a_conversation_without_a_check_is_named(tmp_path):
     file = tmp_path / "exam.jsonl"
     file.write_text(json.dumps({"messages": [{"role": "user", "content": "Hi"}]}) + "\n")
