@@ -58,6 +58,7 @@ def _choices(name: str, about: str, data: str) -> Kind:
 KINDS: dict[str, Kind] = {
     "mmlu": Kind("57 subjects, four letters to choose from", "tasks.mmlu:MMLU", "hub:cais/mmlu"),
     "gsm8k": Kind("word problems of grade school", "tasks.gsm8k:GSM8K", "hub:openai/gsm8k"),
+    "math": Kind("competition problems", "tasks.math:MATH", "hub:EleutherAI/hendrycks_math"),
     "ifeval": Kind(
         "instructions that a program verifies", "tasks.ifeval.task:IFEval", "hub:google/IFEval"
     ),
