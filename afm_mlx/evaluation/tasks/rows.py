@@ -10,6 +10,8 @@ from afm_mlx.corpus.sources.hub import PREFIX, fetch_hub_file, list_hub_files, p
 from afm_mlx.corpus.sources.item_files import ItemRow, read_rows
 from afm_mlx.errors import DataError
 
+_SHOWN = 40  # characters of a value that is no text; ours
+
 
 def task_rows(task: str, data: str | Path, *, hub_files: str) -> Iterator[ItemRow]:
     """Rows of a task, in an order that never changes.
@@ -44,9 +46,7 @@ def text_field(row: ItemRow, names: Iterable[str]) -> str:
     wanted = list(names)
     name = next((name for name in wanted if name in row.row), wanted[0])
     value = row.field(name)
-    if not isinstance(value, str) or not value.strip():
-        shown = repr(value)
-        raise row.broken(
-            f"'{name}' is no text but {shown[:40]}" if shown.strip("'\" ") else f"'{name}' is empty"
-        )
-    return value
+    if isinstance(value, str) and value.strip():
+        return value
+    what = "is empty" if isinstance(value, str) else f"is no text but {value!r:.{_SHOWN}}"
+    raise row.broken(f"'{name}' {what}")
