@@ -41,15 +41,18 @@ EMPTY = "an option that adds no token"
 """Reason of a refusal."""
 
 
+Ids = tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class _Ask:
     """A context, and those options of one choice that go on from it."""
 
     choice: int
     options: tuple[int, ...]
-    context: tuple[int, ...]
+    context: Ids
     """At least one token."""
-    continuations: tuple[tuple[int, ...], ...]
+    continuations: tuple[Ids, ...]
     """At least one token each."""
 
 
@@ -104,7 +107,7 @@ def likelihoods_of_passages(
             yield from _read_passages(reader, windows)
 
 
-def token_pair(tokenizer: Tokenizer, option: Option) -> tuple[list[int], list[int]]:
+def token_pair(tokenizer: Tokenizer, option: Option) -> tuple[Ids, Ids]:
     """Tokens of a context, at least one, and of its continuation.
 
     Spaces at the context's end go to the continuation, where they belong to a word. An empty
@@ -114,7 +117,7 @@ def token_pair(tokenizer: Tokenizer, option: Option) -> tuple[list[int], list[in
     whole = _encoded(tokenizer, option.context + option.continuation)
     before = _encoded(tokenizer, context)
     if not before:
-        return [_beginning(tokenizer).token], whole
+        return (_beginning(tokenizer).token,), whole
     return before, whole[len(before) :]
 
 
@@ -122,9 +125,10 @@ class _Known:
     """What was read last of the beginnings of contexts: the next one may begin alike."""
 
     def __init__(self, reader: Reader) -> None:
-        self.reader, self.ids, self.past = reader, tuple[int, ...](), Past()
+        self.reader, self.past = reader, Past()
+        self.ids: Ids = ()
 
-    def past_of(self, ids: tuple[int, ...]) -> Past:
+    def past_of(self, ids: Ids) -> Past:
         if not ids:
             return Past()
         same = _common(self.ids, ids)
@@ -135,14 +139,14 @@ class _Known:
 
 def _asks(engine: Engine, place: int, choice: Choice) -> list[_Ask] | Refusal:
     """What is to be read of a choice, or why it cannot be."""
-    by_context: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
+    by_context: dict[Ids, list[tuple[int, Ids]]] = {}
     for number, option in enumerate(choice.options):
         context, continuation = token_pair(engine.tokenizer, option)
         if not continuation:
             return Refusal(EMPTY)
         if len(context) + len(continuation) - 1 > engine.context_tokens:  # the last one is not read
             return Refusal(TOO_LONG)
-        by_context.setdefault(tuple(context), []).append((number, tuple(continuation)))
+        by_context.setdefault(context, []).append((number, continuation))
     return [
         _Ask(place, tuple(n for n, _ in some), context, tuple(ids for _, ids in some))
         for context, some in by_context.items()
@@ -229,7 +233,7 @@ class _Rest:
 
     row: int
     option: int
-    ids: tuple[int, ...]
+    ids: Ids
     """All of its tokens."""
 
 
@@ -335,11 +339,12 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
     )
 
 
-def _encoded(tokenizer: Tokenizer, text: str) -> list[int]:
+@lru_cache(maxsize=4)  # options of one choice mostly have the same context
+def _encoded(tokenizer: Tokenizer, text: str) -> Ids:
     """Tokens of a text, begun as the tokenizer's files say; so an empty one may have none."""
     if not text and not _beginning(tokenizer).is_written:
-        return []
-    return plain_ids(tokenizer, [{"content": text}])
+        return ()
+    return tuple(plain_ids(tokenizer, [{"content": text}]))
 
 
 class _Beginning(NamedTuple):

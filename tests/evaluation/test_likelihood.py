@@ -34,7 +34,7 @@ WORDS = [" a cat", " the dog looked", " A", " it", " on the hill; a hill in the 
 def plain(engine, option):
     """One pass over the whole text, all logits, softmax in float64."""
     context, continuation = token_pair(engine.tokenizer, option)
-    ids = context + continuation
+    ids = [*context, *continuation]
     return of_ids(engine, ids, len(context))
 
 
