@@ -40,8 +40,8 @@ _HELP = (
     r"(?:help|assist|provide|give|offer|share|support|create|write|generate|produce|comply|fulfill?"
     r"|engage|answer|discuss|do (?:that|this|so)|condone|encourage|promote|endorse|participate"
     r"|complete|continue|make|tell|teach|show|explain|describe|advise|recommend|suggest|facilitate"
-    r"|feel comfortable|have (?:any |the )?(?:personal )?(?:information|access|capability|ability)"
-    r"|respond|accommodate"
+    r"|feel comfortable|have (?:any |the )?(?:personal )?(?:information|data|details|email|access"
+    r"|capability|ability)|respond|accommodate"
     r"|be (?:able|used)|reproduce|accept|act|build|draft|design|develop|aid|instruct|present|agree"
     r"|post|list|output|return|process|proceed|supply|carry|speculate|disclose|reveal|guide)"
 )
