@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from afm_mlx.errors import DataError
 from afm_mlx.evaluation.items import Answer, Item, Mark, Marks, Question, Reply
@@ -28,8 +28,8 @@ class Checks:
     max_tokens: int = 256
     """Longest answer."""
 
-    name = "checks"
-    figures = {  # noqa: RUF012
+    name: ClassVar[str] = "checks"
+    figures: ClassVar[Mapping[str, str]] = {
         "accuracy": "answers that are right in all parts",
         "parts": "parts of answers that are right: tests, constraints, calls or texts",
         "named": "answers that call the right functions, whatever the arguments",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from afm_mlx.corpus.sources.item_files import ItemRow
 from afm_mlx.errors import DataError
@@ -55,7 +55,7 @@ class Choices:
     shots_from: str | Path | None = None
     """Data with examples, such as a training file; None for the hub's."""
 
-    figures = {  # noqa: RUF012  a Mapping, which nobody changes
+    figures: ClassVar[Mapping[str, str]] = {
         "accuracy": "share of items whose right option is the likeliest",
         "accuracy_per_byte": "the same by likelihood per byte of the option",
     }

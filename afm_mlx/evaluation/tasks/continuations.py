@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -37,8 +37,10 @@ class Continuations:
     seed: int = 0
     """Decides places and wrong lines."""
 
-    name = "continuations"
-    figures = {"accuracy": "items whose true next line is the likeliest"}  # noqa: RUF012
+    name: ClassVar[str] = "continuations"
+    figures: ClassVar[Mapping[str, str]] = {
+        "accuracy": "items whose true next line is the likeliest"
+    }
 
     @property
     def settings(self) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from afm_mlx.corpus.sources.item_files import ItemRow
 from afm_mlx.errors import DataError
@@ -71,8 +71,8 @@ class GSM8K:
     max_tokens: int = MAX_TOKENS
     """Longest answer."""
 
-    name = "gsm8k"
-    figures = {  # noqa: RUF012  a Mapping, which nobody changes
+    name: ClassVar[str] = "gsm8k"
+    figures: ClassVar[Mapping[str, str]] = {
         "accuracy": "right by the last number of the answer",
         "strict": "right by 'The answer is N' or '#### N'",
     }

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from afm_mlx.corpus.sources.hub import PREFIX
 from afm_mlx.corpus.sources.item_files import ItemRow, read_rows
@@ -53,7 +53,7 @@ class MMLU:
     """Compare the likelihoods of the answers' texts, which are not shown, and not of letters.
     Letters mean nothing to models of some hundred million parameters, which are measured so."""
 
-    name = "mmlu"
+    name: ClassVar[str] = "mmlu"
 
     @property
     def figures(self) -> Mapping[str, str]:

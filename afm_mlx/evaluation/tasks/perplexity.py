@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from afm_mlx.corpus.sources.hub import PREFIX
 from afm_mlx.corpus.sources.item_files import SUFFIXES, ItemRow, broken, is_text, read_rows
@@ -33,8 +33,8 @@ class Perplexity:
     max_chars: int | None = None
     """Only so many characters of each text, from its beginning; None for all."""
 
-    name = "perplexity"
-    figures = {  # noqa: RUF012  a Mapping, which nobody changes
+    name: ClassVar[str] = "perplexity"
+    figures: ClassVar[Mapping[str, str]] = {
         "bits_per_byte": "bits that it takes to tell a byte of the text (UTF-8)",
         "perplexity": "e to the nats per token",
         "nats_per_token": "mean surprise of a token",

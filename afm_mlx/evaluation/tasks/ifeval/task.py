@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from afm_mlx.corpus.sources.item_files import ItemRow
 from afm_mlx.errors import DataError
@@ -49,8 +49,8 @@ class IFEval:
     max_tokens: int = MAX_TOKENS
     """Longest answer."""
 
-    name = "ifeval"
-    figures = {  # noqa: RUF012  a Mapping, which nobody changes
+    name: ClassVar[str] = "ifeval"
+    figures: ClassVar[Mapping[str, str]] = {
         "prompt_strict": "prompts of which all instructions are followed",
         "instruction_strict": "instructions that are followed",
         "prompt_loose": "prompts, when an introduction, a last line and asterisks do not count",
