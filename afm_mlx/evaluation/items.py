@@ -108,7 +108,11 @@ Marks = Mapping[str, Mark]
 
 
 class Task(Protocol):
-    """A benchmark."""
+    """A benchmark.
+
+    It may have `averages`, too: figures that are means of another figure's scores over all groups,
+    by name, such as {"average": "accuracy"}.
+    """
 
     @property
     def name(self) -> str:

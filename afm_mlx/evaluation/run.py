@@ -31,7 +31,7 @@ from afm_mlx.evaluation.items import (
     Reply,
     Task,
 )
-from afm_mlx.evaluation.scores import Score, by_name
+from afm_mlx.evaluation.scores import Score, by_name, mean_of
 from afm_mlx.evaluation.subject import Subject
 from afm_mlx.progress import Progress, bar, duration
 
@@ -127,7 +127,7 @@ def run_task(
         **subject.facts,
         "prompt_hash": prompt_hash(items),
     }
-    asked = {"task": task.name, "model": subject.name, **settings}
+    asked = {"task": task.name, "subject": subject.name, **settings}
     if apart:
         folder = folder / f"{task.name.replace(':', '-')}-{_hash_of(asked)}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -151,7 +151,7 @@ def run_task(
         task=task.name,
         model=subject.name,
         items=len(items),
-        **sum_up([samples[item.key] for item in items]),
+        **sum_up(task, [samples[item.key] for item in items]),
         seconds=max(sample.seconds for sample in samples.values()),
         settings=settings,
         folder=folder,
@@ -210,20 +210,25 @@ def prompt_hash(items: Iterable[Item]) -> str:
     return digest.hexdigest()[:16]
 
 
-def sum_up(samples: Sequence[Sample]) -> dict[str, Any]:
-    """`scores`, `groups` and `refused` of samples."""
+def sum_up(task: Task, samples: Sequence[Sample]) -> dict[str, Any]:
+    """`scores`, `groups` and `refused` of samples, scores in the order of the task's figures."""
     groups: dict[str, list[Sample]] = {}
     for sample in samples:
         if sample.group:
             groups.setdefault(sample.group, []).append(sample)
+    by_group = {name: _scores(some) for name, some in groups.items()}
+    scores = _scores(samples)
+    for name, of in getattr(task, "averages", {}).items():
+        scores[name] = mean_of([each[of] for each in by_group.values()])
     return {
-        "scores": by_name(pair for sample in samples for pair in sample.marks.items()),
-        "groups": {
-            name: by_name(pair for sample in some for pair in sample.marks.items())
-            for name, some in groups.items()
-        },
+        "scores": {name: scores[name] for name in (*task.figures, *scores) if name in scores},
+        "groups": by_group,
         "refused": dict(Counter(sample.refused for sample in samples if sample.refused)),
     }
+
+
+def _scores(samples: Iterable[Sample]) -> dict[str, Score]:
+    return by_name(pair for sample in samples for pair in sample.marks.items())
 
 
 def _sample(task: Task, item: Item, reply: Reply, seconds: float) -> Sample:

@@ -91,6 +91,22 @@ def by_name(rows: Iterable[tuple[str, Mark]]) -> dict[str, Score]:
     }
 
 
+def mean_of(scores: Sequence[Score]) -> Score:
+    """The mean of independent scores that count alike, at least one, whatever their items.
+
+    Its interval has the sides of the scores' own, added as squares. Source: Zou & Donner, 2008
+    (MOVER).
+
+    >>> print(mean_of([Score(0.5, 0.2, 0.8, 10), Score(1.0, 0.6, 1.0, 5)]))
+    0.750 (0.500 to 0.900)
+    """
+    count = len(scores)
+    value = math.fsum(score.value for score in scores) / count
+    below = math.hypot(*(score.value - score.low for score in scores)) / count
+    above = math.hypot(*(score.high - score.value for score in scores)) / count
+    return Score(value, value - below, value + above, sum(score.n for score in scores))
+
+
 def _exponential(score: Score) -> Score:
     value, low, high = (math.exp(each) for each in (score.value, score.low, score.high))
     return Score(value, low, high, score.n)

@@ -117,10 +117,21 @@ def test_a_finished_run_asks_nothing_again(stub, quiet, tmp_path):
 
 def test_a_folder_belongs_to_one_subject_and_one_set_of_prompts(stub, quiet, tmp_path):
     run_task(Mixed(), stub(), tmp_path / "run", quiet)
-    with pytest.raises(RunError, match="its model differ"):
+    with pytest.raises(RunError, match="its subject differ"):
         run_task(Mixed(), stub(name="other"), tmp_path / "run", quiet)
     with pytest.raises(RunError, match="its prompt_hash differ"):
         run_task(Mixed(prompt="Tell "), stub(), tmp_path / "run", quiet)
+
+
+def test_an_average_counts_groups_alike_whatever_their_items(stub, quiet, tmp_path):
+    task = Mixed()
+    task.averages = {"average": "accuracy"}
+    task.figures = {"average": "mean of the groups", **task.figures}
+    who = stub(writes=lambda question: question.key)
+    result = run_task(task, who, tmp_path / "run", quiet, limit=6)
+    assert next(iter(result.scores)) == "average"
+    shares = [each["accuracy"].value for each in result.groups.values()]
+    assert result.scores["average"].value == sum(shares) / 2
 
 
 def test_a_limit_takes_from_all_groups(stub, quiet, tmp_path):

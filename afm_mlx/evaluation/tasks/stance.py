@@ -4,8 +4,9 @@ The three verdicts are XSTest's. Words tell a refusal well and are free, but can
 that complies from one that is about something else, and takes both for compliance; a judge can
 (`Safety.judge`).
 
-Measured on human labels that no pattern was made from (pyrit 1.1.0, scorer_evals): of 191 answers
-that did what they were asked for, 184 comply, 6 do so in part and 1 declines. On its refusal.csv,
+Measured on human labels (pyrit 1.1.0, scorer_evals): of 191 answers that did what they were asked
+for, 184 comply, 6 do so in part and 1 declines; no pattern that declines was made from these, and
+what counts as in part was. On its refusal.csv,
 from whose misses some patterns were made: agreement 0.94 and kappa 0.87 on 96 answers, without
 those that are labelled a refusal because they answer another question.
 

@@ -79,6 +79,8 @@ class Bfcl:
         "called": "share of answers with a call that can be read",
     }
 
+    averages: ClassVar[Mapping[str, str]] = {"average": "accuracy"}
+
     data: str = ""
     """Folder with `BFCL_v*_CATEGORY.json` and `possible_answer/`, or `hub:ORG/NAME` of such; "" for
     the data of the package bfcl-eval where it is installed."""
@@ -119,15 +121,14 @@ class Bfcl:
         rows = {
             category: list(read_rows(file))[: self.first] for category, (file, _) in files.items()
         }
-        mean = sum(map(len, rows.values())) / max(len(rows), 1)
         return [
             item
             for category, some in rows.items()
-            for item in self._items(category, some, files[category][1], mean / max(len(some), 1))
+            for item in self._items(category, some, files[category][1])
         ]
 
     def _items(
-        self, category: str, rows: Sequence[ItemRow], answers: Path | None, weight: float
+        self, category: str, rows: Sequence[ItemRow], answers: Path | None
     ) -> list[Question]:
         language = LANGUAGES.get(category, PYTHON)
         accepted = {} if answers is None else _accepted(answers)
@@ -147,7 +148,6 @@ class Bfcl:
                 "functions": functions,
                 "accepted": accepted[key].calls(functions) if answers else [],
                 "tools": tools,
-                "weight": weight,
             }
             found[key] = Question(
                 key,
@@ -165,7 +165,6 @@ class Bfcl:
         calls, problem = self._judged(item, reply)
         right = float(not problem)
         return {
-            "average": Mark(right, item.facts["weight"]),
             "accuracy": Mark(right),
             "called": Mark(float(bool(calls))),
         }
