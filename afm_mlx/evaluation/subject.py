@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -119,12 +120,14 @@ class ModelSubject:
                     sampling = self.drawing.sampling(question)
                     schema = question.schema
                     guide = None if schema is None else self.engine.guides.json_schema(schema)
-                    tell = _Writer(place, came)
-                    batcher.submit(ids, sampling, adapter=active, guide=guide, tell=tell)
+                    writer = _Writer(place, came)
+                    batcher.submit(ids, sampling, adapter=active, guide=guide, tell=writer)
                 except DataError as error:
                     yield place, Refusal(str(error))
                     continue
                 waiting += 1
+                if waiting == 1:  # what it shares with the others is known once it has been read
+                    writer.began.wait()
                 if waiting >= 2 * self.together:
                     yield _taken(came)
                     waiting -= 1
@@ -143,8 +146,11 @@ class _Writer:
     def __init__(self, place: int, came: queue.Queue[tuple[int, Answer | AfmError]]) -> None:
         self.place, self.came = place, came
         self.pieces: list[str] = []
+        self.began = threading.Event()
+        """Set with the first chunk, or with an error."""
 
     def __call__(self, said: Chunk | AfmError) -> None:
+        self.began.set()
         if isinstance(said, AfmError):
             self.came.put((self.place, said))
             return
