@@ -9,13 +9,16 @@ import ctypes
 import importlib
 import importlib.util
 import os
+import queue
 import sys
+import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -108,6 +111,53 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     import mlx.core as mx
 
     return mx.compile(function) if on_gpu() else function
+
+
+class ModelThread:
+    """A thread for work that calls MLX. It never ends, and later work gets it again.
+
+    A thread that has called compiled functions of MLX 0.32.4 needs Python when it ends, after
+    Python has let it go. A program that ends at that moment dies ("terminate called without an
+    active exception"). Can go when a compile cache is freed with its thread's Python state.
+    """
+
+    _idle: ClassVar[list[queue.SimpleQueue[ModelThread]]] = []
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        """Begin work."""
+        self._work, self._over = work, threading.Event()
+        self._ident: int | None = None
+        try:
+            turns = ModelThread._idle.pop()
+        except IndexError:
+            turns = queue.SimpleQueue()
+            threading.Thread(
+                target=self._take_turns, args=(turns,), name="afm-model", daemon=True
+            ).start()
+        turns.put(self)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the work is under way."""
+        return not self._over.is_set()
+
+    def join(self) -> None:
+        """Wait until the work has ended; the work itself does not wait."""
+        if threading.get_ident() != self._ident:
+            self._over.wait()
+
+    @staticmethod
+    def _take_turns(turns: queue.SimpleQueue[ModelThread]) -> None:
+        while True:
+            turn = turns.get()
+            turn._ident = threading.get_ident()
+            try:
+                turn._work()
+            except Exception as error:
+                traceback.print_exception(error)
+            turn._over.set()
+            del turn  # and what its work holds, while nobody needs the thread
+            ModelThread._idle.append(turns)
 
 
 @contextmanager

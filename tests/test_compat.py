@@ -1,6 +1,8 @@
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 
 import mlx.core as mx
 import pytest
@@ -62,3 +64,38 @@ def test_compute_format_follows_the_device_unless_it_is_named():
     assert compat.compute_dtype("device") == expected
     assert compat.compute_dtype("bfloat16") == mx.bfloat16
     assert compat.compute_dtype("float32") == mx.float32
+
+
+def test_work_on_the_models_thread_goes_on_after_an_error_and_gets_the_same_thread(capsys):
+    idents = []
+
+    def work(fails=False):
+        idents.append(threading.get_ident())
+        if fails:
+            raise ValueError("on purpose")
+
+    for fails in (False, True, False):
+        thread = compat.ModelThread(lambda fails=fails: work(fails))
+        thread.join()
+        assert not thread.is_alive
+        while not compat.ModelThread._idle:  # it is free a moment after its work has ended
+            time.sleep(0.001)
+    assert len(set(idents)) == 1
+    assert threading.get_ident() not in idents
+    assert "ValueError: on purpose" in capsys.readouterr().err
+
+
+def test_work_may_wait_for_itself_and_two_have_two_threads():
+    both, idents = threading.Barrier(2, timeout=30), []
+
+    def work():
+        both.wait()
+        idents.append(threading.get_ident())
+        threads[0].join() if threading.get_ident() == threads[0]._ident else None
+
+    threads = []
+    threads += [compat.ModelThread(work)]
+    threads += [compat.ModelThread(work)]
+    for thread in threads:
+        thread.join()
+    assert len(set(idents)) == 2

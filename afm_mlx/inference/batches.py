@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from afm_mlx.compat import ModelThread
 from afm_mlx.errors import BusyError, RunError
 from afm_mlx.inference.answers import Answer
 from afm_mlx.inference.batch import Batch, Request, Tell
@@ -100,8 +101,7 @@ class Batcher:
         self._waiting: deque[Request] = deque()
         self._answering = 0
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name="afm-model", daemon=True)
-        self._thread.start()
+        self._thread = ModelThread(self._run)
 
     def __enter__(self) -> Batcher:
         return self
@@ -113,6 +113,11 @@ class Batcher:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests are still answered: False once it is closed."""
+        return self._thread.is_alive and not self._closing
 
     @property
     def budget(self) -> Budget:
@@ -184,8 +189,7 @@ class Batcher:
         with self._changed:
             self._closing = True
             self._changed.notify()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        self._thread.join()
 
     def _cancel(self, request: Request) -> None:
         with self._changed:

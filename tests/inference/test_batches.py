@@ -1,6 +1,8 @@
 """Many answers at once are the answers that each would be alone."""
 
 import random
+import subprocess
+import sys
 import threading
 
 import mlx.core as mx
@@ -525,3 +527,29 @@ def test_smollm2_answers_together_as_mlx_lm_does_alone(smollm2):
         ids = mx.array(engine.prompt_ids(prompt))
         steps = import_mlx_lm("mlx_lm.generate").generate_step(ids, model, max_tokens=len(tokens))
         assert tokens == [int(token) for token, _ in steps]
+
+
+ENDS = """
+import os, sys, threading
+os.environ.pop("MLX_DISABLE_COMPILE", None)
+from pathlib import Path
+import afm_mlx
+import mlx.core as mx
+from afm_mlx.inference.batches import Batcher
+from afm_mlx.inference.engine import Engine
+from afm_mlx.inference.requests import Sampling
+engine, over = Engine.open(Path(sys.argv[1]), dtype=mx.float32), threading.Event()
+with Batcher(engine) as batcher:
+    ids = engine.prompt_ids("The cat", raw=True)
+    tell = lambda said: over.set() if said.finished else None
+    for _ in range(4):
+        batcher.submit(ids, Sampling(4), tell=tell)
+    over.wait()
+"""
+
+
+@pytest.mark.slow  # MLX compiles kernels with g++ on the CPU
+def test_a_program_that_ends_right_after_its_batcher_ends_well(model_folder):
+    words = [sys.executable, "-c", ENDS, str(model_folder)]
+    codes = [subprocess.run(words, capture_output=True).returncode for _ in range(5)]
+    assert codes == [0] * 5

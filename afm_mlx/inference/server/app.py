@@ -67,14 +67,15 @@ class _Routes:
 
     async def health(self, request: Request) -> Response:
         load = self._service.batcher.load
+        alive = self._service.batcher.is_alive
         body = {
-            "status": "ok",
+            "status": "ok" if alive else "stopped",
             "waiting": load.waiting,
             "answering": load.answering,
             "memory_bytes": load.memory_bytes,
             "budget_bytes": load.budget_bytes,
         }
-        return json_response(body)
+        return json_response(body, status=200 if alive else 503)
 
     async def models(self, request: Request) -> Response:
         data = [self._model(name) for name in self._service.names.all]

@@ -99,3 +99,9 @@ def test_health_tells_the_load(server):
     assert load["status"] == "ok"
     assert load["answering"] == load["waiting"] == 0
     assert 0 < load["memory_bytes"] < load["budget_bytes"]
+
+
+def test_health_tells_that_the_model_answers_no_more(server):
+    server.service.batcher.close()
+    answer, body = get(server, "/health")
+    assert (answer.status, json.loads(body)["status"]) == (503, "stopped")
