@@ -24,10 +24,10 @@ from .serve import HOST, KEY_VARIABLE
 from .terminal import tell
 
 if TYPE_CHECKING:
-    from afm_mlx.evaluation.human.prompts import Prompt
     from afm_mlx.evaluation.human.store import Store
-    from afm_mlx.evaluation.human.writing import Author
+    from afm_mlx.evaluation.prompts import Prompt
     from afm_mlx.evaluation.subject import Drawing
+    from afm_mlx.evaluation.writing import Author
 
 app = typer.Typer(no_args_is_help=True, help="People compare the answers of models.")
 
@@ -88,10 +88,10 @@ def answers(
     runs: RunsFlag = RUNS,
 ) -> None:
     """Write a model's answers to the prompts; the same command goes on where it was."""
-    from afm_mlx.evaluation.human.answers import Appending
+    from afm_mlx.evaluation.answers import Appending
     from afm_mlx.evaluation.human.apple import WORD, AppleSubject, NotHere
-    from afm_mlx.evaluation.human.writing import write_answers
     from afm_mlx.evaluation.subject import Drawing
+    from afm_mlx.evaluation.writing import write_answers
     from afm_mlx.inference.answers import check_sampling
     from afm_mlx.inference.requests import Sampling
     from afm_mlx.progress import Progress
@@ -226,22 +226,10 @@ def report(
 
 def _chosen(file: Path | None, categories: list[str], limit: int | None) -> list[Prompt]:
     """The prompts that are to be answered."""
-    from afm_mlx.errors import DataError
-    from afm_mlx.evaluation.human.prompts import own_prompts, read_prompts
-    from afm_mlx.recipe import nearest
+    from afm_mlx.evaluation.prompts import of_categories, own_prompts, read_prompts
 
     found = list(own_prompts() if file is None else read_prompts(file))
-    known = list(dict.fromkeys(prompt.category for prompt in found))
-    for word in categories:
-        if word not in known:
-            near = nearest(word, known)
-            raise DataError(
-                f"no prompt is of category '{word}'",
-                hint=f"did you mean '{near}'?" if near else f"there are {', '.join(known)}",
-            )
-    if categories:
-        found = [prompt for prompt in found if prompt.category in categories]
-    return found[:limit]
+    return (of_categories(found, categories) if categories else found)[:limit]
 
 
 def _on_this_machine(model: str, drawing: Drawing, adapter: str | None, runs: Path) -> Author:
@@ -272,7 +260,7 @@ def _behind(url: str, model: str, drawing: Drawing, adapter: str | None) -> Auth
 def _store(files: list[Path], db: Path, grades: bool, seed: int) -> Store:
     """The file of grades of some answers, or of those that it began with."""
     from afm_mlx.errors import DataError
-    from afm_mlx.evaluation.human.answers import read_answers
+    from afm_mlx.evaluation.answers import read_answers
     from afm_mlx.evaluation.human.store import Store
     from afm_mlx.evaluation.human.study import Kind, make_study
 
