@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .models_io import open_engine
 from .options import (
     MAX_TOKENS,
     RUNS,
@@ -21,12 +20,12 @@ from .options import (
     TopPFlag,
 )
 from .serve import HOST, KEY_VARIABLE
+from .subjects import EndpointFlag, find_subject
 from .terminal import tell
 
 if TYPE_CHECKING:
     from afm_mlx.evaluation.human.store import Store
     from afm_mlx.evaluation.prompts import Prompt
-    from afm_mlx.evaluation.subject import Drawing
     from afm_mlx.evaluation.writing import Author
 
 app = typer.Typer(no_args_is_help=True, help="People compare the answers of models.")
@@ -71,14 +70,7 @@ def answers(
         str | None,
         typer.Option(metavar="NAME", help="What the model is called.", show_default="after MODEL"),
     ] = None,
-    endpoint: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help="Ask a server with OpenAI's API; the key is that of OPENAI_API_KEY.",
-            show_default=False,
-        ),
-    ] = None,
+    endpoint: EndpointFlag = None,
     system: SystemFlag = "",
     adapter: AdapterFlag = None,
     max_tokens: MaxTokensFlag = MAX_TOKENS,
@@ -100,9 +92,7 @@ def answers(
     chosen = _chosen(prompts, category, limit)
     drawing = Drawing(temperature, top_p, seed)
     author: Author
-    if endpoint is not None:
-        author = _behind(endpoint, model, drawing, adapter)
-    elif model == WORD:
+    if model == WORD and endpoint is None:
         try:
             author = AppleSubject(drawing)
         except NotHere as error:
@@ -110,7 +100,7 @@ def answers(
             tell(f"skipped: Apple's on-device model cannot be asked: {error}{hint}")
             return
     else:
-        author = _on_this_machine(model, drawing, adapter, runs)
+        author = find_subject(model, runs, adapter=adapter, endpoint=endpoint).open(drawing)
     called = name or author.name
     settings = {**author.facts, "max_tokens": max_tokens, "system": system}
     progress = Progress()
@@ -230,31 +220,6 @@ def _chosen(file: Path | None, categories: list[str], limit: int | None) -> list
 
     found = list(own_prompts() if file is None else read_prompts(file))
     return (of_categories(found, categories) if categories else found)[:limit]
-
-
-def _on_this_machine(model: str, drawing: Drawing, adapter: str | None, runs: Path) -> Author:
-    from afm_mlx.evaluation.subject import ModelSubject
-    from afm_mlx.inference.server.start import service_name
-
-    engine = open_engine(model, runs, [adapter] if adapter else [])
-    active = f":{engine.adapters.active}" if adapter and engine.adapters.active else ""
-    return ModelSubject(engine, service_name(model) + active, drawing=drawing)
-
-
-def _behind(url: str, model: str, drawing: Drawing, adapter: str | None) -> Author:
-    """A model behind an endpoint, which is asked for a temperature and nothing else."""
-    from afm_mlx.errors import RunError
-    from afm_mlx.evaluation.endpoint import Endpoint
-    from afm_mlx.evaluation.endpoint_subject import EndpointSubject
-
-    for flag, given in (
-        ("--adapter", adapter is not None),
-        ("--top-p", drawing.top_p != 1),
-        ("--seed", drawing.seed != 0),
-    ):
-        if given:
-            raise RunError(f"{flag} is for a model on this machine", hint=f"leave {flag} away")
-    return EndpointSubject(Endpoint(url, model), temperature=drawing.temperature)
 
 
 def _store(files: list[Path], db: Path, grades: bool, seed: int) -> Store:
