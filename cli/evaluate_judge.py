@@ -72,17 +72,22 @@ def judge(
 
     Everybody is looked for before anybody is loaded, and one is released before the next is loaded.
     """
+    from afm_mlx.evaluation.answers import AnswerFile
     from afm_mlx.evaluation.judge.asking import Judge
+    from afm_mlx.evaluation.judge.grading import answered
     from afm_mlx.evaluation.judge.judging import drawing_of, read_judging
     from afm_mlx.evaluation.run import run_task, take_evenly
 
     judging = read_judging(settings)
     judge = _find_judge(flags)
     everything = judging.prompts(None if flags.data is None else Path(flags.data))
-    prompts = take_evenly(everything, flags.limit, group=lambda prompt: prompt.category)
-    work = _Work(judging, everything, prompts, flags, progress)
     who = _find(model, flags.runs, adapter=flags.adapter, endpoint=flags.endpoint)
     other = None if flags.against is None else _find(flags.against, flags.runs)
+    there = answered(everything, *(each for each in (who, other) if isinstance(each, AnswerFile)))
+    if len(there) < len(everything):
+        progress.say(f"{len(everything) - len(there):,} prompts are left out: a file lacks them")
+    prompts = take_evenly(there, flags.limit, group=lambda prompt: prompt.category)
+    work = _Work(judging, everything, prompts, flags, progress)
     answers = work.answers(who, ANSWERS)
     opponent = None if other is None else work.answers(other, OPPONENT)
     task = judging.task(prompts, answers, opponent)

@@ -157,6 +157,18 @@ def test_answers_of_a_file_and_of_a_second_model_are_compared(afm, long_models, 
     assert both["scores"] == by_model["scores"]
 
 
+def test_only_what_a_file_answers_is_asked_of_a_model(afm, long_models, prompts, theirs):
+    lines = theirs.read_text().splitlines(keepends=True)
+    theirs.write_text("".join(line for line in lines if '"w2"' in line or '"m0"' in line))
+    done = afm(
+        *("eval", long_models / "one", "--task", "judge", "--judge", long_models / "two"),
+        *("--against", theirs, "--data", prompts, "--out", "run", "--json", *SHORT),
+    )
+    assert result_of(done)["items"] == 1
+    assert list(read_answers(Path("run/answers.jsonl")).answers) == ["w2"]
+    assert "5 prompts are left out: a file lacks them" in done.err
+
+
 def test_a_model_is_released_before_the_next_is_loaded(afm, long_models, prompts, monkeypatch):
     alive, opened = [], []
     open_engine = Engine.open
