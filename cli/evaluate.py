@@ -133,9 +133,10 @@ def evaluate(
         typer.echo(json.dumps([result.to_json() for _, result in done], indent=2))
         return
     for each, result in done:
+        wide = max([20, *map(len, result.scores)])
         for figure, score in result.scores.items():
             about = each.figures.get(figure, "")
-            typer.echo(f"{result.task:14}{figure:22}{score!s:28}{about}")
+            typer.echo(f"{result.task:14}{figure:{wide}}  {score!s:26}  {about}")
         refused = ", ".join(f"{count:,} {reason}" for reason, count in result.refused.items())
         typer.echo(
             f"{result.task:14}{result.items:,} items in {result.seconds:,.1f} s"
