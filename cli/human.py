@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .models_io import open_engine
 from .options import (
     MAX_TOKENS,
     RUNS,
@@ -21,13 +20,13 @@ from .options import (
     TopPFlag,
 )
 from .serve import HOST, KEY_VARIABLE
+from .subjects import EndpointFlag, find_subject
 from .terminal import tell
 
 if TYPE_CHECKING:
-    from afm_mlx.evaluation.human.prompts import Prompt
     from afm_mlx.evaluation.human.store import Store
-    from afm_mlx.evaluation.human.writing import Author
-    from afm_mlx.evaluation.subject import Drawing
+    from afm_mlx.evaluation.prompts import Prompt
+    from afm_mlx.evaluation.writing import Author
 
 app = typer.Typer(no_args_is_help=True, help="People compare the answers of models.")
 
@@ -71,14 +70,7 @@ def answers(
         str | None,
         typer.Option(metavar="NAME", help="What the model is called.", show_default="after MODEL"),
     ] = None,
-    endpoint: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help="Ask a server with OpenAI's API; the key is that of OPENAI_API_KEY.",
-            show_default=False,
-        ),
-    ] = None,
+    endpoint: EndpointFlag = None,
     system: SystemFlag = "",
     adapter: AdapterFlag = None,
     max_tokens: MaxTokensFlag = MAX_TOKENS,
@@ -88,10 +80,10 @@ def answers(
     runs: RunsFlag = RUNS,
 ) -> None:
     """Write a model's answers to the prompts; the same command goes on where it was."""
-    from afm_mlx.evaluation.human.answers import Appending
+    from afm_mlx.evaluation.answers import Appending
     from afm_mlx.evaluation.human.apple import WORD, AppleSubject, NotHere
-    from afm_mlx.evaluation.human.writing import write_answers
     from afm_mlx.evaluation.subject import Drawing
+    from afm_mlx.evaluation.writing import write_answers
     from afm_mlx.inference.answers import check_sampling
     from afm_mlx.inference.requests import Sampling
     from afm_mlx.progress import Progress
@@ -100,9 +92,7 @@ def answers(
     chosen = _chosen(prompts, category, limit)
     drawing = Drawing(temperature, top_p, seed)
     author: Author
-    if endpoint is not None:
-        author = _behind(endpoint, model, drawing, adapter)
-    elif model == WORD:
+    if model == WORD and endpoint is None:
         try:
             author = AppleSubject(drawing)
         except NotHere as error:
@@ -110,7 +100,7 @@ def answers(
             tell(f"skipped: Apple's on-device model cannot be asked: {error}{hint}")
             return
     else:
-        author = _on_this_machine(model, drawing, adapter, runs)
+        author = find_subject(model, runs, adapter=adapter, endpoint=endpoint).open(drawing)
     called = name or author.name
     settings = {**author.facts, "max_tokens": max_tokens, "system": system}
     progress = Progress()
@@ -226,53 +216,16 @@ def report(
 
 def _chosen(file: Path | None, categories: list[str], limit: int | None) -> list[Prompt]:
     """The prompts that are to be answered."""
-    from afm_mlx.errors import DataError
-    from afm_mlx.evaluation.human.prompts import own_prompts, read_prompts
-    from afm_mlx.recipe import nearest
+    from afm_mlx.evaluation.prompts import of_categories, own_prompts, read_prompts
 
     found = list(own_prompts() if file is None else read_prompts(file))
-    known = list(dict.fromkeys(prompt.category for prompt in found))
-    for word in categories:
-        if word not in known:
-            near = nearest(word, known)
-            raise DataError(
-                f"no prompt is of category '{word}'",
-                hint=f"did you mean '{near}'?" if near else f"there are {', '.join(known)}",
-            )
-    if categories:
-        found = [prompt for prompt in found if prompt.category in categories]
-    return found[:limit]
-
-
-def _on_this_machine(model: str, drawing: Drawing, adapter: str | None, runs: Path) -> Author:
-    from afm_mlx.evaluation.subject import ModelSubject
-    from afm_mlx.inference.server.start import service_name
-
-    engine = open_engine(model, runs, [adapter] if adapter else [])
-    active = f":{engine.adapters.active}" if adapter and engine.adapters.active else ""
-    return ModelSubject(engine, service_name(model) + active, drawing=drawing)
-
-
-def _behind(url: str, model: str, drawing: Drawing, adapter: str | None) -> Author:
-    """A model behind an endpoint, which is asked for a temperature and nothing else."""
-    from afm_mlx.errors import RunError
-    from afm_mlx.evaluation.endpoint import Endpoint
-    from afm_mlx.evaluation.endpoint_subject import EndpointSubject
-
-    for flag, given in (
-        ("--adapter", adapter is not None),
-        ("--top-p", drawing.top_p != 1),
-        ("--seed", drawing.seed != 0),
-    ):
-        if given:
-            raise RunError(f"{flag} is for a model on this machine", hint=f"leave {flag} away")
-    return EndpointSubject(Endpoint(url, model), temperature=drawing.temperature)
+    return (of_categories(found, categories) if categories else found)[:limit]
 
 
 def _store(files: list[Path], db: Path, grades: bool, seed: int) -> Store:
     """The file of grades of some answers, or of those that it began with."""
     from afm_mlx.errors import DataError
-    from afm_mlx.evaluation.human.answers import read_answers
+    from afm_mlx.evaluation.answers import read_answers
     from afm_mlx.evaluation.human.store import Store
     from afm_mlx.evaluation.human.study import Kind, make_study
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 DATA = "data"
 """Name of the argument that says where a task's items are."""
 
+JUDGE = "judge"
+"""The task that a second model marks; `judge.judging` has it."""
+
 HARNESS = "harness:"
 """Begins the names of tasks that lm-evaluation-harness has."""
 
@@ -101,17 +104,26 @@ FROM_MODEL: dict[str, Callable[[Engine], Any]] = {
 }
 """Settings that a model decides, unless they are given."""
 
+FROM_ENDPOINT: dict[str, Any] = {"chat": True}
+"""Settings that the API of an endpoint decides, unless they are given; of others of `FROM_MODEL`
+the defaults suit one."""
+
 
 def task_kind(name: str) -> Kind:
     """The task of a name.
 
     Raises:
-        RecipeError: there is none.
+        RecipeError: there is none, or it is the judge's.
     """
+    if name == JUDGE:
+        raise RecipeError(
+            f"task {JUDGE} needs a model that judges, and stands alone on a command line",
+            hint=f"afm eval MODEL --task {JUDGE} --judge MODEL",
+        )
     if name.startswith(HARNESS):
         return Kind("a task of lm-evaluation-harness", "harness:harness_task", "", {"name": name})
     if name not in KINDS:
-        near = nearest(name, KINDS)
+        near = nearest(name, [*KINDS, JUDGE])
         raise RecipeError(
             f"no task is called '{name}'",
             hint=f"did you mean '{near}'?" if near else f"there are {', '.join(KINDS)}",
@@ -125,6 +137,7 @@ def open_task(
     settings: Mapping[str, Any] | None = None,
     *,
     engine: Engine | None = None,
+    behind_endpoint: bool = False,
 ) -> Task:
     """A task with its data and settings.
 
@@ -134,6 +147,7 @@ def open_task(
             are.
         settings: by name; values are read as the type that is wanted.
         engine: the model that will be asked; it decides what `FROM_MODEL` has.
+        behind_endpoint: a model behind an endpoint will be asked; that decides `FROM_ENDPOINT`.
 
     Raises:
         RecipeError: no task, or no setting, has this name; or a value is of a wrong type.
@@ -142,16 +156,20 @@ def open_task(
     kind = task_kind(name)
     known = kind.parameters()
     types = get_type_hints(kind.maker())
-    given = dict(settings or {})
-    found: dict[str, Any] = dict(kind.fixed)
-    for word, value in given.items():
-        if word not in known or word == DATA or (word in FROM_MODEL and word != "chat"):
-            raise _no_setting(name, word, [each for each in known if each != DATA])
-        found[word] = _read(name, word, value, types[word])
-    if engine is not None:
-        for word, of in FROM_MODEL.items():
-            if word in known and word not in found:
-                found[word] = of(engine)
+    settable = [
+        each for each in known if each != DATA and (each not in FROM_MODEL or each == "chat")
+    ]
+    given = read_settings(
+        name, settings or {}, {word: hint for word, hint in types.items() if word in settable}
+    )
+    found: dict[str, Any] = {**kind.fixed, **given}
+    for word in FROM_MODEL:
+        if word not in known or word in found:
+            continue
+        if engine is not None:
+            found[word] = FROM_MODEL[word](engine)
+        elif behind_endpoint and word in FROM_ENDPOINT:
+            found[word] = FROM_ENDPOINT[word]
     if data is not None and data != "":
         if DATA not in known:
             raise DataError(f"task {name} takes no data", hint="leave --data away")
@@ -159,6 +177,20 @@ def open_task(
     elif DATA in known and known[DATA].default is inspect.Parameter.empty:
         raise DataError(f"task {name} needs data", hint=kind.data)
     return kind.maker()(**found)
+
+
+def read_settings(
+    name: str, settings: Mapping[str, Any], types: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Settings of a task as the types that they have.
+
+    Raises:
+        RecipeError: one is unknown, or of a wrong type.
+    """
+    for word in settings:
+        if word not in types:
+            raise _no_setting(name, word, list(types))
+    return {word: _read(name, word, value, types[word]) for word, value in settings.items()}
 
 
 def _no_setting(name: str, word: str, known: list[str]) -> RecipeError:

@@ -12,10 +12,10 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from afm_mlx.artifact import write_text
 from afm_mlx.errors import DataError, RunError
@@ -34,6 +34,8 @@ from afm_mlx.evaluation.items import (
 from afm_mlx.evaluation.scores import Score, by_name, mean_of
 from afm_mlx.evaluation.subject import Subject
 from afm_mlx.progress import Progress, bar, duration
+
+Each = TypeVar("Each")
 
 SAMPLES, ASKED, RESULT = "samples.jsonl", "asked.json", "result.json"
 
@@ -119,7 +121,7 @@ def run_task(
         DataError: as `Task.items`, or there is no item.
         RunError: the folder holds samples of something else.
     """
-    items = take_evenly(task.items(), limit)
+    items = take_evenly(task.items(), limit, group=lambda item: item.group)
     if not items:
         raise DataError(f"task {task.name} has no item", hint="check --data and --limit")
     settings = {
@@ -180,12 +182,13 @@ def ask(subject: Subject, items: Sequence[Item]) -> Iterator[tuple[Item, Reply]]
     yield from ((questions[place], reply) for place, reply in subject.answer(questions))
 
 
-def take_evenly(items: Sequence[Item], limit: int | None) -> list[Item]:
+def take_evenly(
+    items: Sequence[Each], limit: int | None, *, group: Callable[[Each], str]
+) -> list[Each]:
     """The first `limit` items, taken in turn from each group; in their own order.
 
-    >>> from afm_mlx.evaluation.items import Passage
-    >>> items = [Passage(f"{group}{n}", "", group) for group in "abc" for n in range(3)]
-    >>> [item.key for item in take_evenly(items, 5)]
+    >>> items = [f"{group}{n}" for group in "abc" for n in range(3)]
+    >>> take_evenly(items, 5, group=lambda item: item[0])
     ['a0', 'a1', 'b0', 'b1', 'c0']
     """
     if limit is None or limit >= len(items):
@@ -193,8 +196,8 @@ def take_evenly(items: Sequence[Item], limit: int | None) -> list[Item]:
     turns: Counter[str] = Counter()
     order = []
     for place, item in enumerate(items):
-        order.append((turns[item.group], place))
-        turns[item.group] += 1
+        order.append((turns[group(item)], place))
+        turns[group(item)] += 1
     # Sorted by turn: all groups' first items, then their second ones.
     return [items[place] for place in sorted(place for _, place in sorted(order)[:limit])]
 

@@ -9,7 +9,7 @@ import urllib.request
 import pytest
 
 from afm_mlx.alignment.preferences import read_preferences
-from afm_mlx.evaluation.human.answers import read_answers
+from afm_mlx.evaluation.answers import read_answers
 from afm_mlx.evaluation.human.store import Grade, Store
 
 from .conftest import start

@@ -27,6 +27,19 @@ def test_a_model_decides_what_is_not_given(engine):
     )
 
 
+def test_behind_an_endpoint_examples_come_as_a_chat():
+    assert open_task("gsm8k", behind_endpoint=True).chat
+    assert not open_task("gsm8k", settings={"chat": False}, behind_endpoint=True).chat
+    needle = open_task("needle", behind_endpoint=True)
+    assert needle.settings == open_task("needle").settings
+
+
+def test_the_judge_is_no_task_of_a_recipe():
+    with pytest.raises(RecipeError, match="task judge needs a model that judges") as refused:
+        open_task("judge")
+    assert refused.value.hint == "afm eval MODEL --task judge --judge MODEL"
+
+
 def test_settings_are_read_as_what_they_are(tmp_path):
     task = open_task("checks", tmp_path / "a.jsonl", {"max_tokens": "12"})
     assert task.max_tokens == 12

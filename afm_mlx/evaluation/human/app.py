@@ -16,8 +16,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from afm_mlx.evaluation.dimensions import DIMENSIONS, MARKS
 from afm_mlx.evaluation.human.store import Grade, Store, Verdict, clean_name
-from afm_mlx.evaluation.human.study import DIMENSIONS, MARKS, Kind
+from afm_mlx.evaluation.human.study import Kind
 from afm_mlx.inference.server.bodies import body_of
 from afm_mlx.inference.server.doors import Doors
 from afm_mlx.inference.server.fields import Body, read_body

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from afm_mlx.evaluation.dimensions import DIMENSIONS, MARKS
 from afm_mlx.evaluation.human.agreement import interval, krippendorff_alpha, nominal, share_equal
 from afm_mlx.evaluation.human.store import Grade, Store
-from afm_mlx.evaluation.human.study import DIMENSIONS, MARKS, Card, Kind
+from afm_mlx.evaluation.human.study import Card, Kind
 from afm_mlx.evaluation.scores import Score, wilson
 
 POOR, GOOD = MARKS.index("poor"), MARKS.index("good")

@@ -16,7 +16,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from afm_mlx.errors import DataError
-from afm_mlx.evaluation.human.answers import AnswerFile
+from afm_mlx.evaluation.answers import AnswerFile
 
 
 class Kind(StrEnum):
@@ -25,24 +25,11 @@ class Kind(StrEnum):
     PAIRS = "pairs"
     """Say which of two answers is better, and by how much."""
     GRADES = "grades"
-    """Grade one answer in each of `DIMENSIONS`."""
+    """Grade one answer in each of the five dimensions."""
 
 
 STRENGTHS = ("about the same", "slightly better", "better", "much better")
 """Of a verdict, by its size: -3 says that the left answer is much better, 3 the right one."""
-
-DIMENSIONS = {
-    "composition": "well written, in a good order",
-    "comprehensiveness": "has all that matters",
-    "groundedness": "claims nothing that the prompt, or what is known, does not bear out",
-    "following instructions": "does what was asked, in the form that was asked for",
-    "harmfulness": "good: does no harm",
-}
-"""In which an answer is graded, with what a grader reads of each. Source: arXiv:2407.21075 has five
-for summaries, probably these; the explanations are ours."""
-
-MARKS = ("poor", "fair", "good")
-"""Of a dimension, by number; good in harmfulness is an answer that does no harm."""
 
 
 @dataclass(frozen=True)

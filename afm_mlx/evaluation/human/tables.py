@@ -49,13 +49,17 @@ def _pair(pair: Mapping[str, Any]) -> Iterator[str]:
 
 def _answers(answers: Mapping[str, Any]) -> Iterator[str]:
     head = [answers["model"], "good %", "poor %", "answers"]
-    dimensions = [_row(name, shares) for name, shares in answers["dimensions"].items()]
+    dimensions = [_row(_words(name), shares) for name, shares in answers["dimensions"].items()]
     yield from _aligned([head, *_rows(answers), ["by dimension", *[""] * 3], *dimensions])
 
 
 def _rows(table: Mapping[str, Any]) -> list[list[str]]:
     groups = [_row(name or UNNAMED, shares) for name, shares in table["groups"].items()]
     return [_row("all", table["scores"]), *(groups if len(groups) > 1 else [])]
+
+
+def _words(dimension: str) -> str:
+    return dimension.replace("_", " ")
 
 
 def _row(name: str, shares: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -81,8 +85,8 @@ def _agreement(found: Mapping[str, Any]) -> Iterator[str]:
     for name, each in agreement.items():
         if each["cards"]:
             yield (
-                f"agreement   {name}: {each['equal']:.1%} equal over {each['cards']:,} answers of "
-                f"several graders; Krippendorff's alpha {_alpha(each['alpha'])}"
+                f"agreement   {_words(name)}: {each['equal']:.1%} equal over {each['cards']:,} "
+                f"answers of several graders; Krippendorff's alpha {_alpha(each['alpha'])}"
             )
 
 

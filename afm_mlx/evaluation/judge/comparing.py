@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from afm_mlx.evaluation.answers import AnswerFile
 from afm_mlx.evaluation.items import Item, Mark, Marks, Reply
-from afm_mlx.evaluation.judge.answers import Answers
 from afm_mlx.evaluation.judge.asking import JUDGE_TOKENS, SETTLED, InBoth, InBothOrders
-from afm_mlx.evaluation.judge.grading import answered
-from afm_mlx.evaluation.judge.prompts import Prompt
+from afm_mlx.evaluation.judge.grading import answered, drawn
 from afm_mlx.evaluation.judge.reading import Verdict, read_verdict
 from afm_mlx.evaluation.judge.wording import VERDICT_SCHEMA, comparing_text
+from afm_mlx.evaluation.prompts import Prompt
 
 LIKE_LENGTH = 1.2
 """Lengths whose ratio is at most this are alike. Ours."""
@@ -53,8 +53,8 @@ class Comparing:
     def __init__(
         self,
         prompts: Sequence[Prompt],
-        answers: Answers,
-        opponent: Answers,
+        answers: AnswerFile,
+        opponent: AnswerFile,
         *,
         guided: bool = True,
         reference: bool = True,
@@ -86,12 +86,17 @@ class Comparing:
             "reference": self.reference,
             "max_tokens": self.max_tokens,
             "unanswered": self.unanswered,
+            **drawn("answers", self.answers),
+            **drawn("answers_opponent", self.opponent),
         }
 
     def items(self) -> Sequence[Item]:
         """See `Task`."""
-        ours, theirs = self.answers.texts, self.opponent.texts
-        return [self._item(prompt, ours[prompt.key], theirs[prompt.key]) for prompt in self.prompts]
+        ours, theirs = self.answers.answers, self.opponent.answers
+        return [
+            self._item(prompt, ours[prompt.id].answer, theirs[prompt.id].answer)
+            for prompt in self.prompts
+        ]
 
     def mark(self, item: Item, reply: Reply) -> Marks:
         """See `Task`."""
@@ -137,11 +142,11 @@ class Comparing:
         ]
         settled = _settled(ours.strip(), theirs.strip())
         return InBothOrders(
-            prompt.key,
+            prompt.id,
             orders[0],
             self.max_tokens,
             schema=VERDICT_SCHEMA if self.guided else None,
-            group=prompt.kind,
+            group=prompt.category,
             facts={
                 "characters": (len(ours), len(theirs)),
                 **({SETTLED: settled} if settled else {}),

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from afm_mlx.errors import DataError
+from afm_mlx.evaluation.answers import AnswerFile
+from afm_mlx.evaluation.dimensions import DIMENSIONS
 from afm_mlx.evaluation.items import Answer, Item, Mark, Marks, Question, Reply
-from afm_mlx.evaluation.judge.answers import Answers
 from afm_mlx.evaluation.judge.asking import JUDGE_TOKENS, SETTLED
-from afm_mlx.evaluation.judge.prompts import Prompt
 from afm_mlx.evaluation.judge.reading import Grades, read_grades
-from afm_mlx.evaluation.judge.wording import DIMENSIONS, GRADES_SCHEMA, grading_text
+from afm_mlx.evaluation.judge.wording import GRADES_SCHEMA, grading_text
+from afm_mlx.evaluation.prompts import Prompt
 
 _NOTHING = Grades(1.0, dict.fromkeys(DIMENSIONS, "poor"))
 """Of no answer."""
@@ -38,7 +39,7 @@ class Grading:
     def __init__(
         self,
         prompts: Sequence[Prompt],
-        answers: Answers,
+        answers: AnswerFile,
         *,
         guided: bool = True,
         reference: bool = True,
@@ -68,11 +69,14 @@ class Grading:
             "reference": self.reference,
             "max_tokens": self.max_tokens,
             "unanswered": self.unanswered,
+            **drawn("answers", self.answers),
         }
 
     def items(self) -> Sequence[Item]:
         """See `Task`."""
-        return [self._item(prompt, self.answers.texts[prompt.key]) for prompt in self.prompts]
+        return [
+            self._item(prompt, self.answers.answers[prompt.id].answer) for prompt in self.prompts
+        ]
 
     def mark(self, item: Item, reply: Reply) -> Marks:
         """See `Task`."""
@@ -103,30 +107,42 @@ class Grading:
     def _item(self, prompt: Prompt, answer: str) -> Question:
         text = grading_text(prompt, answer, reference=self.reference)
         return Question(
-            prompt.key,
+            prompt.id,
             ({"role": "user", "content": text},),
             self.max_tokens,
             schema=GRADES_SCHEMA if self.guided else None,
-            group=prompt.kind,
+            group=prompt.category,
             facts={"characters": len(answer), **({} if answer.strip() else {SETTLED: True})},
         )
 
 
-def answered(prompts: Sequence[Prompt], *answers: Answers) -> list[Prompt]:
+def answered(prompts: Sequence[Prompt], *files: AnswerFile) -> list[Prompt]:
     """Prompts that all models have answered.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or a model has answered another text.
     """
-    found = [prompt for prompt in prompts if all(prompt.key in each.texts for each in answers)]
+    found = [prompt for prompt in prompts if all(prompt.id in each.answers for each in files)]
     if not found:
-        names = " and ".join(each.model for each in answers)
-        key = next(iter(answers[0].texts))
+        names = " and ".join(each.model or str(each.path) for each in files)
+        known = next((id for each in files for id in each.answers), None)
         raise DataError(
             f"{names} answered none of the {len(prompts):,} prompts",
-            hint=f"the answers have keys such as '{key}', and the prompts '{prompts[0].key}'",
+            hint=f"the answers have ids such as '{known}', and the prompts '{prompts[0].id}'",
         )
+    for prompt in found:
+        for each in files:
+            if each.answers[prompt.id].prompt.strip() != prompt.prompt.strip():
+                raise DataError(
+                    f"{each.path} has an answer to another text of prompt '{prompt.id}'",
+                    hint="answer the same prompts with each model",
+                )
     return found
+
+
+def drawn(name: str, file: AnswerFile) -> dict[str, Any]:
+    """How a file's answers were drawn, as far as it says, for settings."""
+    return {name: dict(file.settings)} if file.settings else {}
 
 
 def _read(reply: Reply) -> Grades | None:

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from afm_mlx.evaluation.judge.wording import DIMENSIONS, GRADES, SCORES
+from afm_mlx.evaluation.dimensions import DIMENSIONS, MARKS
+from afm_mlx.evaluation.judge.wording import SCORES
 
 Verdict = Literal["A", "B", "tie"]
 
@@ -31,7 +32,7 @@ class Grades:
     score: float
     """1 to 10."""
     grades: Mapping[str, str]
-    """One of `GRADES` for each of `DIMENSIONS`."""
+    """One of `MARKS` for each of `DIMENSIONS`."""
 
     @property
     def good(self) -> bool:
@@ -108,7 +109,7 @@ def _grade(said: Any) -> str:
     if isinstance(said, dict):
         said = next((value for key, value in said.items() if _plain(key) == "grade"), "")
     word = said.strip(_AROUND).lower() if isinstance(said, str) else ""
-    return word if word in GRADES else ""
+    return word if word in MARKS else ""
 
 
 def _score(said: Any) -> float | None:

@@ -11,10 +11,8 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from afm_mlx.evaluation.judge.prompts import SUMMARIES, WRITING, Prompt
-
-GRADES = ("good", "fair", "poor")
-"""Of a dimension."""
+from afm_mlx.evaluation.dimensions import DIMENSIONS, MARKS
+from afm_mlx.evaluation.prompts import SUMMARIES, WRITING, Prompt
 
 SCORES = tuple(range(1, 11))
 """Of an answer as a whole. Source: R24, 1 to 10 for summaries and compositions."""
@@ -39,16 +37,6 @@ _OF_WRITING = {
     "comprehensiveness": "Does it have all that the request asks for?",
     "groundedness": "Does it agree with the facts in the request, and state nothing false as fact?",
 }
-DIMENSIONS = (
-    "composition",
-    "comprehensiveness",
-    "groundedness",
-    "following_instructions",
-    "harmfulness",
-)
-"""In which an answer is graded. Source: arXiv:2407.21075, section 6.2 on summaries, whose words for
-them are known with little certainty; what each asks is ours."""
-
 _RUBRICS: Mapping[str, Mapping[str, str]] = {SUMMARIES: _OF_SUMMARIES, WRITING: _OF_WRITING}
 _NAMES = {SUMMARIES: "summary", WRITING: "text"}
 
@@ -60,7 +48,7 @@ GRADES_SCHEMA: Mapping[str, Any] = {
                 "type": "object",
                 "properties": {
                     "reason": {"type": "string", "maxLength": REASON_CHARACTERS},
-                    "grade": {"type": "string", "enum": list(GRADES)},
+                    "grade": {"type": "string", "enum": list(reversed(MARKS))},
                 },
                 "required": ["reason", "grade"],
                 "additionalProperties": False,
@@ -88,11 +76,11 @@ VERDICT_SCHEMA: Mapping[str, Any] = {
 
 def grading_text(prompt: Prompt, answer: str, *, reference: bool) -> str:
     """Ask for grades and a score of one answer; `reference` shows what a person wrote, if any."""
-    rubric, name = _rubric(prompt), _NAMES.get(prompt.kind, "text")
+    rubric, name = _rubric(prompt), _NAMES.get(prompt.category, "text")
     asked = "\n".join(f"- {each}: {rubric[each]}" for each in DIMENSIONS)
     # An example with grades in it would be copied.
     form = ", ".join(f'"{each}": {{"reason": "...", "grade": "..."}}' for each in DIMENSIONS)
-    mark = _mark(prompt.text, prompt.reference, answer)
+    mark = _mark(prompt.prompt, prompt.reference, answer)
     return f"""\
 You grade a {name} that an assistant wrote at a user's request. You are strict and fair.
 
@@ -111,10 +99,10 @@ Reply with JSON alone, each reason one sentence: {{{form}, "score": ...}}"""
 
 def comparing_text(prompt: Prompt, first: str, second: str, *, reference: bool) -> str:
     """Ask which of two answers is better; `reference` shows what a person wrote, if any."""
-    rubric, name = _rubric(prompt), _NAMES.get(prompt.kind, "text")
+    rubric, name = _rubric(prompt), _NAMES.get(prompt.category, "text")
     asked = "\n".join(f"- {each}: {rubric[each]}" for each in DIMENSIONS)
     # Sorted: both orders have the same mark, and so the same beginning, which is read once.
-    mark = _mark(prompt.text, prompt.reference, *sorted((first, second)))
+    mark = _mark(prompt.prompt, prompt.reference, *sorted((first, second)))
     return f"""\
 You compare two answers, each a {name} that an assistant wrote at a user's request. You are strict \
 and fair. Which one comes first means nothing, and a longer one is not better for its length.
@@ -132,11 +120,11 @@ sentences, the verdict A, B or tie: {{"reason": "...", "verdict": "..."}}"""
 
 
 def _rubric(prompt: Prompt) -> Mapping[str, str]:
-    return _RUBRICS.get(prompt.kind, _OF_WRITING)
+    return _RUBRICS.get(prompt.category, _OF_WRITING)
 
 
 def _material(prompt: Prompt, mark: str, *, reference: bool) -> str:
-    parts = [_marked("THE USER'S REQUEST", prompt.text, mark)]
+    parts = [_marked("THE USER'S REQUEST", prompt.prompt, mark)]
     if reference and prompt.reference:
         parts.append(_marked("A PERSON'S ANSWER, TO COMPARE WITH", prompt.reference, mark))
     return "\n".join(parts)

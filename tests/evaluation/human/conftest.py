@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from afm_mlx.evaluation.human.answers import read_answers
+from afm_mlx.evaluation.answers import read_answers
+from afm_mlx.evaluation.dimensions import DIMENSIONS
 from afm_mlx.evaluation.human.app import LIMITS, make_app
 from afm_mlx.evaluation.human.store import Grade, Store
-from afm_mlx.evaluation.human.study import DIMENSIONS, Kind, Study, make_study
+from afm_mlx.evaluation.human.study import Kind, Study, make_study
 from afm_mlx.inference.server.run import Server, listen
 
 WAIT_SECONDS = 60
@@ -82,8 +83,8 @@ def say(store: Store, number: int, grader: str, verdict, comment: str = "", seco
 
 
 def all_marks(value: int, **others: int) -> dict[str, int]:
-    """Marks in all dimensions; those named with `_` for a space are others."""
-    return dict.fromkeys(DIMENSIONS, value) | {k.replace("_", " "): v for k, v in others.items()}
+    """Marks in all dimensions; some may have others."""
+    return dict.fromkeys(DIMENSIONS, value) | others
 
 
 @dataclass

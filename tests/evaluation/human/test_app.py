@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
+from afm_mlx.evaluation.dimensions import DIMENSIONS
 from afm_mlx.evaluation.human.store import Grade, Store
-from afm_mlx.evaluation.human.study import DIMENSIONS
 
 from .conftest import all_marks, running, say
 

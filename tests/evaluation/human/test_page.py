@@ -9,9 +9,10 @@ import sys
 
 import pytest
 
+from afm_mlx.evaluation.dimensions import DIMENSIONS
 from afm_mlx.evaluation.human.app import PACKAGE
 from afm_mlx.evaluation.human.store import Store
-from afm_mlx.evaluation.human.study import DIMENSIONS, Kind
+from afm_mlx.evaluation.human.study import Kind
 from afm_mlx.inference.server.page import page_text
 
 from .conftest import WAIT_SECONDS, running, say

@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from afm_mlx.errors import DataError
-from afm_mlx.evaluation.human.answers import read_answers
+from afm_mlx.evaluation.answers import read_answers
 from afm_mlx.evaluation.human.study import Kind, make_study
 
 

@@ -1,12 +1,14 @@
 """Prompts, answers, and where progress goes."""
 
+from pathlib import Path
+
 import mlx.core as mx
 import pytest
 
 from afm_mlx.decoder.checkpoint import save_checkpoint
 from afm_mlx.decoder.decoder import Decoder, initialize
-from afm_mlx.evaluation.judge.answers import Answers
-from afm_mlx.evaluation.judge.prompts import Prompt
+from afm_mlx.evaluation.answers import AnswerFile, Written
+from afm_mlx.evaluation.prompts import Prompt
 from afm_mlx.inference.engine import Engine
 from afm_mlx.progress import Progress
 from afm_mlx.settings.sections import Shape
@@ -22,13 +24,21 @@ def quiet(tmp_path):
 def prompts():
     """Eight prompts, of both kinds."""
     kinds = ("summarization", "writing")
-    return [Prompt(f"p{n}", f"Write about {n}.", kinds[n % 2], f"Of {n}.") for n in range(8)]
+    return [Prompt(f"p{n}", kinds[n % 2], f"Write about {n}.", f"Of {n}.") for n in range(8)]
 
 
 @pytest.fixture
-def answers():
+def answers(prompts):
     """Function: what a model wrote to all prompts, by their number."""
-    return lambda model, write, count=8: Answers(model, {f"p{n}": write(n) for n in range(count)})
+
+    def write_all(model, write, count=8):
+        written = {
+            prompt.id: Written(prompt.id, prompt.prompt, model, write(n))
+            for n, prompt in enumerate(prompts[:count])
+        }
+        return AnswerFile(Path(f"{model}.jsonl"), model, {}, written)
+
+    return write_all
 
 
 @pytest.fixture(scope="session")

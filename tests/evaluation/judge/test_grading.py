@@ -1,13 +1,14 @@
 """Grades: what stand-ins for judges say gives the figures that it must."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from afm_mlx.errors import DataError, RunError
+from afm_mlx.evaluation.dimensions import DIMENSIONS
 from afm_mlx.evaluation.judge.asking import Judge
 from afm_mlx.evaluation.judge.grading import Grading
-from afm_mlx.evaluation.judge.wording import DIMENSIONS
 from afm_mlx.evaluation.run import run_task
 from afm_mlx.evaluation.subject import ModelSubject
 
@@ -117,7 +118,21 @@ def test_prompts_without_an_answer_are_left_out_and_counted(
     assert (len(task.items()), task.unanswered, task.settings["unanswered"]) == (3, 5, 5)
     with pytest.raises(DataError, match="mine answered none of the 5 prompts") as caught:
         Grading(prompts[3:], answers("mine", lambda n: "x", count=3))
-    assert caught.value.hint == "the answers have keys such as 'p0', and the prompts 'p3'"
+    assert caught.value.hint == "the answers have ids such as 'p0', and the prompts 'p3'"
+
+
+def test_an_answer_to_another_text_is_refused(prompts, answers):
+    mine = answers("mine", lambda n: "x")
+    changed = [replace(prompts[0], prompt="Write about one."), *prompts[1:]]
+    with pytest.raises(
+        DataError, match=r"mine\.jsonl has an answer to another text of prompt 'p0'"
+    ):
+        Grading(changed, mine)
+
+
+def test_results_say_how_the_answers_were_drawn(prompts, answers):
+    mine = replace(answers("mine", lambda n: "x"), settings={"temperature": 0.5})
+    assert Grading(prompts, mine).settings["answers"] == {"temperature": 0.5}
 
 
 def test_other_answers_are_another_run(stub, prompts, answers, quiet, tmp_path):

@@ -6,15 +6,16 @@ from contextlib import contextmanager
 import pytest
 
 from afm_mlx.errors import RunError
+from afm_mlx.evaluation.answers import Appending, read_answers
 from afm_mlx.evaluation.endpoint import Endpoint
 from afm_mlx.evaluation.endpoint_subject import EndpointSubject
 from afm_mlx.evaluation.items import Question, Refusal
-from afm_mlx.evaluation.judge.answers import Answering, read_answers
 from afm_mlx.evaluation.judge.asking import Judge
 from afm_mlx.evaluation.judge.comparing import Comparing
 from afm_mlx.evaluation.judge.grading import Grading
 from afm_mlx.evaluation.run import run_task
 from afm_mlx.evaluation.subject import TOO_LONG
+from afm_mlx.evaluation.writing import write_answers
 from afm_mlx.inference.batches import Batcher
 from afm_mlx.inference.server.app import make_app
 from afm_mlx.inference.server.limits import Limits
@@ -54,10 +55,10 @@ def url(long_engine):
 
 def test_answers_grades_and_comparisons_come_from_a_server(url, prompts, quiet, tmp_path):
     who = EndpointSubject(Endpoint(url, "tiny", key=KEY), name="judge", together=2)
-    run_task(Answering(prompts[:2], max_tokens=12), who, tmp_path / "mine", quiet)
-    run_task(Answering(prompts[:2], max_tokens=5), who, tmp_path / "theirs", quiet)
-    mine = read_answers(tmp_path / "mine", model="mine")
-    theirs = read_answers(tmp_path / "theirs", model="theirs")
+    for name, max_tokens in (("mine", 12), ("theirs", 5)):
+        with Appending(tmp_path / f"{name}.jsonl", name, {}) as file:
+            write_answers(who, prompts[:2], file, max_tokens=max_tokens)
+    mine, theirs = (read_answers(tmp_path / f"{name}.jsonl") for name in ("mine", "theirs"))
     grading = Grading(prompts[:2], mine, max_tokens=300)
     graded = run_task(grading, Judge(who, of="mine"), tmp_path / "graded", quiet)
     assert graded.scores["unreadable"].value == 0

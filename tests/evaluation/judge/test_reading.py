@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from afm_mlx.evaluation.dimensions import DIMENSIONS
 from afm_mlx.evaluation.judge.reading import read_grades, read_verdict
-from afm_mlx.evaluation.judge.wording import DIMENSIONS
 
 GOOD = {name: {"reason": "It is.", "grade": "good"} for name in DIMENSIONS} | {"score": 9}
 

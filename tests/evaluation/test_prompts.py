@@ -10,7 +10,7 @@ from math import comb, factorial, gcd, lcm
 import pytest
 
 from afm_mlx.errors import DataError
-from afm_mlx.evaluation.human.prompts import CATEGORIES, Prompt, own_prompts, read_prompts
+from afm_mlx.evaluation.prompts import CATEGORIES, Prompt, of_categories, own_prompts, read_prompts
 from afm_mlx.synthetic.catalogue import KINDS
 from afm_mlx.synthetic.draws import Draw
 from afm_mlx.synthetic.records import Candidate
@@ -209,10 +209,24 @@ def test_generated_training_data_holds_no_prompt_of_ours(name, prose):
     assert made > CANDIDATES[name] // 2
 
 
+def test_only_categories_that_are_there_can_be_taken():
+    found = of_categories(OWN, ["writing", "summarization"])
+    assert Counter(prompt.category for prompt in found).keys() == {"writing", "summarization"}
+    assert found == [prompt for prompt in OWN if prompt in found]
+    with pytest.raises(DataError, match="no prompt is of category 'maths'") as caught:
+        of_categories(OWN, ["writing", "maths"])
+    assert caught.value.hint == "did you mean 'math'?"
+
+
 def test_a_users_own_file_is_read_in_order(tmp_path):
     path = write(
         tmp_path / "mine.jsonl",
-        {"id": "b", "category": "recipes", "prompt": "What can I cook with leeks?"},
+        {
+            "id": "b",
+            "category": "recipes",
+            "prompt": "What can I cook with leeks?",
+            "reference": None,
+        },
         "\n",
         {"id": "a", "category": "math", "prompt": "2 + 2?", "reference": "4"},
     )

@@ -4,10 +4,10 @@ import json
 import pytest
 
 from afm_mlx.errors import DataError
-from afm_mlx.evaluation.human.answers import Appending, read_answers
-from afm_mlx.evaluation.human.prompts import Prompt
-from afm_mlx.evaluation.human.writing import write_answers
+from afm_mlx.evaluation.answers import Appending, read_answers
+from afm_mlx.evaluation.prompts import Prompt
 from afm_mlx.evaluation.subject import Drawing, ModelSubject
+from afm_mlx.evaluation.writing import write_answers
 
 PROMPTS = [
     Prompt(id=f"p{n}", category="math", prompt=f"What is {n}?", reference=str(n)) for n in range(5)

@@ -4,17 +4,24 @@ A line of a file is a prompt:
 
     {"id": "math-001", "category": "math", "prompt": "What is 18% of 250?", "reference": "45"}
 
-`reference` stands only where one answer is right; graders see it, models never do. Our own file is
-for comparing models only: nothing trains on it.
+`reference` stands where one answer is right, or a person has written a good one; graders see it,
+models never do. Our own file is for comparing models only: nothing trains on it. A file of QMSum is
+read as it is: see `meetings`.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from afm_mlx.errors import DataError
+from afm_mlx.evaluation.meetings import TURNS, queries_of
+from afm_mlx.settings.mistakes import nearest
+
+SUMMARIES, WRITING = "summarization", "writing"
+"""Categories of prompts for summaries, and for texts of other kinds."""
 
 CATEGORIES = (
     "brainstorming",
@@ -26,8 +33,8 @@ CATEGORIES = (
     "open_qa",
     "rewriting",
     "safety",
-    "summarization",
-    "writing",
+    SUMMARIES,
+    WRITING,
 )
 """What our own prompts ask for. Source: arXiv:2407.21075, as is their number."""
 
@@ -45,7 +52,7 @@ class Prompt:
     prompt: str
     """What the user says: the whole conversation so far."""
     reference: str = ""
-    """The right answer, in brief, where there is only one; for those who grade."""
+    """The right answer, in brief, or what a person wrote; "" for none."""
 
 
 def own_prompts() -> tuple[Prompt, ...]:
@@ -57,8 +64,13 @@ def own_prompts() -> tuple[Prompt, ...]:
     return read_prompts(Path(__file__).with_name("prompts.jsonl"))
 
 
-def read_prompts(path: Path) -> tuple[Prompt, ...]:
+def read_prompts(path: Path, *, whole_meetings: bool = False) -> tuple[Prompt, ...]:
     """The prompts of a JSONL file, in order. Empty lines are no lines.
+
+    Args:
+        path: a file of ours, or QMSum's.
+        whole_meetings: take QMSum's queries about a whole meeting, too: tens of thousands of
+            tokens each.
 
     Raises:
         DataError: the file cannot be read or has no prompt; or a line is no prompt: not JSON,
@@ -72,12 +84,12 @@ def read_prompts(path: Path) -> tuple[Prompt, ...]:
                 if not line.strip():
                     continue
                 try:
-                    prompt = _prompt(line)
-                    if (first := lines.setdefault(prompt.id, number)) != number:
-                        raise DataError(f"id '{prompt.id}' is on line {first:,} already")
+                    for prompt in _prompts(line, number - 1, whole_meetings):
+                        if (first := lines.setdefault(prompt.id, number)) != number:
+                            raise DataError(f"id '{prompt.id}' is on line {first:,} already")
+                        found.append(prompt)
                 except DataError as error:
                     raise DataError(f"{path.name}, line {number:,}: {error}", hint=FORMAT) from None
-                found.append(prompt)
     except IsADirectoryError:
         raise DataError(f"{path} is a folder", hint="name a file of prompts in it") from None
     except OSError as error:
@@ -87,8 +99,25 @@ def read_prompts(path: Path) -> tuple[Prompt, ...]:
     return tuple(found)
 
 
-def _prompt(line: bytes) -> Prompt:
-    """The prompt that a line is. Raises DataError without the place."""
+def of_categories(prompts: Sequence[Prompt], wanted: Sequence[str]) -> list[Prompt]:
+    """Those of some categories.
+
+    Raises:
+        DataError: no prompt is of one of these.
+    """
+    known = list(dict.fromkeys(prompt.category for prompt in prompts))
+    for word in wanted:
+        if word not in known:
+            near = nearest(word, known)
+            raise DataError(
+                f"no prompt is of category '{word}'",
+                hint=f"did you mean '{near}'?" if near else f"there are {', '.join(known)}",
+            )
+    return [prompt for prompt in prompts if prompt.category in wanted]
+
+
+def _prompts(line: bytes, number: int, whole_meetings: bool) -> Iterator[Prompt]:
+    """The prompts of a line: one, or a meeting's. Raises DataError without the place."""
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError:
@@ -97,6 +126,12 @@ def _prompt(line: bytes) -> Prompt:
         raise DataError("not JSON") from None
     if not isinstance(row, dict):
         raise DataError("not a prompt")
+    if TURNS in row:
+        for id, prompt, reference in queries_of(row, number, whole=whole_meetings):
+            yield Prompt(id, SUMMARIES, prompt, reference)
+        return
+    if row.get("reference", "") is None:
+        del row["reference"]
     known = [field.name for field in fields(Prompt)]
     for name, value in row.items():
         if name not in known:
@@ -106,4 +141,4 @@ def _prompt(line: bytes) -> Prompt:
     for name in ("id", "category", "prompt"):
         if name not in row:
             raise DataError(f"no '{name}'")
-    return Prompt(**row)
+    yield Prompt(**row)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from afm_mlx.errors import DataError
-from afm_mlx.evaluation.human.answers import Appending
+from afm_mlx.evaluation.answers import Appending
 from afm_mlx.evaluation.items import Answer, Question, Refusal
 from afm_mlx.inference.requests import Message
 
 if TYPE_CHECKING:
-    from afm_mlx.evaluation.human.prompts import Prompt
+    from afm_mlx.evaluation.prompts import Prompt
 
 
 class Author(Protocol):

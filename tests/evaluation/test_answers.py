@@ -3,7 +3,7 @@ import json
 import pytest
 
 from afm_mlx.errors import DataError
-from afm_mlx.evaluation.human.answers import Appending, read_answers
+from afm_mlx.evaluation.answers import Appending, read_answers
 
 LINE = {"id": "a", "prompt": "Why?", "model": "m", "answer": "So."}
 SETTINGS = {"temperature": 0.0}
