@@ -21,6 +21,7 @@ import mlx.core as mx
 from afm_mlx.artifact import made_whole, write_text
 from afm_mlx.decoder.adapters import NONE, Adapters, base_hash, read_adapter, read_adapter_facts
 from afm_mlx.decoder.checkpoint import open_checkpoint, read_facts
+from afm_mlx.decoder.weights import listed
 from afm_mlx.errors import ExportError
 from afm_mlx.export.prompts import chats_with, prompts
 from afm_mlx.export.targets import Size, Source, Target, check_needs
@@ -81,6 +82,10 @@ def export_model(
     with made_whole(out) as part:
         say(f"writing {target.name}")
         target.write(source, part, settings)
+        if wrong := list(target.differences(part, source, settings)):
+            raise ExportError(
+                f"what was written is not the model, nothing is published: {listed(wrong)}"
+            )
         comparisons = _verified(source, target, part, settings, steps, say)
         sizes = tuple(target.sizes(part, source, settings))
         write_text(

@@ -23,6 +23,7 @@ from afm_mlx.settings.sections import Section, Shape
 
 MODULES: dict[str, str] = {
     "huggingface": "afm_mlx.export.huggingface",
+    "gguf": "afm_mlx.export.gguf",
 }
 """Where each target's `TARGET` is, by its name; imported when it is asked for."""
 
@@ -85,6 +86,9 @@ class Target:
     """Folder, source and settings: what each component takes, beside the plan."""
     thresholds: Callable[[Any], Thresholds]
     """Settings: what the verification must reach."""
+    differences: Callable[[Path, Source, Any], Sequence[str]] = lambda folder, source, settings: ()
+    """Folder, source and settings: tensors and facts that are not in the files as they were meant
+    to be, one by one. The first check, for targets whose files can be read back."""
     needs: tuple[Need, ...] = ()
 
 
