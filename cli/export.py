@@ -101,13 +101,19 @@ def _show(exported: Exported) -> None:
     from afm_mlx.export.verify import table
 
     typer.echo(f"folder      {exported.folder}")
-    for name, found in exported.comparisons.items():
-        stands_in = ", standing in for the target's own runtime" if found.is_stand_in else ""
+    for name, each in exported.comparisons.items():
+        stands_in = ", standing in for the target's own runtime" if each.is_stand_in else ""
         typer.echo(f"adapter     {name}")
-        typer.echo(f"verified    with {found.runtime}{stands_in}")
+        typer.echo(f"verified    with {each.runtime}{stands_in}")
         typer.echo()
-        typer.echo(table(found))
+        typer.echo(table(each))
         typer.echo()
+    if (cost := exported.rounding) is not None:
+        found = cost.all
+        typer.echo(
+            f"rounding    cosine {found.cosine:.6f} to the model at worst, the same likeliest "
+            f"token at {found.same / found.steps:.1%} of {found.steps:,} steps"
+        )
     for size in exported.sizes:
         planned = "" if size.planned_bytes is None else f"planned {size.planned_bytes:>15,}"
         typer.echo(f"{size.component:12}{size.bytes:>15,} bytes  {planned}".rstrip())

@@ -16,15 +16,14 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_unflatten
 
-from afm_mlx.compat import import_mlx_lm
 from afm_mlx.decoder.checkpoint import tensor_shapes
-from afm_mlx.decoder.decoder import Decoder, llama3_wavelengths
+from afm_mlx.decoder.decoder import llama3_wavelengths
 from afm_mlx.decoder.gguf import NAMES, read_gguf
 from afm_mlx.errors import ExportError
 from afm_mlx.export.dense import dense_weights, parts, rounded
 from afm_mlx.export.gguf_pieces import tokenizer_fields
+from afm_mlx.export.in_mlx import MlxRuntime, dense_model
 from afm_mlx.export.targets import Size, Source, Target
 from afm_mlx.export.verify import Logits, Runtime, Thresholds
 from afm_mlx.settings.export import Gguf, GgufWeights
@@ -47,13 +46,9 @@ _BLOCK_BYTES = {
     GgufWeights.Q4_1: 20,
     GgufWeights.Q4_0: 18,
 }
-_THRESHOLDS = {
-    GgufWeights.F32: Thresholds(cosine=0.999, error=0.1, agreement=1.0, tie=0.05),
-    GgufWeights.F16: Thresholds(cosine=0.999, error=0.1, agreement=1.0, tie=0.05),
-    GgufWeights.Q8_0: Thresholds(cosine=0.99, error=0.6, agreement=0.97, tie=0.1),
-    GgufWeights.Q4_1: Thresholds(cosine=0.5, error=5.0, agreement=0.6, tie=0.1),
-    GgufWeights.Q4_0: Thresholds(cosine=0.5, error=5.0, agreement=0.6, tie=0.1),
-}
+# llama.cpp rounds what it multiplies to the weights' format: to 16 bits, or to 8 in blocks.
+_CLOSE = Thresholds(cosine=0.999, error=0.1, agreement=1.0, tie=0.05)
+_NEAR = Thresholds(cosine=0.99, error=0.6, agreement=0.97, tie=0.15)
 
 
 class LlamaCppRuntime:
@@ -106,36 +101,6 @@ class LlamaCppRuntime:
         return self.prefill([token])
 
 
-class ReaderRuntime:
-    """The file as our own import reads it, in MLX: where llama.cpp's binding is not installed."""
-
-    is_stand_in = True
-    context_tokens = None
-
-    def __init__(self, file: Path) -> None:
-        found = read_gguf(file)
-        self._model = Decoder(found.shape)
-        weights = {name: each.astype(mx.float32) for name, each in found.weights.items()}
-        self._model.update(tree_unflatten(list(weights.items())))
-        self._cache: Any = None
-        self.name = "our own reader of GGUF, in MLX"
-
-    def prompt_ids(self, text: str, *, chats: bool) -> None:
-        """Our reader has no tokenizer that is not made of ours."""
-
-    def reset(self) -> None:
-        """Forget what was read."""
-        self._cache = import_mlx_lm("mlx_lm.models.cache").make_prompt_cache(self._model)
-
-    def prefill(self, ids: Sequence[int]) -> Logits:
-        """Read a prompt; what comes next."""
-        return np.array(self._model(mx.array([list(ids)]), cache=self._cache)[0, -1])
-
-    def step(self, token: int) -> Logits:
-        """Read one more token; what comes next."""
-        return self.prefill([token])
-
-
 def architecture_of(shape: Shape) -> str:
     """llama.cpp's name for our decoder."""
     return "qwen3" if shape.qk_norm else "llama"
@@ -146,10 +111,8 @@ def settings_of(source: Source, settings: Gguf) -> dict[str, Any]:
     import gguf
 
     shape, prefix = source.shape, architecture_of(source.shape)
-    types = {
-        GgufWeights.F32: "ALL_F32",
-        **{each: f"MOSTLY_{each.value.upper()}" for each in GgufWeights if each != GgufWeights.F32},
-    }
+    every = settings.weights == GgufWeights.F32
+    file_type = f"{'ALL' if every else 'MOSTLY'}_{settings.weights.value.upper()}"
     own = {
         "context_length": shape.max_tokens,
         "embedding_length": shape.hidden_size,
@@ -166,7 +129,7 @@ def settings_of(source: Source, settings: Gguf) -> dict[str, Any]:
     }
     return {
         "general.name": source.name,
-        "general.file_type": int(gguf.LlamaFileType[types[settings.weights]]),
+        "general.file_type": int(gguf.LlamaFileType[file_type]),
         "general.quantization_version": int(gguf.GGML_QUANT_VERSION),
         **{f"{prefix}.{name}": value for name, value in own.items()},
         **tokenizer_fields(source.folder, shape.vocab_size),
@@ -291,8 +254,34 @@ def _file(folder: Path) -> Path:
 
 def _open(folder: Path, settings: Gguf, adapter: str) -> Runtime:
     if importlib.util.find_spec("llama_cpp") is None:
-        return ReaderRuntime(_file(folder))
+        found = read_gguf(_file(folder))
+        model = dense_model(found.shape, found.weights.items())
+        return MlxRuntime(model, "our own reader of GGUF, in MLX", is_stand_in=True)
     return LlamaCppRuntime(_file(folder))
+
+
+def _thresholds(settings: Gguf) -> Thresholds:
+    return _CLOSE if settings.weights in (GgufWeights.F32, GgufWeights.F16) else _NEAR
+
+
+def _stored(source: Source, settings: Gguf) -> Iterator[tuple[str, mx.array]] | None:
+    """The weights as rounded to fewer bits than 16; None where they are not."""
+    if settings.weights in (GgufWeights.F32, GgufWeights.F16):
+        return None
+    return _rounded(source, settings)
+
+
+def _rounded(source: Source, settings: Gguf) -> Iterator[tuple[str, mx.array]]:
+    import gguf
+
+    for name, weight in dense_weights(source):
+        kind = _format(name, settings.weights)
+        if kind == "F32":
+            yield name, weight
+            continue
+        wanted = gguf.GGMLQuantizationType[kind]
+        packed = gguf.quants.quantize(np.array(weight), wanted)
+        yield name, mx.array(gguf.quants.dequantize(packed, wanted))
 
 
 def _differences(folder: Path, source: Source, settings: Gguf) -> list[str]:
@@ -308,8 +297,11 @@ def _differences(folder: Path, source: Source, settings: Gguf) -> list[str]:
     found = {tensor.name: tensor for tensor in reader.tensors}
     for name, array, kind in tensors_of(source, settings):
         tensor = found.pop(name, None)
-        same = tensor is not None and tensor.tensor_type.name == kind
-        if not same or not np.array_equal(np.asarray(tensor.data).ravel(), array.ravel()):
+        if (
+            tensor is None
+            or tensor.tensor_type.name != kind
+            or not np.array_equal(np.asarray(tensor.data).ravel(), array.ravel())
+        ):
             wrong.append(name)
     return [*wrong, *found]
 
@@ -317,7 +309,7 @@ def _differences(folder: Path, source: Source, settings: Gguf) -> list[str]:
 def _same(found: Any, meant: Any) -> bool:
     """Whether a setting is as meant; decimals are float32 there."""
     if isinstance(meant, list) and meant and isinstance(meant[0], float):
-        return bool(np.array_equal(np.float32(found), np.float32(meant)))
+        return bool(np.array_equal(np.array(found, np.float32), np.array(meant, np.float32)))
     if isinstance(meant, float):
         return bool(np.float32(found) == np.float32(meant))
     return bool(found == meant)
@@ -354,6 +346,7 @@ TARGET = Target(
     write=_write,
     open=_open,
     sizes=_sizes,
-    thresholds=lambda settings: _THRESHOLDS[settings.weights],
+    thresholds=_thresholds,
     differences=_differences,
+    stored=_stored,
 )

@@ -24,6 +24,7 @@ from afm_mlx.decoder.checkpoint import (
 )
 from afm_mlx.decoder.weights import read_headers
 from afm_mlx.export.dense import dense_weights, parts, rounded
+from afm_mlx.export.in_mlx import MlxRuntime
 from afm_mlx.export.model_card import model_card
 from afm_mlx.export.targets import Size, Source, Target
 from afm_mlx.export.verify import Logits, Runtime, Thresholds
@@ -92,38 +93,21 @@ class TransformersRuntime:
         return self.prefill([token])
 
 
-class MlxLmRuntime:
+class MlxLmRuntime(MlxRuntime):
     """The folder in mlx-lm's own Qwen3 or Llama, in float32: where torch is not installed."""
-
-    is_stand_in = True
-    context_tokens = None
 
     def __init__(self, folder: Path) -> None:
         import transformers
 
-        self.name = f"mlx-lm {version('mlx-lm')}, float32 (torch is not installed)"
+        model = import_mlx_lm("mlx_lm.utils").load_model(folder)[0]
+        model.set_dtype(mx.float32)
+        name = f"mlx-lm {version('mlx-lm')}, float32 (torch is not installed)"
+        super().__init__(model, name, is_stand_in=True)
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        self._model = import_mlx_lm("mlx_lm.utils").load_model(folder)[0]
-        self._model.set_dtype(mx.float32)
-        self._cache: Any = None
 
     def prompt_ids(self, text: str, *, chats: bool) -> Sequence[int]:
         """Ids by the folder's tokenizer and template, as mlx-lm reads them."""
         return _prompt_ids(self._tokenizer, text, chats)
-
-    def reset(self) -> None:
-        """Forget what was read."""
-        self._cache = None
-
-    def prefill(self, ids: Sequence[int]) -> Logits:
-        """Read a prompt; what comes next."""
-        if self._cache is None:
-            self._cache = import_mlx_lm("mlx_lm.models.cache").make_prompt_cache(self._model)
-        return np.array(self._model(mx.array([list(ids)]), cache=self._cache)[0, -1])
-
-    def step(self, token: int) -> Logits:
-        """Read one more token; what comes next."""
-        return self.prefill([token])
 
 
 def _prompt_ids(tokenizer: Any, text: str, chats: bool) -> list[int]:

@@ -10,6 +10,7 @@ The folder appears by one rename, and only if what was written says what the mod
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -23,12 +24,16 @@ from afm_mlx.decoder.adapters import NONE, Adapters, base_hash, read_adapter, re
 from afm_mlx.decoder.checkpoint import open_checkpoint, read_facts
 from afm_mlx.decoder.weights import listed
 from afm_mlx.errors import ExportError
+from afm_mlx.export.in_mlx import MlxRuntime, dense_model
 from afm_mlx.export.prompts import chats_with, prompts
 from afm_mlx.export.targets import Size, Source, Target, check_needs
-from afm_mlx.export.verify import STEPS, Comparison, table, verify
+from afm_mlx.export.verify import STEPS, Comparison, Runtime, Thresholds, table, verify
 from afm_mlx.inference.engine import BASE_STAGES
 from afm_mlx.settings.sections import Section
 from afm_mlx.text.tokenizer import Tokenizer
+
+ANY = Thresholds(cosine=-1.0, error=math.inf, agreement=0.0, tie=0.0)
+"""Of rounding, which is told and not judged: fewer bits were asked for."""
 
 RECORD = "export.json"
 """What an exported folder says of itself."""
@@ -42,6 +47,9 @@ class Exported:
     target: str
     comparisons: Mapping[str, Comparison]
     """By the adapter in use; "none" for the model itself."""
+    rounding: Comparison | None
+    """What fewer bits cost: the model of the weights as they are stored, beside the model. None
+    where the target keeps them."""
     sizes: tuple[Size, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -50,6 +58,7 @@ class Exported:
             "folder": str(self.folder),
             "target": self.target,
             "verified": {name: _as_json(found) for name, found in self.comparisons.items()},
+            "rounding": None if self.rounding is None else _as_json(self.rounding),
             "sizes": [asdict(size) for size in self.sizes],
         }
 
@@ -86,13 +95,13 @@ def export_model(
             raise ExportError(
                 f"what was written is not the model, nothing is published: {listed(wrong)}"
             )
-        comparisons = _verified(source, target, part, settings, steps, say)
+        comparisons, rounding = _verified(source, target, part, settings, steps, say)
         sizes = tuple(target.sizes(part, source, settings))
         write_text(
             part / RECORD,
-            json.dumps(_record(source, target, settings, comparisons), indent=2) + "\n",
+            json.dumps(_record(source, target, settings, comparisons, rounding), indent=2) + "\n",
         )
-    return Exported(out, target.name, comparisons, sizes)
+    return Exported(out, target.name, comparisons, rounding, sizes)
 
 
 def check(source: Source, target: Target, out: Path, settings: Section) -> None:
@@ -125,8 +134,8 @@ def _verified(
     settings: Section,
     steps: int,
     say: Callable[[str], None],
-) -> dict[str, Comparison]:
-    """Compare what was written with the model, for each adapter.
+) -> tuple[dict[str, Comparison], Comparison | None]:
+    """Compare what was written with the model, for each adapter; and what rounding costs.
 
     Raises:
         ExportError: it is not the model.
@@ -136,21 +145,23 @@ def _verified(
     names = [adapters.add(each) for each in source.adapters]
     is_base = read_facts(source.folder).get("stage") in BASE_STAGES
     found: dict[str, Comparison] = {}
+    rounding = None
     for name in (names or [NONE]) if target.folds else [NONE, *names]:
         adapters.use(None if name == NONE else name)
         adapter_chats = name != NONE and adapters[name].facts.chat
         chats = chats_with(source.folder, is_base=is_base, adapter_chats=adapter_chats)
+        asked = prompts(source.folder, chats=chats)
+        wanted = model
+        if (stored := target.stored(source, settings)) is not None:
+            wanted = dense_model(source.shape, stored)
+            runtime: Runtime = MlxRuntime(wanted, "rounded weights in MLX", is_stand_in=True)
+            say("comparing rounded weights with the model's")
+            rounding = verify(model, runtime, asked, steps=steps, thresholds=ANY)
         runtime = target.open(folder, settings, name)
         stands_in = ", which stands in for the target's own runtime" if runtime.is_stand_in else ""
         say(f"verifying with {runtime.name}{stands_in}")
-        found[name] = verify(
-            model,
-            runtime,
-            prompts(source.folder, chats=chats),
-            steps=steps,
-            thresholds=target.thresholds(settings),
-            say=say,
-        )
+        thresholds = target.thresholds(settings)
+        found[name] = verify(wanted, runtime, asked, steps=steps, thresholds=thresholds, say=say)
         if failures := found[name].failures:
             for line in table(found[name]).splitlines():
                 say(line)
@@ -159,11 +170,15 @@ def _verified(
                 f"what was written{what} is not the model, nothing is published: "
                 + "; ".join(failures)
             )
-    return found
+    return found, rounding
 
 
 def _record(
-    source: Source, target: Target, settings: Section, comparisons: Mapping[str, Comparison]
+    source: Source,
+    target: Target,
+    settings: Section,
+    comparisons: Mapping[str, Comparison],
+    rounding: Comparison | None,
 ) -> dict[str, Any]:
     """What stands in export.json."""
     return {
@@ -174,14 +189,16 @@ def _record(
         "adapters": [read_adapter_facts(folder).name for folder in source.adapters],
         "versions": {name: version(name) for name in ("afm-mlx", "mlx")},
         "verified": {name: _as_json(found) for name, found in comparisons.items()},
+        "rounding": None if rounding is None else _as_json(rounding),
     }
 
 
 def _as_json(comparison: Comparison) -> dict[str, Any]:
+    judged = comparison.thresholds != ANY  # infinity is not JSON
     return {
         "runtime": comparison.runtime,
         "is_stand_in": comparison.is_stand_in,
-        "thresholds": asdict(comparison.thresholds),
+        "thresholds": asdict(comparison.thresholds) if judged else None,
         "all": asdict(comparison.all),
         "prompts": [asdict(one) for one in comparison.prompts],
     }

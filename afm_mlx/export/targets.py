@@ -8,12 +8,13 @@ alike for all: refusing, verifying, publishing by one rename.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 from pydantic import ValidationError
 
 from afm_mlx.errors import ExportError
@@ -89,6 +90,12 @@ class Target:
     differences: Callable[[Path, Source, Any], Sequence[str]] = lambda folder, source, settings: ()
     """Folder, source and settings: tensors and facts that are not in the files as they were meant
     to be, one by one. The first check, for targets whose files can be read back."""
+    stored: Callable[[Source, Any], Iterator[tuple[str, mx.array]] | None] = (
+        lambda source, settings: None
+    )
+    """Source and settings: all weights by our names, with an adapter folded in, as a target holds
+    them that rounds them to fewer bits on purpose; None where it keeps the model. What was written
+    is then compared with the model of these weights, and what rounding costs is told apart."""
     needs: tuple[Need, ...] = ()
 
 
