@@ -35,6 +35,10 @@ BLOCK = 32
 CONTEXT_TOKENS = 2_048
 """Most tokens that the verification reads at once, for its memory. Ours."""
 
+ONE_THREAD_BYTES = 2**26
+"""Files below this are run on one thread: llama.cpp's threads wait for each other in a loop, which
+on a busy machine takes far longer than a small model's work. Ours."""
+
 _ROTATION = "rope_freqs.weight"
 _GGUF_NAMES = {ours: theirs for theirs, ours in NAMES.items()}
 
@@ -57,14 +61,22 @@ class LlamaCppRuntime:
     is_stand_in = False
 
     def __init__(self, file: Path) -> None:
+        import gguf
         import llama_cpp
 
         self._library = llama_cpp
-        shown = llama_cpp.Llama(str(file), vocab_only=True, verbose=False)
-        architecture = shown.metadata["general.architecture"]
-        trained = int(shown.metadata[f"{architecture}.context_length"])
+        fields = gguf.GGUFReader(file).fields
+        architecture = fields["general.architecture"].contents()
+        trained = int(fields[f"{architecture}.context_length"].contents())
         self.context_tokens = min(trained, CONTEXT_TOKENS)
-        self._model = llama_cpp.Llama(str(file), n_ctx=self.context_tokens, verbose=False)
+        threads = 1 if file.stat().st_size < ONE_THREAD_BYTES else None
+        self._model = llama_cpp.Llama(
+            str(file),
+            n_ctx=self.context_tokens,
+            n_threads=threads,
+            n_threads_batch=threads,
+            verbose=False,
+        )
         self.name = f"llama.cpp (llama-cpp-python {llama_cpp.__version__})"
 
     def prompt_ids(self, text: str, *, chats: bool) -> Sequence[int]:
@@ -127,6 +139,8 @@ def settings_of(source: Source, settings: Gguf) -> dict[str, Any]:
         "rope.dimension_count": shape.head_dim,
         "vocab_size": shape.vocab_size,
     }
+    if shape.rope_scaling is not None:  # the file keeps what it gives, and this of what it is from
+        own["rope.scaling.original_context_length"] = shape.rope_scaling.original_max_tokens
     return {
         "general.name": source.name,
         "general.file_type": int(gguf.LlamaFileType[file_type]),
