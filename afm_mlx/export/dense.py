@@ -44,8 +44,11 @@ def rounded(name: str, weight: mx.array, dtype: mx.Dtype) -> mx.array:
     """A weight in another number format.
 
     Raises:
-        ExportError: the format cannot hold it, as float16 what is above 65,504.
+        ExportError: it is not finite, or the format cannot hold it, as float16 what is above
+            65,504.
     """
+    if not mx.isfinite(weight).all().item():
+        raise ExportError(f"{name} of the model has numbers that are not finite")
     found = weight.astype(dtype)
     if not mx.isfinite(found).all().item():
         largest = mx.abs(weight).max().item()

@@ -64,7 +64,6 @@ class LlamaCppRuntime:
         import gguf
         import llama_cpp
 
-        self._library = llama_cpp
         fields = gguf.GGUFReader(file).fields
         architecture = fields["general.architecture"].contents()
         trained = int(fields[f"{architecture}.context_length"].contents())
@@ -78,25 +77,28 @@ class LlamaCppRuntime:
             verbose=False,
         )
         self.name = f"llama.cpp (llama-cpp-python {llama_cpp.__version__})"
+        self._formatter = self._chat_formatter(llama_cpp.llama_chat_format)
 
     def prompt_ids(self, text: str, *, chats: bool) -> Sequence[int]:
         """Ids by the file's tokenizer and template, as the binding's chat makes them."""
         if not chats:
             return self._model.tokenize(text.encode(), add_bos=True, special=True)
-        known = self._model.metadata
-        pieces = {
-            name: self._model._model.token_get_text(int(known[f"tokenizer.ggml.{name}_id"]))
-            if f"tokenizer.ggml.{name}_id" in known
-            else ""
-            for name in ("bos_token", "eos_token")
-        }
-        formatter = self._library.llama_chat_format.Jinja2ChatFormatter(
-            template=known["tokenizer.chat_template"], **pieces
-        )
-        written = formatter(messages=[{"role": "user", "content": text}])
+        assert self._formatter is not None, "it chats without a template"
+        written = self._formatter(messages=[{"role": "user", "content": text}])
         return self._model.tokenize(
             written.prompt.encode(), add_bos=not written.added_special, special=True
         )
+
+    def _chat_formatter(self, library: Any) -> Any:
+        """What the binding's chat renders messages with; None where the file has no template."""
+        known = self._model.metadata
+        if "tokenizer.chat_template" not in known:
+            return None
+        pieces = {}
+        for name in ("bos_token", "eos_token"):
+            id_ = known.get(f"tokenizer.ggml.{name}_id")
+            pieces[name] = "" if id_ is None else self._model._model.token_get_text(int(id_))
+        return library.Jinja2ChatFormatter(template=known["tokenizer.chat_template"], **pieces)
 
     def reset(self) -> None:
         """Forget what was read."""
@@ -169,7 +171,8 @@ def tensors_of(source: Source, settings: Gguf) -> Iterator[tuple[str, Any, str]]
         if kind in ("F32", "F16"):
             array = np.array(rounded(name, weight, mx.float16 if kind == "F16" else mx.float32))
         else:
-            array = gguf.quants.quantize(np.array(weight), gguf.GGMLQuantizationType[kind])
+            whole = np.array(rounded(name, weight, mx.float32))
+            array = gguf.quants.quantize(whole, gguf.GGMLQuantizationType[kind])
         yield gguf_name(name), array, kind
 
 

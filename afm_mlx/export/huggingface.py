@@ -6,7 +6,7 @@ import importlib.util
 import inspect
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from afm_mlx.decoder.adapters import read_adapter_facts
 from afm_mlx.decoder.checkpoint import (
     TOKENIZER_FILES,
     read_facts,
+    read_tensors,
     tensor_shapes,
     write_checkpoint,
 )
@@ -123,8 +124,7 @@ def _refusals(source: Source, settings: HuggingFace) -> list[str]:
 
 
 def _write(source: Source, folder: Path, settings: HuggingFace) -> None:
-    dtype = _DTYPES[settings.dtype]
-    weights = {name: rounded(name, each, dtype) for name, each in dense_weights(source)}
+    weights = dict(_weights(source, settings))
     facts = {key: value for key, value in read_facts(source.folder).items() if key != "adapter"}
     for adapter in source.adapters:
         known = read_adapter_facts(adapter)
@@ -137,6 +137,26 @@ def _write(source: Source, folder: Path, settings: HuggingFace) -> None:
         (folder / GENERATION_CONFIG).write_text(text, encoding="utf-8")
     card = model_card(source, dtype=settings.dtype.value)
     (folder / CARD).write_text(card, encoding="utf-8")
+
+
+def _weights(source: Source, settings: HuggingFace) -> Iterator[tuple[str, mx.array]]:
+    for name, weight in dense_weights(source):
+        yield name, rounded(name, weight, _DTYPES[settings.dtype])
+
+
+def _differences(folder: Path, source: Source, settings: HuggingFace) -> list[str]:
+    """Tensors and tokenizer files that the folder has otherwise than was meant."""
+    found = read_tensors(folder, source.shape)
+    wrong = [
+        name
+        for name, weight in _weights(source, settings)
+        if weight.dtype != found[name].dtype or not mx.array_equal(weight, found[name]).item()
+    ]
+    for name in TOKENIZER_FILES:
+        file = source.folder / name
+        if file.is_file() and file.read_bytes() != (folder / name).read_bytes():
+            wrong.append(name)
+    return wrong
 
 
 def _generation_config(folder: Path) -> dict[str, Any]:
@@ -187,4 +207,5 @@ TARGET = Target(
     open=_open,
     sizes=_sizes,
     thresholds=lambda settings: _THRESHOLDS[settings.dtype],
+    differences=_differences,
 )

@@ -156,7 +156,7 @@ def _verified(
             wanted = dense_model(source.shape, stored)
             runtime: Runtime = MlxRuntime(wanted, "rounded weights in MLX", is_stand_in=True)
             say("comparing rounded weights with the model's")
-            rounding = verify(model, runtime, asked, steps=steps, thresholds=ANY)
+            rounding = verify(model, runtime, asked, steps=steps, thresholds=ANY, say=say)
         runtime = target.open(folder, settings, name)
         stands_in = ", which stands in for the target's own runtime" if runtime.is_stand_in else ""
         say(f"verifying with {runtime.name}{stands_in}")

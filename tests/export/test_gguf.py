@@ -14,6 +14,7 @@ from afm_mlx.export.gguf import TARGET
 from afm_mlx.export.publish import export_model
 from afm_mlx.export.targets import Source
 from afm_mlx.export.verify import Thresholds
+from afm_mlx.inference.engine import Engine
 from afm_mlx.settings.export import Gguf, GgufWeights
 from afm_mlx.zoo import resolve_model
 
@@ -183,8 +184,6 @@ def test_llama_cpp_gives_the_logits_of_every_kind(source, changes, tmp_path):
 @pytest.mark.skipif(not HAS_LLAMA_CPP, reason="llama-cpp-python is not installed")
 def test_llama_cpp_answers_from_smollm2_as_we_do(tmp_path):
     import llama_cpp
-
-    from afm_mlx.inference.engine import Engine
 
     try:
         smollm2_file()

@@ -1,10 +1,12 @@
 import json
+import shutil
 
 import pytest
 
 from afm_mlx.decoder.gguf_tokenizer import PRE_TOKENIZERS, write_tokenizer
 from afm_mlx.errors import ExportError
 from afm_mlx.export.gguf_pieces import chat_template, pre_tokenizer, tokenizer_fields
+from afm_mlx.text.bpe import parse_model
 from afm_mlx.text.tokenizer import Tokenizer
 
 
@@ -101,10 +103,6 @@ def test_sentencepiece_keeps_pieces_scores_and_kinds(tokenizer_folder):
 
 
 def test_sentencepiece_that_changes_texts_first_is_refused(tokenizer_folder, tmp_path):
-    import shutil
-
-    from afm_mlx.text.bpe import parse_model
-
     folder = tmp_path / "changed"
     shutil.copytree(tokenizer_folder, folder)
     proto = parse_model((folder / "tokenizer.model").read_bytes())

@@ -7,9 +7,11 @@ import pytest
 from afm_mlx.compat import import_mlx_lm
 from afm_mlx.decoder.adapters import Adapters
 from afm_mlx.decoder.checkpoint import open_checkpoint, read_facts
-from afm_mlx.errors import ExportError
+from afm_mlx.decoder.convert import smollm2_file
+from afm_mlx.errors import ExportError, ModelError
 from afm_mlx.export.huggingface import CARD, GENERATION_CONFIG, TARGET, MlxLmRuntime
 from afm_mlx.export.publish import export_model
+from afm_mlx.export.targets import Source
 from afm_mlx.settings.export import HuggingFace, NumberFormat
 from afm_mlx.zoo import resolve_model
 
@@ -96,26 +98,39 @@ def test_what_float16_cannot_hold_is_refused(source, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_zeroed_tensor_is_caught(source, tmp_path):
-    def zero(folder):
-        weights = mx.load(str(folder / "model.safetensors"))
-        name = "model.layers.0.self_attn.k_proj.weight"
-        weights[name] = mx.zeros_like(weights[name])
-        mx.save_safetensors(str(folder / "model.safetensors"), weights, {"format": "mlx"})
-
-    for settings in (EXACT, HuggingFace()):
-        with pytest.raises(ExportError, match="what was written is not the model"):
-            export_model(source(), spoiled(TARGET, zero), tmp_path / "out", settings, steps=4)
-        assert not (tmp_path / "out").exists()
+NAME = "model.layers.0.self_attn.k_proj.weight"
 
 
-def test_another_chat_template_is_caught(source, tmp_path):
-    def change(folder):
-        file = folder / "tokenizer_config.json"
-        file.write_text(file.read_text().replace("<turn:user>", "<turn:tool>"))
+def zero(folder):
+    weights = mx.load(str(folder / "model.safetensors"))
+    weights[NAME] = mx.zeros_like(weights[NAME])
+    mx.save_safetensors(str(folder / "model.safetensors"), weights, {"format": "mlx"})
 
-    with pytest.raises(ExportError, match="its tokenizer makes other prompts"):
-        export_model(source(), spoiled(TARGET, change), tmp_path / "out", EXACT, steps=1)
+
+def other_template(folder):
+    file = folder / "tokenizer_config.json"
+    file.write_text(file.read_text().replace("<turn:user>", "<turn:tool>"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "name"), [(zero, NAME), (other_template, "tokenizer_config.json")]
+)
+def test_what_is_not_as_meant_is_named(source, spoil, name, tmp_path):
+    with pytest.raises(ExportError, match=f"is not the model, nothing is published: {name}"):
+        export_model(source(), spoiled(TARGET, spoil), tmp_path / "out", EXACT, steps=1)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "what"),
+    [(zero, "the cosine is"), (other_template, "its tokenizer makes other prompts")],
+)
+@pytest.mark.parametrize("dtype", list(NumberFormat))
+def test_it_is_caught_by_running_it_alone(source, spoil, what, dtype, tmp_path):
+    blind = spoiled(TARGET, spoil, differences=lambda *_: ())
+    with pytest.raises(ExportError, match=what):
+        export_model(source(), blind, tmp_path / "out", HuggingFace(dtype=dtype), steps=2)
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_torch_mlx_lm_stands_in_and_says_so(source, tmp_path):
@@ -160,10 +175,6 @@ def test_both_ends_of_an_answer_are_in_the_generation_config(source, tmp_path):
 def test_transformers_and_mlx_lm_answer_from_smollm2_as_we_do(tmp_path):
     torch = pytest.importorskip("torch", exc_type=ImportError)
     transformers = pytest.importorskip("transformers")
-    from afm_mlx.decoder.convert import smollm2_file
-    from afm_mlx.errors import ModelError
-    from afm_mlx.export.targets import Source
-
     try:
         smollm2_file()
     except ModelError as error:

@@ -1,3 +1,5 @@
+import json
+import shutil
 from dataclasses import replace
 
 import mlx.core as mx
@@ -35,8 +37,6 @@ def refuse(tmp_path):
 
 
 def test_what_is_published_says_how_it_was_verified(source, target, tmp_path):
-    import json
-
     exported = export_model(source(), target, tmp_path / "out", target.section(), steps=2)
     record = json.loads((tmp_path / "out" / RECORD).read_text())
     assert record["target"] == target.name
@@ -105,8 +105,6 @@ def test_a_write_that_fails_leaves_nothing(source, target, refuse):
 def test_another_models_weights_are_not_published(source, target, refuse, tmp_path):
     model = source()
     other = replace(model, folder=tmp_path / "other")
-    import shutil
-
     shutil.copytree(model.folder, other.folder)
     weights = mx.load(str(other.folder / "model.safetensors"))
     name = "model.layers.1.mlp.down_proj.weight"
