@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import mlx.core as mx
 import pytest
@@ -9,6 +12,7 @@ import pytest
 from afm_mlx.decoder.adapters import AdapterFacts, base_hash, write_adapter
 from afm_mlx.decoder.checkpoint import open_checkpoint
 from afm_mlx.decoder.lora import add_lora, lora_arrays
+from afm_mlx.export.targets import MODULES, find_target
 
 pytestmark = pytest.mark.filterwarnings("default")  # torch and transformers have their own
 
@@ -126,6 +130,29 @@ def test_two_adapters_are_refused(refused, chat_model, cats):
     words = ["--adapter", cats, "--adapter", cats, "--out", "out"]
     said = refused("export", chat_model, "--to", "huggingface", *words)
     assert said.splitlines()[1] == "hint: export once for each adapter"
+
+
+def test_what_is_not_the_model_is_shown_and_not_published(afm, chat_model, tmp_path, monkeypatch):
+    whole = find_target("huggingface")
+
+    def write(source, folder, settings):
+        whole.write(source, folder, settings)
+        weights = mx.load(str(folder / "model.safetensors"))
+        name = "model.layers.0.mlp.up_proj.weight"
+        weights[name] = mx.zeros_like(weights[name])
+        mx.save_safetensors(str(folder / "model.safetensors"), weights, {"format": "mlx"})
+
+    spoiled = replace(whole, write=write, differences=lambda *_: ())
+    monkeypatch.setitem(MODULES, "spoiled", "spoiled_target")
+    monkeypatch.setitem(sys.modules, "spoiled_target", SimpleNamespace(TARGET=spoiled))
+    answer = afm("export", chat_model, "--to", "spoiled", "--out", "out")
+    assert (answer.code, answer.out) == (2, "")
+    shown = answer.err.splitlines()
+    assert shown[-2].startswith("all ")
+    assert shown[-1].startswith(
+        "error: what was written is not the model, nothing is published: the cosine is "
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_whose_weights_are_not_finite_is_not_published(afm, chat_model, tmp_path):
