@@ -50,9 +50,11 @@ _BLOCK_BYTES = {
     GgufWeights.Q4_1: 20,
     GgufWeights.Q4_0: 18,
 }
-# llama.cpp rounds what it multiplies to the weights' format: to 16 bits, or to 8 in blocks.
-_CLOSE = Thresholds(cosine=0.999, error=0.1, agreement=1.0, tie=0.05)
-_NEAR = Thresholds(cosine=0.99, error=0.6, agreement=0.97, tie=0.15)
+# llama.cpp rounds what it multiplies with a matrix to 16 bits, or to 8 in blocks of 32 where the
+# matrix has 8 or fewer: a wide activation then spoils its block. SmolLM2, seen on Linux: at f16 a
+# cosine of 0.999995 and 0.02 standard deviations, at q8_0 0.9965 and 0.6.
+_CLOSE = Thresholds(cosine=0.999, error=0.25, agreement=1.0, tie=0.1)
+_NEAR = Thresholds(cosine=0.98, error=2.0, agreement=0.97, tie=0.15)
 
 
 class LlamaCppRuntime:

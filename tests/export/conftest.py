@@ -57,12 +57,18 @@ def random_model(shape: Shape = SMALL, **changes: object) -> Decoder:
 def source(tokenizer_folder: Path, tmp_path: Path) -> Callable[..., Source]:
     """Makes a model to export, by changes to a small shape."""
 
-    def make(*, palettized: bool = False, stage: str = "sft", **changes: object) -> Source:
+    def make(
+        *,
+        palettized: bool = False,
+        stage: str = "sft",
+        tokenizer: Path = tokenizer_folder,
+        **changes: object,
+    ) -> Source:
         model = random_model(**changes)
         if palettized:
             palettize(model)
         folder = tmp_path / "base" / "model"
-        save_checkpoint(folder, model, tokenizer_folder, facts={"stage": stage})
+        save_checkpoint(folder, model, tokenizer, facts={"stage": stage})
         return Source(folder, "small", read_shape(folder))
 
     return make
@@ -110,3 +116,27 @@ def spoiled(target: Target, spoil: Callable[[Path], None], **changes: object) ->
         spoil(folder)
 
     return replace(target, write=write, **changes)
+
+
+def _byte_pieces() -> list[str]:
+    """GPT-2's printable stand-ins for the 256 bytes, in the order of bytes."""
+    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    spare = iter(range(256, 512))
+    return [chr(byte) if byte in kept else chr(next(spare)) for byte in range(256)]
+
+
+def byte_level_fields(pre: str) -> dict[str, Any]:
+    """Settings of a byte-level tokenizer of 265 pieces in a GGUF file."""
+    merges = ["1 2", "12 3", "h e", "\u0120 he", "\u0120 h"]
+    pieces = [*_byte_pieces(), *(merge.replace(" ", "") for merge in merges)]
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": [*pieces, "<|start|>", "<|end|>", "<think>", "[PAD264]"],
+        "tokenizer.ggml.token_type": [1] * len(pieces) + [3, 3, 4, 5],
+        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.bos_token_id": len(pieces),
+        "tokenizer.ggml.eos_token_id": len(pieces) + 1,
+        "tokenizer.ggml.add_bos_token": pre == "llama-bpe",
+        "tokenizer.chat_template": "{{ messages[0].content }}",
+    }

@@ -9,6 +9,7 @@ from afm_mlx.decoder.adapters import Adapters
 from afm_mlx.decoder.checkpoint import open_checkpoint, read_tensors
 from afm_mlx.decoder.convert import smollm2_file
 from afm_mlx.decoder.gguf import read_gguf
+from afm_mlx.decoder.gguf_tokenizer import write_tokenizer
 from afm_mlx.errors import ExportError, ModelError
 from afm_mlx.export.gguf import TARGET
 from afm_mlx.export.publish import export_model
@@ -18,7 +19,7 @@ from afm_mlx.inference.engine import Engine
 from afm_mlx.settings.export import Gguf, GgufWeights
 from afm_mlx.zoo import resolve_model
 
-from .conftest import LLAMA3_ROPE, spoiled
+from .conftest import LLAMA3_ROPE, byte_level_fields, spoiled
 
 EXACT = Gguf(weights=GgufWeights.F32)
 HAS_LLAMA_CPP = importlib.util.find_spec("llama_cpp") is not None
@@ -178,6 +179,16 @@ def test_llama_cpp_gives_the_logits_of_every_kind(source, changes, tmp_path):
     ours = np.array(open_checkpoint(model.folder)(mx.array([ids]))[0])
     gap = np.abs(theirs.scores[: len(ids)] - ours).max() / ours.std()
     assert gap < 0.02  # its keys and values are float16
+
+
+@pytest.mark.skipif(not HAS_LLAMA_CPP, reason="llama-cpp-python is not installed")
+@pytest.mark.parametrize("pre", ["gpt-2", "smollm", "qwen2", "llama-bpe"])
+def test_llama_cpp_makes_the_same_prompts_of_byte_level_pieces(source, pre, tmp_path):
+    (tmp_path / "tokenizer").mkdir()
+    write_tokenizer(byte_level_fields(pre), tmp_path / "tokenizer", tmp_path / "x.gguf")
+    model = source(tokenizer=tmp_path / "tokenizer")
+    exported = export_model(model, TARGET, tmp_path / "out", EXACT, steps=1)
+    assert exported.comparisons["none"].all.same_ids
 
 
 @pytest.mark.slow

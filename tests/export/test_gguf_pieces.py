@@ -9,40 +9,19 @@ from afm_mlx.export.gguf_pieces import chat_template, pre_tokenizer, tokenizer_f
 from afm_mlx.text.bpe import parse_model
 from afm_mlx.text.tokenizer import Tokenizer
 
-
-def byte_pieces():
-    """GPT-2's printable stand-ins for the 256 bytes, in the order of bytes."""
-    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    spare = iter(range(256, 512))
-    return [chr(byte) if byte in kept else chr(next(spare)) for byte in range(256)]
-
-
-def fields_of(pre):
-    merges = ["1 2", "12 3", "h e", "\u0120 he", "\u0120 h"]
-    pieces = [*byte_pieces(), *(merge.replace(" ", "") for merge in merges)]
-    return {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": pre,
-        "tokenizer.ggml.tokens": [*pieces, "<|start|>", "<|end|>", "<think>", "[PAD264]"],
-        "tokenizer.ggml.token_type": [1] * len(pieces) + [3, 3, 4, 5],
-        "tokenizer.ggml.merges": merges,
-        "tokenizer.ggml.bos_token_id": len(pieces),
-        "tokenizer.ggml.eos_token_id": len(pieces) + 1,
-        "tokenizer.ggml.add_bos_token": pre == "llama-bpe",
-        "tokenizer.chat_template": "{{ messages[0].content }}",
-    }
+from .conftest import byte_level_fields
 
 
 @pytest.mark.parametrize("pre", ["gpt-2", "smollm", "qwen2", "llama-bpe"])
 def test_what_was_imported_is_exported_alike(pre, tmp_path):
-    fields = fields_of(pre)
+    fields = byte_level_fields(pre)
     write_tokenizer(fields, tmp_path, tmp_path / "x.gguf")
     found = tokenizer_fields(tmp_path, rows=len(fields["tokenizer.ggml.tokens"]))
     assert found == fields | {"tokenizer.ggml.add_eos_token": False}
 
 
 def test_rows_without_a_piece_become_unused_pieces(tmp_path):
-    write_tokenizer(fields_of("gpt-2"), tmp_path, tmp_path / "x.gguf")
+    write_tokenizer(byte_level_fields("gpt-2"), tmp_path, tmp_path / "x.gguf")
     found = tokenizer_fields(tmp_path, rows=270)
     assert found["tokenizer.ggml.tokens"][-2:] == ["[PAD268]", "[PAD269]"]
     assert found["tokenizer.ggml.token_type"][-6:] == [5] * 6
@@ -71,7 +50,7 @@ def test_every_name_is_known_again_by_its_steps():
     ],
 )
 def test_what_splits_words_otherwise_has_no_name(change, tmp_path):
-    write_tokenizer(fields_of("gpt-2"), tmp_path, tmp_path / "x.gguf")
+    write_tokenizer(byte_level_fields("gpt-2"), tmp_path, tmp_path / "x.gguf")
     file = tmp_path / "tokenizer.json"
     table = json.loads(file.read_text())
     assert pre_tokenizer(table) == "gpt-2"
