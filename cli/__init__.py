@@ -20,6 +20,7 @@ from .align_rl import itec, reject, rl
 from .chat import chat
 from .doctor import doctor
 from .evaluate import evaluate
+from .export import export
 from .generate import generate
 from .models_io import import_
 from .plan import plan
@@ -32,7 +33,8 @@ from .shrink import distill, prune
 from .terminal import show_error, tell
 
 START, USE, BUILD = "Start here", "Use a model", "Build a model"
-ALIGN, SHRINK, MEASURE = "Teach a model to answer", "Make a model smaller", "Measure a model"
+ALIGN, SHRINK = "Teach a model to answer", "Make a model smaller"
+MEASURE, SHIP = "Measure a model", "Take a model elsewhere"
 """Headings of `afm --help`, in the order of their first commands below."""
 
 DISK_ERRORS = {
@@ -113,6 +115,7 @@ app.command("quantize", rich_help_panel=SHRINK)(quantize)
 app.command("recover", rich_help_panel=SHRINK)(recover)
 app.command("eval", rich_help_panel=MEASURE)(evaluate)
 app.add_typer(human.app, name="human", rich_help_panel=MEASURE)
+app.command("export", rich_help_panel=SHIP)(export)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ order of Llama's query and key rows, rotation factors.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from afm_mlx.settings.sections import Llama3Rope, Shape
 
 _TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
 
-_NAMES = {
+NAMES = {
     "token_embd": "model.embed_tokens",
     "output_norm": "model.norm",
     "output": "lm_head",
@@ -42,6 +43,7 @@ _NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+"""Our names of tensors by those of GGUF, within a block and beside the blocks."""
 
 # Settings below "ARCHITECTURE." that our Shape holds.
 _SHAPE_KEYS = (
@@ -87,11 +89,36 @@ _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
 _LLAMA3_TRAINED_TOKENS = 8_192
 
 
+@dataclass(frozen=True)
+class GgufModel:
+    """What a GGUF file holds, in our terms."""
+
+    fields: dict[str, Any]
+    """All settings by name."""
+    shape: Shape
+    weights: dict[str, mx.array]
+    """By our names. Of a quantized file float32, which holds its values exactly."""
+
+
 def import_gguf(file: Path, out: Path) -> Shape:
     """Write the model of a GGUF file as a checkpoint folder, tokenizer included.
 
     Raises:
         ModelError: the file is damaged, or something in it cannot be represented exactly.
+    """
+    model = read_gguf(file)
+    out.mkdir(parents=True)
+    token_ids = write_tokenizer(model.fields, out, file)
+    facts = {"imported_from": file.name}
+    write_checkpoint(out, model.shape, model.weights, out, facts=facts, token_ids=token_ids)
+    return model.shape
+
+
+def read_gguf(file: Path) -> GgufModel:
+    """Settings, shape and weights of a GGUF file; its tokenizer is not looked at.
+
+    Raises:
+        ModelError: as `import_gguf`.
     """
     fields, tensors = _read(file)
     architecture = str(fields.get("general.architecture"))
@@ -102,13 +129,7 @@ def import_gguf(file: Path, out: Path) -> Shape:
         )
     factors = tensors.pop("rope_freqs.weight", None)
     shape = _shape(file, architecture, fields, tensors, factors)
-    weights = _weights(file, architecture, shape, tensors)
-    out.mkdir(parents=True)
-    token_ids = write_tokenizer(fields, out, file)
-    write_checkpoint(
-        out, shape, weights, out, facts={"imported_from": file.name}, token_ids=token_ids
-    )
-    return shape
+    return GgufModel(fields, shape, _weights(file, architecture, shape, tensors))
 
 
 def _read(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -233,11 +254,11 @@ def _weights(
 def _our_name(name: str) -> str:
     """Our name of a GGUF tensor; a name that we do not know stays as it is, and is refused."""
     parts = name.removesuffix(".weight").split(".")
-    if name.endswith(".weight") and parts[-1] in _NAMES:
+    if name.endswith(".weight") and parts[-1] in NAMES:
         if len(parts) == 3 and parts[0] == "blk":
-            return f"model.layers.{parts[1]}.{_NAMES[parts[2]]}.weight"
+            return f"model.layers.{parts[1]}.{NAMES[parts[2]]}.weight"
         if len(parts) == 1:
-            return f"{_NAMES[parts[0]]}.weight"
+            return f"{NAMES[parts[0]]}.weight"
     return name
 
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from afm_mlx.errors import ModelError
 
-_CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5  # ggml-org/ggml, docs/gguf.md: tokenizer.ggml.token_type
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
+"""Kinds of pieces. Source: ggml-org/ggml, docs/gguf.md: tokenizer.ggml.token_type."""
 
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{DIGITS}"
@@ -47,7 +48,7 @@ def _split(pattern: str) -> list[dict[str, Any]]:
 _QWEN2 = _split(_WORDS.replace("{DIGITS}", ""))
 _LLAMA3 = _split(_WORDS.replace("{DIGITS}", "{1,3}"))
 
-_PRE_TOKENIZERS: dict[str, list[dict[str, Any]]] = {
+PRE_TOKENIZERS: dict[str, list[dict[str, Any]]] = {
     "gpt-2": [_bytes(use_regex=True)],
     "smollm": [{"type": "Digits", "individual_digits": True}, _bytes(use_regex=True)],
     "qwen2": _QWEN2,
@@ -55,6 +56,7 @@ _PRE_TOKENIZERS: dict[str, list[dict[str, Any]]] = {
     "llama3": _LLAMA3,
     "llama-v3": _LLAMA3,
 }
+"""Steps of tokenizer.json by llama.cpp's name for them."""
 
 
 def write_tokenizer(fields: Mapping[str, Any], out: Path, file: Path) -> dict[str, Any]:
@@ -78,9 +80,9 @@ def write_tokenizer(fields: Mapping[str, Any], out: Path, file: Path) -> dict[st
             f"{file}: the tokenizer is of kind '{kind}'; only gpt2 can be represented",
             hint="import the safetensors folder of the same model",
         )
-    if name not in _PRE_TOKENIZERS:
+    if name not in PRE_TOKENIZERS:
         raise ModelError(
-            f"{file}: the pre-tokenizer is '{name}', not one of {', '.join(_PRE_TOKENIZERS)}",
+            f"{file}: the pre-tokenizer is '{name}', not one of {', '.join(PRE_TOKENIZERS)}",
             hint="import the safetensors folder of the same model",
         )
     tokens = fields.get("tokenizer.ggml.tokens")
@@ -145,16 +147,16 @@ def _tokenizer(
             "lstrip": False,
             "rstrip": False,
             "normalized": False,
-            "special": kind == _CONTROL,
+            "special": kind == CONTROL,
         }
         for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
-        if kind in (_CONTROL, _USER_DEFINED)
+        if kind in (CONTROL, USER_DEFINED)
     ]
     # Unused pieces only fill the embedding up to a round number of rows.
     vocab = {
         token: number
         for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
-        if kind != _UNUSED
+        if kind != UNUSED
     }
     after: dict[str, Any] = _bytes(use_regex=True)
     if bos is not None:
@@ -176,7 +178,7 @@ def _tokenizer(
         "added_tokens": added,
         # Qwen's own tokenizer composes characters; GGUF has no place to say so.
         "normalizer": {"type": "NFC"} if name == "qwen2" else None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": _PRE_TOKENIZERS[name]},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": PRE_TOKENIZERS[name]},
         "post_processor": after,
         "decoder": _bytes(use_regex=True),
         "model": {
@@ -188,7 +190,7 @@ def _tokenizer(
             "fuse_unk": False,
             "byte_fallback": False,
             # Llama 3 takes a word that is a piece as it is, even where merges would not build it.
-            "ignore_merges": _PRE_TOKENIZERS[name] is _LLAMA3,
+            "ignore_merges": PRE_TOKENIZERS[name] is _LLAMA3,
             "vocab": vocab,
             "merges": [merge.split(" ", 1) for merge in merges],
         },

@@ -35,7 +35,7 @@ def append_control_pieces(model: bytes, names: Sequence[str]) -> bytes:
     SentencePiece itself puts them in front. What depends on the machine (paths, threads) is
     removed, so that equal texts give equal bytes.
     """
-    proto = _parse(model)
+    proto = parse_model(model)
     for name in names:
         proto.pieces.add(piece=name, score=0.0, type=_CONTROL)
     spec = proto.trainer_spec
@@ -48,7 +48,7 @@ def append_control_pieces(model: bytes, names: Sequence[str]) -> bytes:
 
 def fast_tokenizer(model: bytes) -> dict[str, Any]:
     """Contents of a `tokenizer.json` that gives the ids of a SentencePiece BPE model."""
-    proto = _parse(model)
+    proto = parse_model(model)
     vocabulary = {
         piece.piece.replace(SPACE, " ") if piece.type == _NORMAL else piece.piece: number
         for number, piece in enumerate(proto.pieces)
@@ -147,7 +147,8 @@ def _added_token(number: int, piece: str) -> dict[str, Any]:
     }
 
 
-def _parse(model: bytes) -> Any:
+def parse_model(model: bytes) -> Any:
+    """A SentencePiece model as its message: `pieces`, `trainer_spec`, `normalizer_spec`."""
     from sentencepiece import sentencepiece_model_pb2
 
     proto: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
