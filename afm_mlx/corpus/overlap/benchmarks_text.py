@@ -63,6 +63,8 @@ def read_benchmark(path: Path, fields: Sequence[str] | None = None) -> list[Item
         DataError: a file or line is broken, lacks a field, or there is no item; it names file and
             line, or the item where a file has no lines.
     """
+    if not path.exists():
+        raise DataError(f"benchmark {path} does not exist", hint="check the benchmark's path")
     items = [_item(row, fields) for row in read_rows(path)]
     if not items:
         raise DataError(
