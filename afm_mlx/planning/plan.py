@@ -99,8 +99,9 @@ def plan_recipe(recipe: Recipe, hardware: Hardware) -> Plan:
         wide_snapshot_bytes=planner.wide_snapshot_bytes(),
         cache_bytes_per_token=cache_bytes_per_token(recipe.shape),
         max_tokens=recipe.shape_of(last).max_tokens,
-        not_planned=tuple(
-            name for name in recipe.finishing_stages() if name not in ("quantize", "recover")
+        not_planned=(
+            *(name for name in recipe.finishing_stages() if name not in ("quantize", "recover")),
+            *(("eval",) if recipe.eval else ()),
         ),
     )
 
