@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stderr
 from functools import cached_property
@@ -44,6 +45,10 @@ TYPES: Mapping[int, Any] = {
     36: np.uint8,
 }
 STRING = 2
+
+INLINE_NUMBERS = 10
+"""Arrays of fewer numbers stand in the program: coremltools puts no such ones into weight.bin."""
+
 SMALL_BITS: Mapping[int, int] = {35: 4, 36: 2}
 
 
@@ -56,17 +61,20 @@ def import_coremltools() -> Any:
 def save(program: Any, file: Path, describe: Callable[[Any], None]) -> None:
     """Write a program as a package. `describe` is given the specification, to put words into it."""
     coremltools = import_coremltools()
-    with redirect_stderr(StringIO()):  # bars of passes that do nothing
+    with redirect_stderr(StringIO()), warnings.catch_warnings():
+        # Nobody needs bars of passes that do nothing, nor to hear that a folder of coremltools'
+        # own is deleted late.
+        warnings.simplefilter("ignore")
         # No pass: none is needed, and the default ones merge reads of a state and cast positions.
-        model = coremltools.convert(
+        coremltools.convert(
             program,
             convert_to="mlprogram",
             minimum_deployment_target=coremltools.target.iOS18,
             compute_units=coremltools.ComputeUnit.CPU_AND_NE,
             pass_pipeline=coremltools.PassPipeline.EMPTY,
             skip_model_load=True,
+            package_dir=str(file),
         )
-    model.save(str(file))
     # Described here: coremltools has no words for inputs of a model of several functions.
     place = _root(file)
     specification = _parsed(place)
@@ -128,7 +136,7 @@ class Package:
                     if is_stored(value) and start not in seen:
                         seen.add(start)
                         name = operation.outputs[0].name
-                        yield name, parameter, start, self._described(start)[0]
+                        yield name, parameter, start, self.described(start)[0]
 
     def value(self, value: Any) -> Any:
         """A constant: an array, or text. Ids of 2 or 4 bits as uint8."""
@@ -147,7 +155,7 @@ class Package:
             return np.frombuffer(held, dtype).reshape(shape)
         return np.array(list(held), dtype).reshape(shape)
 
-    def _described(self, start: int) -> tuple[int, int]:
+    def described(self, start: int) -> tuple[int, int]:
         """Bytes and place of an array.
 
         Raises:
@@ -160,7 +168,7 @@ class Package:
         return size, place
 
     def _array(self, start: int, kind: int, shape: list[int]) -> Array:
-        size, place = self._described(start)
+        size, place = self.described(start)
         held = np.asarray(self._bytes[place : place + size])
         bits = SMALL_BITS.get(kind)
         if bits is None:
@@ -190,7 +198,7 @@ def constants(operation: Any) -> dict[str, Any]:
 
 
 def is_stored(value: Any) -> bool:
-    """Whether a value is in weight.bin: coremltools puts those of less than ten numbers beside."""
+    """Whether a value is in weight.bin."""
     return bool(value.WhichOneof("value") == "blobFileValue")
 
 

@@ -27,7 +27,7 @@ from afm_mlx.decoder.config import read_config
 from afm_mlx.decoder.palette import INT8_BITS
 from afm_mlx.decoder.palette_format import EMBEDDING
 from afm_mlx.errors import ExportError
-from afm_mlx.export.coreml.package import Array, Package, constants, is_stored, save
+from afm_mlx.export.coreml.package import INLINE_NUMBERS, Array, Package, constants, is_stored, save
 from afm_mlx.export.coreml.program import Call, build, plain, rotations
 from afm_mlx.export.coreml.readme import about, readme
 from afm_mlx.export.coreml.runtime import CoreMlEngine, Engine, NumpyEngine, PackageRuntime
@@ -264,7 +264,8 @@ def planned_bytes(source: Source, settings: CoreMl) -> dict[str, int]:
             planned["adapters"] += each.a.nbytes + each.b.nbytes
     widths = {settings.decode_tokens, settings.prefill_tokens}
     # Cosines and sines of half a head in float16, then counters in int32.
-    planned["positions"] = 2 * context * shape.head_dim + 4 * (context + sum(widths))
+    counters = [each for each in (context, *widths) if each >= INLINE_NUMBERS]
+    planned["positions"] = 2 * context * shape.head_dim + 4 * sum(counters)
     return planned
 
 
