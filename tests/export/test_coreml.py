@@ -286,3 +286,21 @@ def test_arrays_are_stored_once_for_all_functions(source, with_adapter, tmp_path
                     places.setdefault(key, set()).add(value.blobFileValue.offset)
     assert places
     assert {len(each) for each in places.values()} == {1}
+
+
+def test_coremltools_reads_the_package_back_and_infers_the_same_types(
+    source, with_adapter, tmp_path
+):
+    # Its reader builds the program anew, and checks every operation's types and sizes.
+    from coremltools.converters.mil.frontend.milproto.load import load
+
+    package = written(with_adapter(source(palettized=True)), tmp_path / "out")
+    read = load(
+        package.specification,
+        specification_version=package.specification.specificationVersion,
+        file_weights_dir=str(package.weight_file.parent),
+    )
+    assert sorted(read.functions) == ["decode", "decode_cats", "prefill", "prefill_cats"]
+    for function in read.functions.values():
+        (logits,) = function.outputs
+        assert logits.shape == (1, 1, 328)
