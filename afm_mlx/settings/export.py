@@ -60,6 +60,10 @@ class CoreMl(Section):
     decode_tokens: Count = 8
     """Tokens that one call of a function `decode` takes, of which one counts while text is written.
     Rows of less than 32 numbers are padded, so fewer cost the same. Source: apple/coreai-models."""
+    package_bytes: Count = 900_000_000
+    """Bytes of weights that a package is to have at most. A larger model is cut between layers into
+    several packages: others report that the Neural Engine takes none above about a gigabyte, and
+    that then the GPU computes without a word. Ours."""
     verify_with: CoreMlVerifier = CoreMlVerifier.INTERPRETER
     """What runs the package to verify it: our interpreter in NumPy, or, on macOS 15 or later,
     `coreml` itself, which we have not seen."""

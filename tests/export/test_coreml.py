@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 
 import mlx.core as mx
@@ -12,9 +13,10 @@ from afm_mlx.decoder.adapters import Adapters
 from afm_mlx.decoder.checkpoint import open_checkpoint, save_checkpoint, stored_bits
 from afm_mlx.decoder.palette import PaletteLinear, pack, replace_linears
 from afm_mlx.errors import ExportError
+from afm_mlx.export.coreml.contents import planned_bytes
 from afm_mlx.export.coreml.package import Package, constants, is_stored
 from afm_mlx.export.coreml.runtime import NumpyEngine, PackageRuntime
-from afm_mlx.export.coreml.target import FACTS, README, TARGET, planned_bytes
+from afm_mlx.export.coreml.target import FACTS, README, TARGET, packages
 from afm_mlx.export.coreml.weights import HEAD_ROWS
 from afm_mlx.export.publish import check, export_model
 from afm_mlx.settings.export import CoreMl, CoreMlVerifier
@@ -45,7 +47,8 @@ def running(package, *, adapter="", settings=SHORT, context=96, rounds=False):
         f"decode{adapter}": settings.decode_tokens,
         f"prefill{adapter}": settings.prefill_tokens,
     }
-    engine = NumpyEngine(package.folder, f"decode{adapter}", rounds=rounds)
+    files = [package.folder] if isinstance(package, Package) else [each.folder for each in package]
+    engine = NumpyEngine(files, f"decode{adapter}", rounds=rounds)
     runtime = PackageRuntime(engine, widths, context)
     runtime.reset()
     return runtime
@@ -133,6 +136,36 @@ def test_each_adapter_has_its_functions_and_they_share_the_base(source, with_ada
         assert np.abs(theirs - ours[-1]).max() < NEAR * deviation
 
 
+def test_a_large_model_is_several_packages_that_say_the_same(source, with_adapter, tmp_path):
+    model = with_adapter(source(palettized=True, num_layers=3))
+    settings = SHORT.model_copy(update={"package_bytes": 15_000})
+    exported = export_model(model, TARGET, tmp_path / "out", settings, steps=3)
+    assert list(exported.comparisons) == ["none", "cats"]
+    found = packages(tmp_path / "out")
+    assert [each.folder.name for each in found] == [f"small-{n}.mlpackage" for n in (1, 2, 3)]
+    ours, deviation = spread(open_checkpoint(model.folder, dtype=mx.float32), IDS[:40])
+    runtime = running(found)
+    assert np.abs(runtime.prefill(IDS[:30]) - ours[29]).max() < NEAR * deviation
+    assert np.abs(runtime.step(IDS[30]) - ours[30]).max() < NEAR * deviation
+    # The embedding is in the first one only, for both ends.
+    for number, package in enumerate(found):
+        names = [name for name, _, _, _ in package.stored()]
+        assert ("model_embed_tokens_0" in names) == ("model_norm" in names) == (number == 0)
+    for size in exported.sizes:
+        assert size.planned_bytes in (None, size.bytes), size.component
+    text = (tmp_path / "out" / README).read_text()
+    assert 'names = ["small-1.mlpackage", "small-2.mlpackage", "small-3.mlpackage"]' in text
+    assert 'open("head")' in text
+
+
+def test_a_part_that_is_missing_is_told(source, tmp_path):
+    settings = SHORT.model_copy(update={"package_bytes": 20_000})
+    TARGET.write(source(palettized=True), tmp_path / "out", settings)
+    shutil.rmtree(tmp_path / "out/small-1.mlpackage")
+    with pytest.raises(ExportError, match="has 1 Core ML packages, must have 2"):
+        TARGET.open(tmp_path / "out", settings, "none")
+
+
 def test_tables_stay_tables_of_their_bits(source, tmp_path):
     model = source(palettized=True)
     network = open_checkpoint(model.folder)
@@ -209,7 +242,8 @@ def test_what_is_beside_the_package_tells_how_to_drive_it(source, with_adapter, 
     facts = json.loads((tmp_path / "out" / FACTS).read_text())
     assert facts["functions"]["prefill_cats"] == {"tokens": 12, "adapter": "cats"}
     for file in (package.program_file, package.weight_file):
-        assert facts["sha256"][file.name] == hashlib.sha256(file.read_bytes()).hexdigest()
+        name = str(file.relative_to(tmp_path / "out"))
+        assert facts["sha256"][name] == hashlib.sha256(file.read_bytes()).hexdigest()
     noted = package.metadata
     assert noted["afm_mlx.model_hash"] == facts["model_hash"]
     assert noted["afm_mlx.stage"] == "sft"
@@ -260,7 +294,7 @@ def test_tables_that_end_within_a_group_are_refused(source, tmp_path):
     cut = PaletteLinear(pack(ids, 4), tables, bits=4, group_rows=16, in_features=32)
     replace_linears(network, {name: cut})
     save_checkpoint(model.folder, network, model.folder)
-    with pytest.raises(ExportError, match=f"{name} has 72 rows, not a multiple of 16"):
+    with pytest.raises(ExportError, match=f"{name} has 72 rows, not a multiple of the 16 of"):
         check(model, TARGET, tmp_path / "out", SHORT)
 
 

@@ -93,6 +93,24 @@ def test_what_is_written_to_a_state_stays_and_is_read_again(package):
     assert np.array_equal(state["memory"], [[0] * 4, X.ravel()[:4], [0] * 4])
 
 
+def test_what_was_read_before_a_write_stays_as_it_was(package):
+    # A lost write is one of coremltools' traps, so the interpreter must not hide it.
+    def body(mb, x, memory):
+        old = mb.read_state(input=memory)
+        row = mb.slice_by_size(x=mb.reshape(x=x, shape=[2, 4]), begin=[0, 0], size=[1, 4])
+        new = mb.slice_update(x=old, update=row, begin=[1, 0], end=[2, 4])
+        new = mb.coreml_update_state(state=memory, value=new)
+        again = mb.slice_update(x=old, update=row, begin=[2, 0], end=[3, 4])
+        again = mb.coreml_update_state(state=memory, value=again)
+        return mb.sub(x=new, y=again)
+
+    row = X.ravel()[:4]
+    found = package(body, remembers=True)
+    state = Functions(found, rounds=False).new_state("main")
+    assert np.array_equal(computed(found, X, state=state), [[0] * 4, row, -row])
+    assert np.array_equal(state["memory"], [[0] * 4, [0] * 4, row])
+
+
 def test_an_operation_that_is_none_of_ours_is_refused(package):
     with pytest.raises(ExportError, match=r"has an operation tanh, which is none of ours$"):
         computed(package(lambda mb, x, memory: mb.tanh(x=x)), X)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,7 @@ class _Function:
         self._steps: list[_Step] = []
         for operation in block.operations:
             self._add(package, operation, made, rounds)
+        self._in_place = _in_place(self._steps)
 
     def call(self, state: State, inputs: Inputs) -> dict[str, Array]:
         found: dict[str, Any] = {}
@@ -110,6 +112,8 @@ class _Function:
             elif step.kind == "read_state":
                 found[step.name] = state[given[_STATE]]
             else:
+                if step.kind == "slice_update" and step.name not in self._in_place:
+                    given["x"] = given["x"].copy()
                 found[step.name] = _checked(step, OPERATIONS[step.kind](given))
         return {name: found[name] for name in self._outputs}
 
@@ -156,9 +160,46 @@ class _Function:
                 values,
                 names,
                 () if kinds is None else _sizes(kinds),
-                rounds and kinds is not None and TYPES.get(kinds.dataType) is np.float16,
+                rounds
+                and kinds is not None
+                and TYPES.get(kinds.dataType) is np.float16
+                and kind not in _MOVES,
             )
         )
+
+
+def _in_place(steps: list[_Step]) -> set[str]:
+    """Results of updates that may be written into the state that they are an update of.
+
+    It is written to that state at once, and nothing later looks at what was read from it before.
+    Else every layer would copy all keys and values.
+    """
+    uses: dict[str, list[int]] = {}
+    reads: dict[str, list[tuple[int, str]]] = {}
+    for place, step in enumerate(steps):
+        if step.kind == "read_state":
+            reads.setdefault(str(step.names[_STATE]), []).append((place, step.name))
+        for names in step.names.values():
+            for name in [names] if isinstance(names, str) else names:
+                uses.setdefault(name, []).append(place)
+    found = set()
+    for place, (step, after) in enumerate(pairwise(steps)):
+        state = str(after.names.get(_STATE))
+        old = [name for at, name in reads.get(state, []) if at < place]
+        if (
+            step.kind == "slice_update"
+            and after.kind == "write_state"
+            and after.names["data"] == step.name
+            and step.names["x"] in old
+            and all(at <= place for name in old for at in uses.get(name, []))
+            and all(
+                steps[at].kind in ("slice_by_size", "slice_update")
+                for name in old
+                for at in uses.get(name, [])
+            )
+        ):
+            found.add(step.name)
+    return found
 
 
 def _made(package: Package, kind: str, parts: Mapping[str, Any]) -> Array:
@@ -169,6 +210,18 @@ def _made(package: Package, kind: str, parts: Mapping[str, Any]) -> Array:
 
 _STATE = "input"
 """Parameter of operations on states, which is a state's name and no value."""
+
+
+# What moves numbers that are rounded already. Those that cut give copies, see `_in_place`.
+_MOVES = (
+    "concat",
+    "expand_dims",
+    "gather",
+    "reshape",
+    "slice_by_size",
+    "slice_update",
+    "transpose",
+)
 
 
 def _checked(step: _Step, result: Array) -> Array:
@@ -299,7 +352,7 @@ def _slices(begin: Any, end: Any, shape: tuple[int, ...]) -> tuple[slice, ...]:
 def _slice_by_size(given: Inputs) -> Array:
     _only(given, ("x", "begin", "size"))
     end = np.asarray(given["begin"]) + np.asarray(given["size"])
-    return np.asarray(given["x"][_slices(given["begin"], end, given["x"].shape)])
+    return np.array(given["x"][_slices(given["begin"], end, given["x"].shape)])
 
 
 def _slice_update(given: Inputs) -> Array:
@@ -312,7 +365,7 @@ def _slice_update(given: Inputs) -> Array:
         end_mask=no,
         squeeze_mask=no,
     )
-    found = given["x"].copy()
+    found = given["x"]  # its caller copies it where it must stay
     place = _slices(given["begin"], given["end"], found.shape)
     if found[place].shape != given["update"].shape:
         raise ExportError(f"{given['update'].shape} does not fit {found[place].shape}")

@@ -8,6 +8,11 @@ Every function has the same inputs and states, and gives the logits of the last 
     key_cache, value_cache       states [N, K, C, E] float16, shared by all functions
     logits       [1, 1, V] float16
 
+A large model is several packages, each with some of the layers. Then the first gives `hidden_out`
+[1, D, 1, S] in place of logits, the others take it as `hidden`, the last gives `last_hidden`
+[1, D, 1, 1], and a function `head` of the first makes logits of that: the embedding, which is in
+both ends, is stored once.
+
 Layout and operations are those that the Neural Engine is reported to take: fixed shapes, tensors
 [1, D, 1, S], projections as 1x1 convolutions, attention head by head, no mask of infinity.
 
@@ -36,13 +41,14 @@ import numpy as np
 from afm_mlx.decoder.decoder import llama3_wavelengths
 from afm_mlx.decoder.palette import INT8_BITS
 from afm_mlx.export.coreml.package import import_coremltools
-from afm_mlx.export.coreml.weights import Adapter, Array, Matrix, Weights
+from afm_mlx.export.coreml.weights import Adapter, Array, Matrix, Part, Weights
 from afm_mlx.settings.sections import Shape
 
 HIDDEN = 4e4
 """Taken from the scores of keys that a query may not see: float16 ends at 65,504."""
 
 KEYS, VALUES = "key_cache", "value_cache"
+HEAD, LAST = "head", "last_hidden"
 
 
 @dataclass(frozen=True)
@@ -55,14 +61,16 @@ class Call:
     adapter: Adapter | None
 
 
-def build(weights: Weights, calls: Sequence[Call], context_tokens: int) -> Any:
+def build(weights: Weights, calls: Sequence[Call], context_tokens: int, part: Part) -> Any:
     """A coremltools program of these functions, of which the first is the default one."""
     import_coremltools()
     from coremltools.converters.mil.mil import Program
 
     program = Program()
     for call in calls:
-        program.add_function(call.name, _function(weights, call, context_tokens))
+        program.add_function(call.name, _function(weights, call, context_tokens, part))
+    if part.is_first and not part.is_last:
+        program.add_function(HEAD, _head(weights))
     program.default_function_name = calls[0].name
     program.export_as_multifunction = True
     return program
@@ -84,47 +92,70 @@ def rotations(shape: Shape, context_tokens: int) -> tuple[Array, Array]:
     return np.cos(angles).astype(np.float16), np.sin(angles).astype(np.float16)
 
 
-def _function(weights: Weights, call: Call, context_tokens: int) -> Any:
+def _function(weights: Weights, call: Call, context_tokens: int, part: Part) -> Any:
     coremltools = import_coremltools()
     from coremltools.converters.mil import Builder
     from coremltools.converters.mil.mil import Function, types
 
     shape = weights.shape
-    cache = (shape.num_layers, shape.num_kv_heads, context_tokens, shape.head_dim)
-    inputs = {
-        "input_ids": Builder.TensorSpec((1, call.tokens), types.int32),
-        "position": Builder.TensorSpec((1,), types.int32),
-        "token_count": Builder.TensorSpec((1,), types.int32),
-        KEYS: Builder.StateTensorSpec(cache, types.fp16),
-        VALUES: Builder.StateTensorSpec(cache, types.fp16),
-    }
+    cache = (len(part.layers), shape.num_kv_heads, context_tokens, shape.head_dim)
+    inputs = {"position": Builder.TensorSpec((1,), types.int32)}
+    if part.is_first:
+        inputs["input_ids"] = Builder.TensorSpec((1, call.tokens), types.int32)
+    else:
+        inputs["hidden"] = Builder.TensorSpec((1, shape.hidden_size, 1, call.tokens), types.fp16)
+    if part.is_last:
+        inputs["token_count"] = Builder.TensorSpec((1,), types.int32)
+    for name in (KEYS, VALUES):
+        inputs[name] = Builder.StateTensorSpec(cache, types.fp16)
     with Function(inputs, opset_version=coremltools.target.iOS18) as function:
-        body = _Body(weights, call, context_tokens, function.inputs, Builder)
-        function.set_outputs([body.logits()])
+        body = _Body(weights, Builder, function.inputs, call.tokens)
+        function.set_outputs([body.blocks(part, call.adapter, context_tokens)])
+    return function
+
+
+def _head(weights: Weights) -> Any:
+    """The function that makes logits of the last part's result."""
+    coremltools = import_coremltools()
+    from coremltools.converters.mil import Builder
+    from coremltools.converters.mil.mil import Function, types
+
+    state = Builder.TensorSpec((1, weights.shape.hidden_size, 1, 1), types.fp16)
+    with Function({LAST: state}, opset_version=coremltools.target.iOS18) as function:
+        body = _Body(weights, Builder, function.inputs, tokens=1)
+        function.set_outputs([body.logits(function.inputs[LAST])])
     return function
 
 
 class _Body:
     """The operations of one function, in the order in which they are computed."""
 
-    def __init__(
-        self, weights: Weights, call: Call, context_tokens: int, inputs: Any, builder: Any
-    ) -> None:
+    def __init__(self, weights: Weights, builder: Any, inputs: Any, tokens: int) -> None:
         self.weights, self.shape = weights, weights.shape
-        self.tokens, self.context_tokens = call.tokens, context_tokens
-        self.adapter = call.adapter
-        self.inputs, self.mb = inputs, builder
-        # Read once; from then on what an update returns, see above.
-        self.caches = {name: builder.read_state(input=inputs[name]) for name in (KEYS, VALUES)}
+        self.inputs, self.mb, self.tokens = inputs, builder, tokens
+        self.adapter: Adapter | None = None
+        self.context_tokens = 0
+        self.caches: dict[str, Any] = {}
 
-    def logits(self) -> Any:
-        """[1, 1, V] of the last token that counts."""
+    def blocks(self, part: Part, adapter: Adapter | None, context_tokens: int) -> Any:
+        """What a part gives: logits if it is the only one, else states."""
         mb = self.mb
-        x = self._embedded()
-        for number in range(self.shape.num_layers):
-            x = self._block(f"model.layers.{number}", number, x)
+        self.adapter, self.context_tokens = adapter, context_tokens
+        # Read once; from then on what an update returns, see above.
+        self.caches = {name: mb.read_state(input=self.inputs[name]) for name in (KEYS, VALUES)}
+        x = self._embedded() if part.is_first else self.inputs["hidden"]
+        for place, number in enumerate(part.layers):
+            x = self._block(f"model.layers.{number}", place, x)
+        if not part.is_last:
+            x.set_name("hidden_out")
+            return x
         last = mb.sub(x=self.inputs["token_count"], y=np.array([1], np.int32))
-        x = mb.gather(x=x, indices=last, axis=3, validate_indices=False)  # [1, D, 1, 1]
+        x = mb.gather(x=x, indices=last, axis=3, validate_indices=False, name=LAST)
+        return self.logits(x) if part.is_first else x
+
+    def logits(self, x: Any) -> Any:
+        """[1, 1, V] of the state [1, D, 1, 1] of the last token that counts."""
+        mb = self.mb
         x = self._norm("model.norm", x, axis=1)
         rows = [mb.conv(x=x, weight=piece, pad_type="valid") for _, _, piece in self._pieces]
         joined = rows[0] if len(rows) == 1 else mb.concat(values=rows, axis=1)  # [1, V, 1, 1]
@@ -158,17 +189,17 @@ class _Body:
             x = mb.add(x=x, y=other)
         return mb.transpose(x=x, perm=[3, 1, 2, 0])
 
-    def _block(self, name: str, number: int, x: Any) -> Any:
-        """[1, D, 1, S] to the same."""
+    def _block(self, name: str, place: int, x: Any) -> Any:
+        """[1, D, 1, S] to the same. `place`: among the layers of the part, as in its caches."""
         mb = self.mb
-        attended = self._attention(name, number, self._norm(f"{name}.input_layernorm", x, axis=1))
+        attended = self._attention(name, place, self._norm(f"{name}.input_layernorm", x, axis=1))
         x = mb.add(x=x, y=attended)
         normed = self._norm(f"{name}.post_attention_layernorm", x, axis=1)
         gate = mb.silu(x=self._linear(f"{name}.mlp.gate_proj", normed))
         hidden = mb.mul(x=gate, y=self._linear(f"{name}.mlp.up_proj", normed))
         return mb.add(x=x, y=self._linear(f"{name}.mlp.down_proj", hidden))
 
-    def _attention(self, name: str, number: int, x: Any) -> Any:
+    def _attention(self, name: str, place: int, x: Any) -> Any:
         """[1, D, 1, S] to the same, over the keys and values of all tokens up to each."""
         mb, shape = self.mb, self.shape
         H, K, E, S, C = (
@@ -188,11 +219,11 @@ class _Body:
             k = self._norm(f"{name}.self_attn.k_norm", k, axis=2)
         q = mb.mul(x=self._rotated(q), y=np.float16(E**-0.5))
         k = self._rotated(k)
-        keys = self._remembered(KEYS, number, mb.transpose(x=k, perm=[0, 1, 3, 2]))
-        values = self._remembered(VALUES, number, mb.transpose(x=v, perm=[0, 1, 3, 2]))
+        keys = self._remembered(KEYS, place, mb.transpose(x=k, perm=[0, 1, 3, 2]))
+        values = self._remembered(VALUES, place, mb.transpose(x=v, perm=[0, 1, 3, 2]))
         found = []
         for group in range(K):  # keys and values of a group of query heads are read once
-            own = {"begin": [number, group, 0, 0], "size": [1, 1, C, E]}
+            own = {"begin": [place, group, 0, 0], "size": [1, 1, C, E]}
             group_keys, group_values = (mb.slice_by_size(x=a, **own) for a in (keys, values))
             for head in range(group * H // K, (group + 1) * H // K):
                 query = mb.slice_by_size(x=q, begin=[0, head, 0, 0], size=[1, 1, E, S])

@@ -10,39 +10,63 @@ _SWIFT = """\
 import CoreML
 import Tokenizers  // package huggingface/swift-transformers
 
-let model = URL(fileURLWithPath: "PACKAGE")
-let compiled = try await MLModel.compileModel(at: model)  // once; keep it
-func open(_ function: String) async throws -> MLModel {
-    let settings = MLModelConfiguration()
-    settings.computeUnits = .cpuAndNeuralEngine
-    settings.functionName = function
-    return try await MLModel.load(contentsOf: compiled, configuration: settings)
-}
-let prefill = try await open("PREFILL"), decode = try await open("DECODE")
-let state = prefill.makeState()  // keys and values; both functions share it
+let folder = URL(fileURLWithPath: ".")  // this one
+let names = [PACKAGES]
 let context = CONTEXT
+var parts: [(prefill: MLModel, decode: MLModel, state: MLState)] = []
+HEAD_DECLARED
+for name in names {
+    // Compile once and keep the result: it takes long.
+    let compiled = try await MLModel.compileModel(at: folder.appending(path: name))
+    func open(_ function: String) async throws -> MLModel {
+        let settings = MLModelConfiguration()
+        settings.computeUnits = .cpuAndNeuralEngine
+        settings.functionName = function
+        return try await MLModel.load(contentsOf: compiled, configuration: settings)
+    }
+    let prefill = try await open("PREFILL"), decode = try await open("DECODE")
+    parts.append((prefill, decode, prefill.makeState()))  // both share the keys and values
+HEAD_OPENED
+}
+
+func array(_ values: [Int], shape: [NSNumber]) throws -> MLMultiArray {
+    let found = try MLMultiArray(shape: shape, dataType: .int32)
+    for (place, value) in values.enumerated() { found[place] = NSNumber(value: value) }
+    return found
+}
+func run(_ model: MLModel, _ inputs: [String: Any], _ state: MLState?) async throws
+    -> MLFeatureProvider
+{
+    let given = try MLDictionaryFeatureProvider(dictionary: inputs)
+    guard let state else { return try await model.prediction(from: given) }
+    return try await model.prediction(from: given, using: state)
+}
+
 var tokens: [Int] = [], read = 0
 
 /// Reads what is new in `tokens`; the likeliest token that comes next.
 func next() async throws -> Int {
     var best = 0
     while read < tokens.count {
-        let left = tokens.count - read
-        let width = left > DECODE_TOKENS ? PREFILL_TOKENS : DECODE_TOKENS
+        let width = tokens.count - read > DECODE_TOKENS ? PREFILL_TOKENS : DECODE_TOKENS
         let start = min(read, context - width)
         let chunk = Array(tokens[start..<min(start + width, tokens.count)])
-        let ids = try MLMultiArray(shape: [1, NSNumber(value: width)], dataType: .int32)
-        for slot in 0..<width { ids[slot] = NSNumber(value: slot < chunk.count ? chunk[slot] : 0) }
-        let position = try MLMultiArray(shape: [1], dataType: .int32)
-        position[0] = NSNumber(value: start)
-        let count = try MLMultiArray(shape: [1], dataType: .int32)
-        count[0] = NSNumber(value: chunk.count)
-        let inputs = try MLDictionaryFeatureProvider(
-            dictionary: ["input_ids": ids, "position": position, "token_count": count])
-        let function = width == DECODE_TOKENS ? decode : prefill
-        let out = try await function.prediction(from: inputs, using: state)
         read = start + chunk.count
+        let padded = chunk + Array(repeating: 0, count: width - chunk.count)
+        let ids = try array(padded, shape: [1, NSNumber(value: width)])
+        var inputs: [String: Any] = ["input_ids": ids]
+        var out: MLFeatureProvider!
+        for (number, part) in parts.enumerated() {
+            inputs["position"] = try array([start], shape: [1])
+            if number == parts.count - 1 {
+                inputs["token_count"] = try array([chunk.count], shape: [1])
+            }
+            let model = width == DECODE_TOKENS ? part.decode : part.prefill
+            out = try await run(model, inputs, part.state)
+            inputs = out.featureValue(for: "hidden_out").map { ["hidden": $0] } ?? [:]
+        }
         if read < tokens.count { continue }
+HEAD_CALLED
         let logits = out.featureValue(for: "logits")!.multiArrayValue!
         logits.withUnsafeBufferPointer(ofType: Float16.self) { values in
             best = values.indices.max { values[$0] < values[$1] }!
@@ -51,7 +75,7 @@ func next() async throws -> Int {
     return best
 }
 
-let tokenizer = try await AutoTokenizer.from(modelFolder: model.deletingLastPathComponent())
+let tokenizer = try await AutoTokenizer.from(modelFolder: folder)
 tokens = PROMPT
 while tokens.count < context {
     let token = try await next()
@@ -60,10 +84,21 @@ while tokens.count < context {
     print(tokenizer.decode(tokens: [token]), terminator: "")
 }
 """
+# What a model of several packages needs beside: the function that makes logits.
+_HEAD = {
+    "HEAD_DECLARED": "var head: MLModel!",
+    "HEAD_OPENED": '    if head == nil { head = try await open("head") }  // in the first package',
+    "HEAD_CALLED": """\
+        out = try await run(
+            head, ["last_hidden": out.featureValue(for: "last_hidden")!], nil)""",
+}
 _ABOUT = {
     "input_ids": "token ids; those after the ones that count are ignored",
     "position": "place of the first token in the text, from 0",
     "token_count": "how many of the ids count, from 1",
+    "hidden": "states from the package before",
+    "hidden_out": "states for the package that comes next",
+    "last_hidden": "state of the last token that counts",
     "logits": "of the token that comes after the last that counts",
     "key_cache": "keys of all layers, shared by all functions",
     "value_cache": "values of all layers, shared by all functions",
@@ -84,7 +119,7 @@ def readme(source: Source, facts: dict[str, Any], *, chats: bool) -> str:
         facts: what coreml.json says.
         chats: whether prompts go through the chat template.
     """
-    package, context = facts["package"], facts["context_tokens"]
+    names, context = facts["packages"], facts["context_tokens"]
     shape = source.shape
     prompt = (
         'try tokenizer.applyChatTemplate(messages: [["role": "user", "content": "Hello"]])'
@@ -97,21 +132,31 @@ def readme(source: Source, facts: dict[str, Any], *, chats: bool) -> str:
     ]
     last = list(facts["functions"])[-2:]  # of the last adapter, which is what a product uses
     swift = _SWIFT
+    for word, text in _HEAD.items():
+        swift = swift.replace(f"{word}\n", f"{text}\n" if len(names) > 1 else "")
     for word, value in {
         "DECODE_TOKENS": facts["decode_tokens"],
         "PREFILL_TOKENS": facts["prefill_tokens"],
-        "PACKAGE": package,
+        "PACKAGES": ", ".join(f'"{name}"' for name in names),
         "PREFILL": last[1],
         "DECODE": last[0],
         "CONTEXT": context,
         "PROMPT": prompt,
     }.items():
         swift = swift.replace(word, str(value))
-    cache = (shape.num_layers, shape.num_kv_heads, context, shape.head_dim)
+    listed = ", ".join(f"`{name}`" for name in names)
+    sizes = f"{shape.num_kv_heads}, {context}, {shape.head_dim}"
+    several = [
+        "The packages are computed one after the other. The first takes `input_ids`, the others",
+        "`hidden` [1, width, 1, tokens] float16, which is `hidden_out` of the one before; only the",
+        "last takes `token_count`. It gives `last_hidden`, of which the function `head` of the",
+        "first package makes `logits`. Each package has its own states.",
+        "",
+    ]
     lines = [
         f"# {source.name} for Core ML",
         "",
-        f"`{package}` is an ML Program for iOS 18 and macOS 15 or later. Written with afm-mlx.",
+        f"ML Program for iOS 18 and macOS 15 or later: {listed}. Written with afm-mlx.",
         "",
         "**Those who made the exporter did not run it on a Mac or an iPhone.** What was checked,",
         "and with what, is in `export.json`. Whether the Neural Engine takes all of it, Xcode's",
@@ -129,8 +174,9 @@ def readme(source: Source, facts: dict[str, Any], *, chats: bool) -> str:
         f"- `position` [1] int32: {about('position')}",
         f"- `token_count` [1] int32: {about('token_count')}",
         f"- `logits` [1, 1, {shape.vocab_size}] float16: {about('logits')}",
-        f"- `key_cache`, `value_cache` {list(cache)} float16, states",
+        f"- `key_cache`, `value_cache` [layers, {sizes}] float16, states",
         "",
+        *(several if len(names) > 1 else []),
         f"A call must end within the context: position + tokens <= {context:,}. Near its end,",
         "start earlier and read some tokens again: that changes nothing. After a change of",
         "adapter, read from the beginning.",
@@ -143,7 +189,7 @@ def readme(source: Source, facts: dict[str, Any], *, chats: bool) -> str:
         swift.rstrip(),
         "```",
         "",
-        "The tokenizer's files beside the package are what huggingface/swift-transformers reads.",
+        "The tokenizer's files beside it are what huggingface/swift-transformers reads.",
         "",
         "## License",
         "",

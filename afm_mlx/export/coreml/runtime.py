@@ -1,4 +1,4 @@
-"""A package that answers: what calls its functions chunk by chunk, in Core ML or in NumPy."""
+"""Packages that answer: what calls functions chunk by chunk, in Core ML or in NumPy."""
 
 from __future__ import annotations
 
@@ -10,68 +10,79 @@ import numpy as np
 
 from afm_mlx.export.coreml.interpret import Functions, State
 from afm_mlx.export.coreml.package import Array, Package, import_coremltools
+from afm_mlx.export.coreml.program import HEAD, LAST
 from afm_mlx.export.verify import Logits
 
 
 class Engine(Protocol):
-    """What computes a package's functions over one state."""
+    """What computes functions of a model's packages, each with a state of its own."""
 
     name: str
     is_stand_in: bool
+    num_packages: int
 
     def reset(self) -> None:
-        """Make a new state."""
+        """Make new states."""
 
-    def logits(self, function: str, inputs: dict[str, Array]) -> Array:
-        """What a function gives, [1, 1, V]; the state goes on."""
+    def call(self, package: int, function: str, inputs: dict[str, Array]) -> dict[str, Array]:
+        """What a function gives; the state of its package goes on."""
 
 
 class NumpyEngine:
-    """The package in our interpreter."""
+    """The packages in our interpreter."""
 
     is_stand_in = True
 
-    def __init__(self, file: Path, function: str, *, rounds: bool = True) -> None:
+    def __init__(self, files: Sequence[Path], function: str, *, rounds: bool = True) -> None:
+        """`function` is one of those that will be called: it declares the states."""
         number = "float16 between operations" if rounds else "float32"
         self.name = f"our interpreter of the saved package (NumPy, {number})"
-        self._functions, self._function = Functions(Package(file), rounds=rounds), function
-        self._state: State = {}
+        self.num_packages = len(files)
+        self._packages = [Functions(Package(file), rounds=rounds) for file in files]
+        self._function = function
+        self._states: list[State] = []
 
     def reset(self) -> None:
-        """Make a new state."""
-        self._state = self._functions.new_state(self._function)
+        """Make new states."""
+        self._states = [each.new_state(self._function) for each in self._packages]
 
-    def logits(self, function: str, inputs: dict[str, Array]) -> Array:
+    def call(self, package: int, function: str, inputs: dict[str, Array]) -> dict[str, Array]:
         """What a function gives."""
-        return self._functions.call(function, self._state, **inputs)["logits"]
+        return self._packages[package].call(function, self._states[package], **inputs)
 
 
 class CoreMlEngine:
-    """The package in Core ML itself, from macOS 15 on. Not run by us: we have no Mac."""
+    """The packages in Core ML itself, from macOS 15 on. Not run by us: we have no Mac."""
 
     is_stand_in = False
 
-    def __init__(self, file: Path, functions: Sequence[str]) -> None:
+    def __init__(self, files: Sequence[Path], functions: Sequence[str]) -> None:
+        """`functions`: those that will be called of each package, and `head` of the first."""
         coremltools = import_coremltools()
         self.name = f"Core ML (coremltools {coremltools.__version__})"
+        self.num_packages = len(files)
+        self._functions = list(functions)
+        wanted = [(number, name) for number in range(len(files)) for name in functions]
         self._models = {
-            name: coremltools.models.MLModel(
-                str(file),
+            (number, name): coremltools.models.MLModel(
+                str(files[number]),
                 function_name=name,
                 compute_units=coremltools.ComputeUnit.CPU_AND_NE,
             )
-            for name in functions
+            for number, name in (*wanted, *([(0, HEAD)] if len(files) > 1 else []))
         }
-        self._first = functions[0]
-        self._state: Any = None
+        self._states: list[Any] = []
 
     def reset(self) -> None:
-        """Make a new state, which all functions share."""
-        self._state = self._models[self._first].make_state()
+        """Make new states, each shared by the functions of a package."""
+        first = self._functions[0]
+        self._states = [self._models[n, first].make_state() for n in range(self.num_packages)]
 
-    def logits(self, function: str, inputs: dict[str, Array]) -> Array:
+    def call(self, package: int, function: str, inputs: dict[str, Array]) -> dict[str, Array]:
         """What a function gives."""
-        return np.asarray(self._models[function].predict(inputs, state=self._state)["logits"])
+        state = {} if function == HEAD else {"state": self._states[package]}
+        found = self._models[package, function].predict(inputs, **state)
+        return {name: np.asarray(each) for name, each in found.items()}
 
 
 class PackageRuntime:
@@ -107,17 +118,26 @@ class PackageRuntime:
             # Near the end of the context, some tokens before are read again, to the same effect.
             start = min(read, self._context - width)
             chunk = self._tokens[start : start + width]
-            found = self._engine.logits(
-                name,
-                {
-                    "input_ids": np.array([chunk + [0] * (width - len(chunk))], np.int32),
-                    "position": np.array([start], np.int32),
-                    "token_count": np.array([len(chunk)], np.int32),
-                },
-            )
+            found = self._logits(name, start, chunk, width)
             logits, read = found.reshape(-1).astype(np.float32), start + len(chunk)
         return logits
 
     def step(self, token: int) -> Logits:
         """Read one more token; what comes next."""
         return self.prefill([token])
+
+    def _logits(self, function: str, start: int, chunk: list[int], width: int) -> Array:
+        """Through all packages, and back to the first where there are several."""
+        position = np.array([start], np.int32)
+        given: dict[str, Array] = {
+            "input_ids": np.array([chunk + [0] * (width - len(chunk))], np.int32)
+        }
+        for package in range(self._engine.num_packages):
+            given["position"] = position
+            if package == self._engine.num_packages - 1:
+                given["token_count"] = np.array([len(chunk)], np.int32)
+            found = self._engine.call(package, function, given)
+            given = {"hidden": found["hidden_out"]} if "hidden_out" in found else {}
+        if "logits" not in found:
+            found = self._engine.call(0, HEAD, {LAST: found[LAST]})
+        return found["logits"]

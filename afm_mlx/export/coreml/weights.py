@@ -69,6 +69,27 @@ class Adapter:
     """By the layer's name."""
 
 
+@dataclass(frozen=True)
+class Part:
+    """Blocks that are in one package; the first has the embedding, too, and what scores with it."""
+
+    number: int
+    """From 0."""
+    count: int
+    """Parts of the model."""
+    layers: range
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it takes ids."""
+        return self.number == 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether it gives the state of the last token that counts, or its logits."""
+        return self.number == self.count - 1
+
+
 @dataclass
 class Weights:
     """The weights of one model; each matrix is made once and then shared by all functions."""
