@@ -1,6 +1,7 @@
 import hashlib
 import json
 import shutil
+import sys
 from dataclasses import replace
 
 import mlx.core as mx
@@ -111,7 +112,7 @@ def test_a_vocabulary_in_several_pieces_is_looked_up_and_scored(source, tmp_path
 def test_each_adapter_has_its_functions_and_they_share_the_base(source, with_adapter, tmp_path):
     model = with_adapter(with_adapter(source(palettized=True)), "dogs-2")
     settings = CoreMl(prefill_tokens=12)
-    exported = export_model(model, TARGET, tmp_path / "out", settings, steps=3)
+    exported = export_model(model, TARGET, tmp_path / "out", settings, steps=1)
     assert list(exported.comparisons) == ["none", "cats", "dogs-2"]
     assert all(each.is_stand_in for each in exported.comparisons.values())
     both, bare = (
@@ -139,7 +140,7 @@ def test_each_adapter_has_its_functions_and_they_share_the_base(source, with_ada
 def test_a_large_model_is_several_packages_that_say_the_same(source, with_adapter, tmp_path):
     model = with_adapter(source(palettized=True, num_layers=3))
     settings = SHORT.model_copy(update={"package_bytes": 15_000})
-    exported = export_model(model, TARGET, tmp_path / "out", settings, steps=3)
+    exported = export_model(model, TARGET, tmp_path / "out", settings, steps=1)
     assert list(exported.comparisons) == ["none", "cats"]
     found = packages(tmp_path / "out")
     assert [each.folder.name for each in found] == [f"small-{n}.mlpackage" for n in (1, 2, 3)]
@@ -304,9 +305,11 @@ def test_adapters_whose_functions_would_have_one_name_are_refused(source, with_a
         check(model, TARGET, tmp_path / "out", SHORT)
 
 
-def test_what_to_install_is_said():
-    (need,) = TARGET.needs
-    assert (need.module, need.install) == ("coremltools", "pip install 'afm-mlx[coreml]'")
+def test_a_missing_coremltools_is_named_with_what_to_type(source, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "coremltools", None)
+    with pytest.raises(ExportError, match="needs the package coremltools, which is not inst") as it:
+        check(source(), TARGET, tmp_path / "out", SHORT)
+    assert it.value.hint == "pip install 'afm-mlx[coreml]'"
 
 
 def test_arrays_are_stored_once_for_all_functions(source, with_adapter, tmp_path):

@@ -129,6 +129,7 @@ class PackageRuntime:
     def _logits(self, function: str, start: int, chunk: list[int], width: int) -> Array:
         """Through all packages, and back to the first where there are several."""
         position = np.array([start], np.int32)
+        found: dict[str, Array] = {}
         given: dict[str, Array] = {
             "input_ids": np.array([chunk + [0] * (width - len(chunk))], np.int32)
         }

@@ -14,6 +14,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,7 @@ def _write(source: Source, folder: Path, settings: CoreMl) -> None:
     facts["sha256"] = {}
     for part, name in zip(parts, facts["packages"], strict=True):
         program = build(weights, calls, context, part)
-        save(program, folder / name, lambda found, part=part: _describe(found, facts, part))
+        save(program, folder / name, partial(_describe, facts=facts, part=part))
         package = Package(folder / name)
         for file in (package.program_file, package.weight_file):
             facts["sha256"][str(file.relative_to(folder))] = _sha256(file)
