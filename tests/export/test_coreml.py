@@ -203,6 +203,7 @@ def test_the_weight_file_has_the_planned_size(source, with_adapter, tmp_path):
     held = ("embedding", "linears", "norms", "adapters", "positions", "headers")
     assert weights == sum(known[part] for part in held)
     assert sum(known.values()) == exported_bytes(tmp_path / "out")
+    assert weights < 1.05 * (counted["all"].bits / 8 + known["adapters"])
 
 
 def exported_bytes(folder):
