@@ -11,16 +11,24 @@ import pytest
 pytest.importorskip("coremltools")
 
 from afm_mlx.decoder.adapters import Adapters
-from afm_mlx.decoder.checkpoint import open_checkpoint, save_checkpoint, stored_bits
+from afm_mlx.decoder.checkpoint import (
+    open_checkpoint,
+    read_shape,
+    save_checkpoint,
+    stored_bits,
+)
+from afm_mlx.decoder.convert import smollm2_file
 from afm_mlx.decoder.palette import PaletteLinear, pack, replace_linears
-from afm_mlx.errors import ExportError
+from afm_mlx.errors import ExportError, ModelError
 from afm_mlx.export.coreml.contents import planned_bytes
 from afm_mlx.export.coreml.package import Package, constants, is_stored
 from afm_mlx.export.coreml.runtime import NumpyEngine, PackageRuntime
 from afm_mlx.export.coreml.target import FACTS, README, TARGET, packages
 from afm_mlx.export.coreml.weights import HEAD_ROWS
 from afm_mlx.export.publish import check, export_model
+from afm_mlx.export.targets import Source
 from afm_mlx.settings.export import CoreMl, CoreMlVerifier
+from afm_mlx.zoo import resolve_model
 
 from .conftest import LLAMA3_ROPE, random_model, spoiled
 
@@ -342,3 +350,18 @@ def test_coremltools_reads_the_package_back_and_infers_the_same_types(
     for function in read.functions.values():
         (logits,) = function.outputs
         assert logits.shape == (1, 1, 328)
+
+
+@pytest.mark.slow
+def test_a_real_model_says_the_same_there(tmp_path):
+    # Its activations are those of a trained model: none may leave float16.
+    try:
+        smollm2_file()
+    except ModelError as error:
+        pytest.skip(f"{error}: {error.hint}")
+    folder = resolve_model("smollm2", runs=tmp_path).path
+    model = Source(folder, "smollm2", read_shape(folder))
+    settings = CoreMl(context_tokens=256)
+    exported = export_model(model, TARGET, tmp_path / "out", settings, steps=8)
+    found = exported.comparisons["none"].all
+    assert (found.cosine > 0.9999, found.same + found.ties) == (True, found.steps)
