@@ -25,6 +25,7 @@ from afm_mlx.settings.sections import Section, Shape
 MODULES: dict[str, str] = {
     "huggingface": "afm_mlx.export.huggingface",
     "gguf": "afm_mlx.export.gguf",
+    "coreml": "afm_mlx.export.coreml.target",
 }
 """Where each target's `TARGET` is, by its name; imported when it is asked for."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from afm_mlx.settings.sections import Section
+from afm_mlx.settings.sections import Count, Section
 
 
 class NumberFormat(StrEnum):
@@ -38,3 +38,32 @@ class Gguf(Section):
     weights: GgufWeights = GgufWeights.F16
     """Format of the matrices. Below f16 they are rounded anew, which loses some of what the model
     knows: tables have no place in GGUF."""
+
+
+class CoreMlVerifier(StrEnum):
+    """What computes a Core ML package to verify it."""
+
+    INTERPRETER = "interpreter"
+    COREML = "coreml"
+
+
+class CoreMl(Section):
+    """Settings of `--to coreml`."""
+
+    context_tokens: Count = 1_024
+    """Tokens that the cache has room for, which is fixed in the package; of a model that was made
+    for fewer, its own number. Others report that the Neural Engine decodes more slowly the longer
+    this is. Ours."""
+    prefill_tokens: Count = 64
+    """Tokens that one call of a function `prefill` takes. Source: one of the lengths of
+    apple/coreai-models."""
+    decode_tokens: Count = 8
+    """Tokens that one call of a function `decode` takes, of which one counts while text is written.
+    Rows of less than 32 numbers are padded, so fewer cost the same. Source: apple/coreai-models."""
+    package_bytes: Count = 900_000_000
+    """Bytes of weights that a package is to have at most. A larger model is cut between layers into
+    several packages: others report that the Neural Engine takes none above about a gigabyte, and
+    that then the GPU computes without a word. Ours."""
+    verify_with: CoreMlVerifier = CoreMlVerifier.INTERPRETER
+    """What runs the package to verify it: our interpreter in NumPy, or, on macOS 15 or later,
+    `coreml` itself, which we have not seen."""

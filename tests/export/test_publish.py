@@ -18,7 +18,10 @@ TARGETS = list(MODULES)
 
 @pytest.fixture(params=TARGETS)
 def target(request):
-    return find_target(request.param)
+    found = find_target(request.param)
+    for need in found.needs:
+        pytest.importorskip(need.module)
+    return found
 
 
 @pytest.fixture
@@ -71,6 +74,8 @@ def test_an_adapter_of_another_base_is_refused_before_anything_is_written(
 
 
 def test_two_adapters_do_not_fit_one_set_of_weights(source, target, with_adapter, refuse):
+    if not target.folds:
+        pytest.skip(f"{target.name} keeps adapters apart")
     two = with_adapter(with_adapter(source()), "dogs")
     message, hint, _ = refuse(two, target)
     assert message == (

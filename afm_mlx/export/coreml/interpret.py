@@ -1,0 +1,436 @@
+"""The saved package, computed in NumPy: it stands in for Core ML where that is not.
+
+It reads what lies on the disk, knows the operations that program.py writes, in the form in which
+program.py writes them, and refuses anything else. Sizes are compared with those that the package
+declares, and places of reads and writes with what is there, at every operation.
+
+With `rounds`, each result is rounded to float16, as an engine stores it between operations, and one
+that float16 cannot hold is an error; sums inside an operation are float32. Without, all numbers are
+float32: then only the constants are rounded. It says nothing of where Core ML computes, how fast,
+and how it rounds inside an operation.
+
+Sources. apple/coremltools 9.0, docs of MIL operations for iOS 15 to 18.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from afm_mlx.errors import ExportError
+from afm_mlx.export.coreml.package import TYPES, Package, constants, is_stored
+
+Array = np.ndarray[Any, Any]
+State = dict[str, Array]
+"""Arrays of a state by name; a call writes into it."""
+
+Inputs = Mapping[str, Any]
+
+
+class Functions:
+    """Functions of a package that can be called, and share what they are made of."""
+
+    def __init__(self, package: Package, *, rounds: bool) -> None:
+        self._package, self._rounds = package, rounds
+        self._made: dict[tuple[int, ...], Array] = {}
+        self._known: dict[str, _Function] = {}
+
+    def call(self, name: str, state: State, **inputs: Array) -> dict[str, Array]:
+        """Outputs of a function by name; `state` becomes what the function leaves.
+
+        Raises:
+            ExportError: there is no such function, or it does what none of ours does.
+        """
+        if name not in self._known:
+            self._known[name] = _Function(self._package, name, self._made, rounds=self._rounds)
+        return self._known[name].call(state, inputs)
+
+    def new_state(self, name: str) -> State:
+        """Zeros, in the sizes that a function declares."""
+        found = {}
+        for each in self._package.function(name).inputs:
+            if each.type.WhichOneof("type") == "stateType":
+                kind = each.type.stateType.wrappedType.tensorType
+                found[each.name] = np.zeros(_sizes(kind), np.float32)
+        return found
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One operation, ready to be computed."""
+
+    kind: str
+    name: str
+    values: Inputs
+    """Constants by parameter."""
+    names: Mapping[str, str | list[str]]
+    """What earlier operations made, by parameter."""
+    sizes: tuple[int, ...]
+    rounds: bool
+
+
+class _Function:
+    def __init__(
+        self, package: Package, name: str, made: dict[tuple[int, ...], Array], *, rounds: bool
+    ) -> None:
+        function = package.function(name)
+        block = function.block_specializations[function.opset]
+        self._outputs = list(block.outputs)
+        self._inputs = {
+            each.name: _sizes(each.type.tensorType)
+            for each in function.inputs
+            if each.type.WhichOneof("type") != "stateType"
+        }
+        self._constants: dict[str, Any] = {}
+        self._steps: list[_Step] = []
+        for operation in block.operations:
+            self._add(package, operation, made, rounds)
+        self._in_place = _in_place(self._steps)
+
+    def call(self, state: State, inputs: Inputs) -> dict[str, Array]:
+        found: dict[str, Any] = {}
+        for name, sizes in self._inputs.items():
+            found[name] = np.asarray(inputs[name])
+            if found[name].shape != sizes:
+                raise ExportError(f"input {name} is {found[name].shape}, must be {sizes}")
+        for step in self._steps:
+            given = dict(step.values)
+            for parameter, name in step.names.items():
+                given[parameter] = (
+                    [self._lookup(each, found) for each in name]
+                    if isinstance(name, list)
+                    else self._lookup(name, found)
+                    if parameter != _STATE
+                    else name
+                )
+            if step.kind == "write_state":
+                state[given[_STATE]] = given["data"]
+            elif step.kind == "read_state":
+                found[step.name] = state[given[_STATE]]
+            else:
+                if step.kind == "slice_update" and step.name not in self._in_place:
+                    given["x"] = given["x"].copy()
+                found[step.name] = _checked(step, OPERATIONS[step.kind](given))
+        return {name: found[name] for name in self._outputs}
+
+    def _lookup(self, name: str, found: Mapping[str, Any]) -> Any:
+        return self._constants[name] if name in self._constants else found[name]
+
+    def _add(
+        self, package: Package, operation: Any, made: dict[tuple[int, ...], Array], rounds: bool
+    ) -> None:
+        """Make a constant, or note an operation for later."""
+        kind = operation.type
+        if kind == "const":
+            name = operation.outputs[0].name
+            self._constants[name] = _widened(package.value(operation.attributes["val"]))
+            return
+        if kind in CONSTANT_OPERATIONS:
+            parts = constants(operation)
+            # Functions share what is made of the same places of the file.
+            key = tuple(each.blobFileValue.offset for each in parts.values())
+            own = self._constants[operation.outputs[0].name] = (
+                made[key] if key in made else _made(package, kind, parts)
+            )
+            if all(is_stored(each) for each in parts.values()):
+                made[key] = own
+            return
+        if kind not in OPERATIONS and kind not in ("read_state", "write_state"):
+            raise ExportError(f"'{package.folder}' has an operation {kind}, which is none of ours")
+        values: dict[str, Any] = {}
+        names: dict[str, str | list[str]] = {}
+        for parameter, arguments in operation.inputs.items():
+            bound = [
+                each.name for each in arguments.arguments if each.WhichOneof("binding") == "name"
+            ]
+            if len(bound) != len(arguments.arguments):
+                values[parameter] = _widened(package.value(arguments.arguments[0].value))
+            else:
+                names[parameter] = bound if parameter == "values" else bound[0]
+        (output,) = operation.outputs or (None,)
+        kinds = None if output is None else output.type.tensorType
+        self._steps.append(
+            _Step(
+                kind,
+                "" if output is None else output.name,
+                values,
+                names,
+                () if kinds is None else _sizes(kinds),
+                rounds
+                and kinds is not None
+                and TYPES.get(kinds.dataType) is np.float16
+                and kind not in _MOVES,
+            )
+        )
+
+
+def _in_place(steps: list[_Step]) -> set[str]:
+    """Results of updates that may be written into the state that they are an update of.
+
+    It is written to that state at once, and nothing later looks at what was read from it before.
+    Else every layer would copy all keys and values.
+    """
+    uses: dict[str, list[int]] = {}
+    reads: dict[str, list[tuple[int, str]]] = {}
+    for place, step in enumerate(steps):
+        if step.kind == "read_state":
+            reads.setdefault(str(step.names[_STATE]), []).append((place, step.name))
+        for names in step.names.values():
+            for name in [names] if isinstance(names, str) else names:
+                uses.setdefault(name, []).append(place)
+    found = set()
+    for place, (step, after) in enumerate(pairwise(steps)):
+        state = str(after.names.get(_STATE))
+        old = [name for at, name in reads.get(state, []) if at < place]
+        if (
+            step.kind == "slice_update"
+            and after.kind == "write_state"
+            and after.names["data"] == step.name
+            and step.names["x"] in old
+            and all(at <= place for name in old for at in uses.get(name, []))
+            and all(
+                steps[at].kind in ("slice_by_size", "slice_update")
+                for name in old
+                for at in uses.get(name, [])
+            )
+        ):
+            found.add(step.name)
+    return found
+
+
+def _made(package: Package, kind: str, parts: Mapping[str, Any]) -> Array:
+    """What an operation on constants makes, rounded to float16 in any case."""
+    dense = CONSTANT_OPERATIONS[kind]({name: package.value(each) for name, each in parts.items()})
+    return np.asarray(_widened(dense.astype(np.float16)))
+
+
+_STATE = "input"
+"""Parameter of operations on states, which is a state's name and no value."""
+
+
+# What moves numbers that are rounded already. Those that cut give copies, see `_in_place`.
+_MOVES = (
+    "concat",
+    "expand_dims",
+    "gather",
+    "reshape",
+    "slice_by_size",
+    "slice_update",
+    "transpose",
+)
+
+
+def _checked(step: _Step, result: Array) -> Array:
+    """A result of the declared sizes, rounded where it is to be."""
+    if result.shape != step.sizes:
+        raise ExportError(f"{step.kind} {step.name} is {result.shape}, declared {step.sizes}")
+    if not step.rounds:
+        return result
+    with np.errstate(over="ignore"):
+        found = result.astype(np.float16)
+    if not np.isfinite(found).all():
+        largest = float(np.abs(result).max())
+        raise ExportError(f"{step.kind} {step.name} has {largest:,.0f}, which float16 cannot hold")
+    return found.astype(np.float32)
+
+
+def _widened(value: Any) -> Any:
+    """float16 as float32, which computes faster and holds the same numbers."""
+    is_half = isinstance(value, np.ndarray) and value.dtype == np.float16
+    return value.astype(np.float32) if is_half else value
+
+
+def _sizes(kind: Any) -> tuple[int, ...]:
+    return tuple(each.constant.size for each in kind.dimensions)
+
+
+def _integers(value: Any) -> list[int]:
+    return [int(each) for each in np.atleast_1d(value)]
+
+
+def _only(given: Inputs, names: Iterable[str], **fixed: Any) -> None:
+    """Raise unless parameters are those of ours: some that vary, some that have one value."""
+    for name, value in given.items():
+        if name in names:
+            continue
+        if name not in fixed or not np.array_equal(value, fixed[name]):
+            raise ExportError(f"parameter {name} is {value}, which none of ours is")
+
+
+def _reshape(given: Inputs) -> Array:
+    _only(given, ("x", "shape"))
+    return np.reshape(given["x"], _integers(given["shape"]))
+
+
+def _transpose(given: Inputs) -> Array:
+    _only(given, ("x", "perm"))
+    return np.transpose(given["x"], _integers(given["perm"]))
+
+
+def _expand_dims(given: Inputs) -> Array:
+    _only(given, ("x", "axes"))
+    return np.expand_dims(given["x"], tuple(_integers(given["axes"])))
+
+
+def _concat(given: Inputs) -> Array:
+    _only(given, ("values", "axis"), interleave=False)
+    return np.concatenate(given["values"], int(given["axis"]))
+
+
+def _cast(given: Inputs) -> Array:
+    _only(given, ("x",), dtype="fp16")
+    return np.asarray(given["x"]).astype(np.float32)
+
+
+def _softmax(given: Inputs) -> Array:
+    _only(given, ("x", "axis"))
+    axis = int(given["axis"])
+    powers = np.exp(given["x"] - given["x"].max(axis, keepdims=True))
+    return powers / powers.sum(axis, keepdims=True)
+
+
+def _silu(given: Inputs) -> Array:
+    _only(given, ("x",))
+    with np.errstate(over="ignore"):  # exp of a large number is infinite, and the result 0
+        return given["x"] / (1 + np.exp(-given["x"]))
+
+
+def _layer_norm(given: Inputs) -> Array:
+    _only(given, ("x", "axes", "epsilon"))
+    axes, x = tuple(_integers(given["axes"])), given["x"]
+    centered = x - x.mean(axes, keepdims=True)
+    variance = np.square(centered).mean(axes, keepdims=True)
+    return centered / np.sqrt(variance + given["epsilon"])
+
+
+def _matmul(given: Inputs) -> Array:
+    _only(given, ("x", "y", "transpose_x", "transpose_y"))
+    x, y = given["x"], given["y"]
+    x = x.swapaxes(-1, -2) if given["transpose_x"] else x
+    y = y.swapaxes(-1, -2) if given["transpose_y"] else y
+    return np.matmul(x, y)
+
+
+def _conv(given: Inputs) -> Array:
+    """A convolution of 1x1, which is a product with a matrix."""
+    _only(
+        given,
+        ("x", "weight"),
+        pad_type="valid",
+        strides=[1, 1],
+        dilations=[1, 1],
+        groups=1,
+        pad=[0, 0, 0, 0],
+    )
+    x, weight = given["x"], given["weight"]
+    if x.shape[0] != 1 or x.shape[2] != 1 or weight.shape[2:] != (1, 1):
+        raise ExportError(f"a convolution of {x.shape} with {weight.shape} is none of ours")
+    return np.matmul(weight[:, :, 0, 0], x[0, :, 0])[None, :, None]
+
+
+def _gather(given: Inputs) -> Array:
+    _only(given, ("x", "indices", "axis"), batch_dims=0, validate_indices=False)
+    x, ids, axis = given["x"], given["indices"], int(given["axis"])
+    if ids.min() < 0 or ids.max() >= x.shape[axis]:
+        raise ExportError(f"row {ids.min()} or {ids.max()} is looked up among {x.shape[axis]:,}")
+    return np.take(x, ids, axis)
+
+
+def _slices(begin: Any, end: Any, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    found = []
+    for first, last, size in zip(_integers(begin), _integers(end), shape, strict=True):
+        if not 0 <= first <= last <= size:
+            raise ExportError(f"{first:,} to {last:,} is taken of {size:,}")
+        found.append(slice(first, last))
+    return tuple(found)
+
+
+def _slice_by_size(given: Inputs) -> Array:
+    _only(given, ("x", "begin", "size"))
+    end = np.asarray(given["begin"]) + np.asarray(given["size"])
+    return np.array(given["x"][_slices(given["begin"], end, given["x"].shape)])
+
+
+def _slice_update(given: Inputs) -> Array:
+    no = [False] * given["x"].ndim
+    _only(
+        given,
+        ("x", "update", "begin", "end"),
+        stride=[1] * given["x"].ndim,
+        begin_mask=no,
+        end_mask=no,
+        squeeze_mask=no,
+    )
+    found = given["x"]  # its caller copies it where it must stay
+    place = _slices(given["begin"], given["end"], found.shape)
+    if found[place].shape != given["update"].shape:
+        raise ExportError(f"{given['update'].shape} does not fit {found[place].shape}")
+    found[place] = given["update"]
+    return np.asarray(found)
+
+
+def _lut_to_dense(given: Inputs) -> Array:
+    """Ids [O, I, 1, 1] and tables [G, 1, 1, 1, 2**bits, 1], each for O / G rows."""
+    _only(given, ("indices", "lut"))
+    ids, tables = given["indices"], given["lut"]
+    groups, *ones, entries, width = tables.shape
+    if ones != [1, 1, 1] or width != 1 or ids.shape[0] % groups:
+        raise ExportError(f"tables {tables.shape} for ids {ids.shape} are none of ours")
+    looked_up = np.take_along_axis(
+        tables.reshape(groups, entries), ids.reshape(groups, -1).astype(np.int64), axis=1
+    )
+    return looked_up.reshape(ids.shape)
+
+
+def _shift_scale(given: Inputs) -> Array:
+    """Integers [O, I, 1, 1] times scales [O, 1, 1, 1]."""
+    _only(given, ("data", "scale"))
+    data, scale = given["data"], given["scale"]
+    if scale.shape != (data.shape[0], 1, 1, 1):
+        raise ExportError(f"scales {scale.shape} for {data.shape} are none of ours")
+    return data.astype(np.float32) * scale.astype(np.float32)
+
+
+def _two(compute: Callable[[Array, Array], Any]) -> Callable[[Inputs], Array]:
+    """An operation of x and y."""
+
+    def call(given: Inputs) -> Array:
+        _only(given, ("x", "y"))
+        return np.asarray(compute(given["x"], given["y"]))
+
+    return call
+
+
+CONSTANT_OPERATIONS: Mapping[str, Callable[[Inputs], Array]] = {
+    "constexpr_lut_to_dense": _lut_to_dense,
+    "constexpr_blockwise_shift_scale": _shift_scale,
+}
+"""Operations that a runtime computes when it loads the package, by name."""
+
+OPERATIONS: Mapping[str, Callable[[Inputs], Array]] = {
+    "add": _two(np.add),
+    "sub": _two(np.subtract),
+    "mul": _two(np.multiply),
+    "maximum": _two(np.maximum),
+    "minimum": _two(np.minimum),
+    "equal": _two(np.equal),
+    "less_equal": _two(np.less_equal),
+    "cast": _cast,
+    "concat": _concat,
+    "conv": _conv,
+    "expand_dims": _expand_dims,
+    "gather": _gather,
+    "layer_norm": _layer_norm,
+    "matmul": _matmul,
+    "reshape": _reshape,
+    "silu": _silu,
+    "slice_by_size": _slice_by_size,
+    "slice_update": _slice_update,
+    "softmax": _softmax,
+    "transpose": _transpose,
+}
+"""All others by name, but for those on states."""
