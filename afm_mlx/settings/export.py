@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated, Self
 
-from afm_mlx.settings.sections import Section
+from pydantic import Field, model_validator
+
+from afm_mlx.settings.sections import Count, Section
 
 
 class NumberFormat(StrEnum):
@@ -38,3 +41,34 @@ class Gguf(Section):
     weights: GgufWeights = GgufWeights.F16
     """Format of the matrices. Below f16 they are rounded anew, which loses some of what the model
     knows: tables have no place in GGUF."""
+
+
+class CoreAi(Section):
+    """Settings of `--to coreai`."""
+
+    context_tokens: Annotated[Count, Field(le=65_536)] = 4_096
+    """Most tokens of a conversation; fewer where the model has fewer, and a multiple of
+    `prefill_tokens`. Positions are 16-bit numbers. Source: apple/coreai-models 86b363d,
+    _constants.py."""
+
+    decode_tokens: Count = 8
+    """Tokens of a call that answers: the last axis of the Neural Engine's tensors should not be 1.
+    Source: as `context_tokens`, models/base.py."""
+
+    prefill_tokens: Count = 64
+    """Tokens of a call that reads a prompt, a multiple of `decode_tokens`. Source: as
+    `decode_tokens`."""
+
+    runner_uses: str = ""
+    """Name of the adapter that Apple's runner answers with: it knows no adapters, and calls
+    functions by fixed names. "none" is the model without one; empty, the first adapter that is
+    exported, or else the model."""
+
+    @model_validator(mode="after")
+    def _calls_fit(self) -> Self:
+        if self.prefill_tokens % self.decode_tokens:
+            raise ValueError(
+                f"prefill_tokens ({self.prefill_tokens}) must be a multiple of decode_tokens "
+                f"({self.decode_tokens})"
+            )
+        return self
