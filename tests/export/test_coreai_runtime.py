@@ -9,7 +9,14 @@ import pytest
 from afm_mlx.compat import import_mlx_lm
 from afm_mlx.decoder.adapters import Adapters
 from afm_mlx.decoder.checkpoint import open_checkpoint, save_checkpoint
-from afm_mlx.decoder.palette import PaletteLinear, linears, pack, replace_linears
+from afm_mlx.decoder.palette import (
+    Int8Linear,
+    PaletteLinear,
+    int8_rows,
+    linears,
+    pack,
+    replace_linears,
+)
 from afm_mlx.errors import ExportError
 from afm_mlx.export.coreai.runtime import CoreAiRuntime
 from afm_mlx.export.coreai.target import TARGET
@@ -50,18 +57,21 @@ def test_every_kind_of_decoder_is_the_same_model_in_apples_runtime(source, chang
     assert found.all.same + found.all.ties == found.all.steps == 8 * 5
 
 
-def test_two_bits_and_four_are_as_small_as_they_say(source, tmp_path):
-    model = source()
-    mixed = random_model()
+def test_two_bits_four_and_eight_are_as_small_as_they_say(source, tmp_path):
+    model, mixed = source(tied=False), random_model(tied=False)
     layers = {}
     for number, (name, layer) in enumerate(linears(mixed).items()):
-        bits, (rows, columns) = (2, 4)[number % 2], layer.weight.shape
+        bits, (rows, columns) = (2, 4, 8)[number % 3], layer.weight.shape
+        if bits == 8:  # the output layer, among others
+            layers[name] = Int8Linear(*int8_rows(layer.weight))
+            continue
         key = mx.random.key(number)
         ids = mx.random.randint(0, 2**bits, (rows, columns), mx.uint32, key=key)
-        tables = mx.random.normal((rows // 16, 2**bits), key=key).astype(mx.float16) * 0.2
+        tables = (mx.random.normal((rows // 16, 2**bits), key=key) * 0.2).astype(mx.float16)
         layers[name] = PaletteLinear(
             pack(ids, bits), tables, bits=bits, group_rows=16, in_features=columns
         )
+    assert isinstance(layers["lm_head"], Int8Linear)
     replace_linears(mixed, layers)
     save_checkpoint(model.folder, mixed, model.folder, facts={"stage": "sft"})
     exported = export(model, tmp_path / "out", steps=2)
