@@ -43,7 +43,6 @@ from afm_mlx.export.coreai.weights import (
     AdapterWeights,
     Array,
     Integers,
-    Matrix,
     Tables,
     Weights,
     rotation_angles,
@@ -111,8 +110,6 @@ class _Author:
         self.scales = table.scales[:, None, None] if isinstance(table, Integers) else None
         self.table = table.ids if isinstance(table, Integers) else table.values
 
-    # ---- functions ----
-
     def load_embeddings(self) -> None:
         graph = ops.GraphOp(name=LOAD, input_types=[], result_types=[])
         with graph.block:
@@ -151,25 +148,21 @@ class _Author:
             logits, keys, values = _Layers(self, given, query, adapter).outputs(role)
         graph.outputs_spec = [(LOGITS, logits), (KEYS, keys), (VALUES, values)]
 
-    # ---- constants ----
-
     def matrix(self, name: str) -> Any:
-        """The weight [O, I, 1, 1] of a linear layer, from what the file holds of it."""
-        return self.dense(self.weights.matrices[name])
-
-    def dense(self, matrix: Matrix) -> Any:
+        """The weight [O, I, 1, 1] of a linear layer, made from what the file holds of it."""
+        matrix = self.weights.matrices[name]
         if isinstance(matrix, Tables):
             groups = matrix.tables.shape[0]
             ids = self._packed(matrix.ids[:, :, None, None], matrix.bits)
             tables = self._constant(matrix.tables.reshape(groups, 1, 1, 1, -1, 1))
             return ops.lut_to_dense(ids, tables, self._constant(np.array(0, np.int16)))
         if isinstance(matrix, Integers):
-            return self.unscaled(
+            return self.scaled(
                 self._constant(matrix.ids[:, :, None, None]), matrix.scales[:, None, None, None]
             )
         return self._constant(matrix.values[:, :, None, None])
 
-    def unscaled(self, integers: Any, scales: Array) -> Any:
+    def scaled(self, integers: Any, scales: Array) -> Any:
         """Integers times what a step of their row is worth, in float16."""
         return ops.blockwise_shift_scale(
             integers,
@@ -190,9 +183,8 @@ class _Author:
     def rotation(self) -> tuple[Any, Any]:
         """Cosines and sines [C, E / 2] of all positions."""
         angles = rotation_angles(self.shape, self.sizes.context)
-        return self._constant(np.cos(angles).astype(np.float16)), self._constant(
-            np.sin(angles).astype(np.float16)
-        )
+        cosines, sines = (np.array(turn(angles), np.float16) for turn in (np.cos, np.sin))
+        return self._constant(cosines), self._constant(sines)
 
     def _constant(self, array: Array) -> Any:
         array = np.asarray(array, order="C")
@@ -217,8 +209,6 @@ class _Author:
                 Location.unknown(), kind, packed.astype(np.uint8)
             )
         return ConstantOp(value=self._made[key]).result
-
-    # ---- signatures ----
 
     def _table_spec(self) -> tuple[str, tuple[int, ...], Any]:
         rows, width = self.table.shape
@@ -368,7 +358,7 @@ class _Layers:
             return _transpose(self._linear("lm_head", x), (0, 2, 3, 1))
         table = self.given[TABLE]
         if self.author.scales is not None:
-            table = self.author.unscaled(table, self.author.scales)
+            table = self.author.scaled(table, self.author.scales)
         wide = _reshape(x, (1, 1, width, self.query))
         logits = ops.batch_matmul(_reshape(table, (1, 1, rows, width)), wide)  # [1, 1, V, q]
         return _transpose(logits, (0, 1, 3, 2))
