@@ -11,6 +11,7 @@ import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ MODULES: dict[str, str] = {
     "huggingface": "afm_mlx.export.huggingface",
     "gguf": "afm_mlx.export.gguf",
     "coreml": "afm_mlx.export.coreml.target",
+    "coreai": "afm_mlx.export.coreai.target",
 }
 """Where each target's `TARGET` is, by its name; imported when it is asked for."""
 
@@ -62,6 +64,10 @@ class Need:
     """What is imported."""
     install: str
     """What to type to have it."""
+    package: str = ""
+    """Name of what is installed, where a version is asked for."""
+    version: str = ""
+    """The only one that will do; empty for any."""
 
 
 @dataclass(frozen=True)
@@ -134,11 +140,16 @@ def check_needs(target: Target) -> None:
     """Raise unless the packages are installed that a target needs.
 
     Raises:
-        ExportError: one is not; the first is named, with what to type.
+        ExportError: one is not, or another version; the first is named, with what to type.
     """
     for need in target.needs:
         if importlib.util.find_spec(need.module.partition(".")[0]) is None:
             raise ExportError(
                 f"--to {target.name} needs the package {need.module}, which is not installed",
+                hint=need.install,
+            )
+        if need.version and (found := version(need.package)) != need.version:
+            raise ExportError(
+                f"--to {target.name} needs {need.package} {need.version}, and {found} is installed",
                 hint=need.install,
             )

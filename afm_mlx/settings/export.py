@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
 
 from afm_mlx.settings.sections import Count, Section
 
@@ -67,3 +70,34 @@ class CoreMl(Section):
     verify_with: CoreMlVerifier = CoreMlVerifier.INTERPRETER
     """What runs the package to verify it: our interpreter in NumPy, or, on macOS 15 or later,
     `coreml` itself, which we have not seen."""
+
+
+class CoreAi(Section):
+    """Settings of `--to coreai`."""
+
+    context_tokens: Annotated[Count, Field(le=65_536)] = 4_096
+    """Most tokens of a conversation; fewer where the model has fewer, and a multiple of
+    `prefill_tokens`. Positions are 16-bit numbers. Source: apple/coreai-models 86b363d,
+    _constants.py."""
+
+    decode_tokens: Count = 8
+    """Tokens of a call that answers: the last axis of the Neural Engine's tensors should not be 1.
+    Source: as `context_tokens`, models/base.py."""
+
+    prefill_tokens: Count = 64
+    """Tokens of a call that reads a prompt, a multiple of `decode_tokens`. Source: as
+    `decode_tokens`."""
+
+    runner_uses: str = ""
+    """Name of the adapter that Apple's runner answers with: it knows no adapters, and calls
+    functions by fixed names. "none" is the model without one; empty, the first adapter that is
+    exported, or else the model."""
+
+    @model_validator(mode="after")
+    def _calls_fit(self) -> Self:
+        if self.prefill_tokens % self.decode_tokens:
+            raise ValueError(
+                f"prefill_tokens ({self.prefill_tokens}) must be a multiple of decode_tokens "
+                f"({self.decode_tokens})"
+            )
+        return self

@@ -1,6 +1,7 @@
 import json
 import shutil
 from dataclasses import replace
+from importlib.metadata import version
 
 import mlx.core as mx
 import pytest
@@ -91,6 +92,14 @@ def test_a_missing_package_is_named_with_what_to_type(source, target, refuse):
         f"--to {target.name} needs the package no_such_package, which is not installed"
     )
     assert hint == "pip install no-such-package"
+
+
+def test_another_version_of_a_package_is_named(source, target, refuse):
+    numpy = version("numpy")
+    needy = replace(target, needs=(Need("numpy", "pip install numpy==0.1", "numpy", "0.1"),))
+    message, hint, _ = refuse(source(), needy)
+    assert message == f"--to {target.name} needs numpy 0.1, and {numpy} is installed"
+    assert hint == "pip install numpy==0.1"
 
 
 def test_a_model_without_a_tokenizer_is_refused(source, target, refuse):
