@@ -125,19 +125,14 @@ class _Function:
     ) -> None:
         """Make a constant, or note an operation for later."""
         kind = operation.type
-        if kind == "const":
-            name = operation.outputs[0].name
-            self._constants[name] = _widened(package.value(operation.attributes["val"]))
-            return
-        if kind in CONSTANT_OPERATIONS:
+        if kind == "const" or kind in CONSTANT_OPERATIONS:
             parts = constants(operation)
             # Functions share what is made of the same places of the file.
             key = tuple(each.blobFileValue.offset for each in parts.values())
-            own = self._constants[operation.outputs[0].name] = (
-                made[key] if key in made else _made(package, kind, parts)
-            )
+            own = made[key] if key in made else _made(package, kind, parts)
             if all(is_stored(each) for each in parts.values()):
                 made[key] = own
+            self._constants[operation.outputs[0].name] = own
             return
         if kind not in OPERATIONS and kind not in ("read_state", "write_state"):
             raise ExportError(f"'{package.folder}' has an operation {kind}, which is none of ours")
@@ -202,10 +197,12 @@ def _in_place(steps: list[_Step]) -> set[str]:
     return found
 
 
-def _made(package: Package, kind: str, parts: Mapping[str, Any]) -> Array:
-    """What an operation on constants makes, rounded to float16 in any case."""
-    dense = CONSTANT_OPERATIONS[kind]({name: package.value(each) for name, each in parts.items()})
-    return np.asarray(_widened(dense.astype(np.float16)))
+def _made(package: Package, kind: str, parts: Mapping[str, Any]) -> Any:
+    """A constant, or what an operation makes of some: that is float16 in any case."""
+    values = {name: package.value(each) for name, each in parts.items()}
+    if kind == "const":
+        return _widened(values["val"])
+    return _widened(CONSTANT_OPERATIONS[kind](values).astype(np.float16))
 
 
 _STATE = "input"
