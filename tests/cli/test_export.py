@@ -83,7 +83,7 @@ def test_the_adapter_that_a_model_is_used_with_comes_along_unless_none(afm, chat
 
 def test_the_targets_are_listed_with_their_settings(afm):
     lines = afm("export", "--list").out.splitlines()
-    assert [line.split()[0] for line in lines] == ["huggingface", "gguf"]
+    assert [line.split()[0] for line in lines] == list(MODULES)
     assert lines[0].endswith("(dtype=bfloat16)")
     assert lines[1].endswith("(weights=f16)")
 
