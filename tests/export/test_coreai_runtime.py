@@ -1,6 +1,7 @@
 """Exports for Core AI, run by Apple's own runtime."""
 
 import hashlib
+import tempfile
 
 import mlx.core as mx
 import numpy as np
@@ -173,16 +174,19 @@ def test_a_zeroed_table_is_found_by_the_hash(zeroed_table, tmp_path):
         export(model, tmp_path / "out", target=spoil(zero, with_hash=False))
 
 
-def test_a_runtime_that_crashes_is_a_line_and_leaves_nothing(source, tmp_path):
+def test_a_runtime_that_crashes_is_a_line_and_leaves_nothing(source, tmp_path, monkeypatch):
     def cut(held):
         return held[: len(held) // 2]
 
     model = source()
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     before = sorted(tmp_path.iterdir())
     with pytest.raises(ExportError, match=r"small\.aimodel") as caught:
         export(model, tmp_path / "out", target=spoil(cut, with_hash=True))
     assert "\n" not in str(caught.value)
     assert sorted(tmp_path.iterdir()) == before
+    assert not list((tmp_path / "scratch").iterdir())
 
 
 def test_a_function_that_is_another_as_it_stands_is_named():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,13 +31,15 @@ class CoreAiRuntime:
         file = folder / read_bundle(folder).asset
         check_whole(file)
         self._file = file
+        scratch = tempfile.TemporaryDirectory()  # where it lays down what it compiles
         self._process = subprocess.Popen(
             [sys.executable, "-m", WORKER, str(folder), adapter],
+            env={**os.environ, "TMPDIR": scratch.name},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # a line about each function
         )
-        self._end = weakref.finalize(self, _end, self._process)
+        self._end = weakref.finalize(self, _end, self._process, scratch)
         known = self._answer()
         self.name, self.context_tokens = str(known["name"]), int(known["context_tokens"])
 
@@ -105,10 +109,11 @@ def check_whole(file: Path) -> None:
         raise ExportError(f"{file.name} is damaged: its program is not the one that was written")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Let the worker end."""
+def _end(process: subprocess.Popen[bytes], scratch: tempfile.TemporaryDirectory[str]) -> None:
+    """End the worker, and delete what it leaves."""
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             pipe.close()
     process.kill()
     process.wait()
+    scratch.cleanup()
