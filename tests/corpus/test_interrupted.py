@@ -113,6 +113,10 @@ class Command:
         raise AssertionError(f"processes were left behind by {self.words}")
 
 
+CLOCKS = (".lock", "report.html", "report.md")
+"""Files of a run that are told by the clock: a report says how long everything took."""
+
+
 def content(folder):
     """SHA-256 of every file; without what depends on the clock or the number of workers."""
 
@@ -127,7 +131,7 @@ def content(folder):
 
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != ".lock":
+        if path.is_file() and path.name not in CLOCKS:
             data = path.read_bytes()
             if path.suffix == ".json":
                 data = json.dumps(timeless(json.loads(data)), sort_keys=True).encode()
