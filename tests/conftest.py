@@ -61,6 +61,60 @@ def small_tokenizer():
     return train
 
 
+@pytest.fixture(scope="session")
+def small_chat_model(small_tokenizer):
+    """Function that writes a small random model, with a tokenizer of its own, into a folder.
+
+    Changes are to a shape of two layers of width 32; `tokenizer` is a folder that has one already.
+    """
+    from afm_mlx.decoder.checkpoint import save_checkpoint
+    from afm_mlx.decoder.decoder import Decoder, initialize
+    from afm_mlx.settings.sections import Shape
+
+    shape = Shape(
+        num_layers=2,
+        hidden_size=32,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=8,
+        intermediate_size=64,
+        vocab_size=384,  # more than the tokenizer has pieces, as models have
+        rope_base=10_000,
+        norm_eps=1e-5,
+        max_tokens=256,
+    )
+
+    def write(folder: Path, *, lines=(), tokenizer=None, seed=3, stage="sft", **changes) -> Path:
+        if tokenizer is None:
+            tokenizer = folder.with_name(f"{folder.name}-tokenizer")
+            small_tokenizer(lines, tokenizer)
+        model = Decoder(shape.model_copy(update=changes))
+        initialize(model, seed=seed)
+        save_checkpoint(folder, model, tokenizer, facts={"stage": stage})
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def with_random_gains():
+    """Function that gives a model's norms gains from 0.7 to 1.3: those of one hide a missing norm."""
+    import mlx.core as mx
+
+    from afm_mlx.decoder.decoder import named_parameters
+
+    def change(model):
+        gains = [
+            (name, mx.random.uniform(0.7, 1.3, array.shape, key=mx.random.key(len(name))))
+            for name, array in named_parameters(model).items()
+            if array.ndim == 1
+        ]
+        model.load_weights(gains, strict=False)
+        return model
+
+    return change
+
+
 @pytest.fixture(scope="module")
 def browser():
     """Chromium without a window; of one module, since others could not run an event loop."""
