@@ -98,7 +98,7 @@ def small_chat_model(small_tokenizer):
 
 @pytest.fixture(scope="session")
 def with_random_gains():
-    """Function that gives a model's norms gains from 0.7 to 1.3: those of one hide a missing norm."""
+    """Function that gives norms gains from 0.7 to 1.3: gains of one would hide a missing norm."""
     import mlx.core as mx
 
     from afm_mlx.decoder.decoder import named_parameters
