@@ -36,19 +36,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from corpus_made import Corpus, Texts, make_corpus, read_pages
+
 from afm_mlx.corpus.clean import Pass, clean_sources, passes_of, run_pass, steps_of
-from afm_mlx.corpus.documents import Document, read_documents
+from afm_mlx.corpus.documents import Document
 from afm_mlx.corpus.filters.quality import train_classifier
 from afm_mlx.corpus.overlap.exact import text_hash
 from afm_mlx.corpus.overlap.shingles import normalized
 from afm_mlx.corpus.record import Record
 from afm_mlx.corpus.record_shards import GZIP_LEVEL, read_shard, shard_name, write_shard
 from afm_mlx.corpus.shards import write_shards
-from afm_mlx.corpus.web.extract import Extractor
 from afm_mlx.corpus.web.warc import read_warc
 from afm_mlx.corpus.web.warc_writer import WarcWriter
 from afm_mlx.settings.clean import Clean
@@ -63,13 +63,10 @@ from afm_mlx.text.tokenizer import Tokenizer, train_tokenizer
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 SHARDS = 8  # so that two workers end at about the same time
-CODE_SHARE = 0.25  # of the text
 LISTED_WORDS = 1_600  # as many as the Surge list has
 ITEMS, ITEM_WORDS, NGRAM_WORDS = 10_000, 40, 13  # of the benchmark to decontaminate against
 VOCABULARY = 8_192
 DATE = "2026-01-01T00:00:00Z"
-
-Texts = Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -88,69 +85,6 @@ class Row:
     more: str = ""
     """What ours does and the contender does not."""
     workers: tuple[int, ...] = (1, 2)
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """What rows run on."""
-
-    folder: Path
-    prose: list[Record]
-    code: list[Record]
-    pages: list[str]
-
-    @property
-    def texts(self) -> list[Record]:
-        """Prose and code."""
-        return self.prose + self.code
-
-
-def read_pages(data: Path) -> list[str]:
-    """The annotated pages, as HTML; none where they are not there."""
-    files = sorted((data / "extraction" / "html").glob("*.html.gz"))
-    return [gzip.decompress(file.read_bytes()).decode("utf-8", "replace") for file in files]
-
-
-def make_corpus(folder: Path, pages: list[str], size: int) -> Corpus:
-    """Prose and code of about `size` bytes together."""
-    extractor = Extractor(Extract(mode=ExtractMode.FAST))
-    articles = [extractor(Record(f"page/{number}", page)) for number, page in enumerate(pages)]
-    prose = [document.text for document in python_texts("docs")]
-    prose += [article.text for article in articles if isinstance(article, Record)]
-    code = [document.text for document in python_texts("library")]
-    random.Random(0).shuffle(prose)
-    return Corpus(
-        folder,
-        list(repeated("prose", prose, size * (1 - CODE_SHARE))),
-        list(repeated("code", code, size * CODE_SHARE)),
-        pages,
-    )
-
-
-def python_texts(name: str) -> Iterator[Document]:
-    """Texts that come with Python."""
-    source = Source(kind=SourceKind.TEXT, path=f"python:{name}")
-    return read_documents(name, source, Counter())
-
-
-def repeated(source: str, texts: Texts, size: float) -> Iterator[Record]:
-    """Texts, then copies of them, until they have `size` bytes."""
-    for number, text in enumerate(cycle(texts)):
-        if size <= 0:
-            return
-        copy = moved(text, number) if number >= len(texts) else text
-        size -= len(copy.encode())
-        yield Record(f"{source}/{number}", copy, source)
-
-
-def moved(text: str, seed: int) -> str:
-    """The text with every sixth word exchanged with any other one; lines stay about as long."""
-    draw = random.Random(seed)
-    words = text.split(" ")
-    for place in range(seed % 6, len(words), 6):
-        other = draw.randrange(len(words))
-        words[place], words[other] = words[other], words[place]
-    return " ".join(words)
 
 
 def records_in(folder: Path, records: Sequence[Record]) -> list[Path]:

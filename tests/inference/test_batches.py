@@ -1,6 +1,5 @@
 """Many answers at once are the answers that each would be alone."""
 
-import random
 import subprocess
 import sys
 import threading
@@ -10,65 +9,12 @@ import numpy as np
 import pytest
 
 from afm_mlx.compat import import_mlx_lm
-from afm_mlx.errors import AfmError, BusyError, DataError, FitError, ModelError, RunError
-from afm_mlx.inference.batches import PASSES, Batcher
+from afm_mlx.errors import BusyError, DataError, ModelError, RunError
+from afm_mlx.inference.batches import Batcher
 from afm_mlx.inference.engine import Engine
-from afm_mlx.inference.memory import FREED_SHARE
-from afm_mlx.inference.requests import Chunk, Sampling
+from afm_mlx.inference.requests import Sampling
 
-WAIT_SECONDS = 60
-PROMPTS = [
-    "The cat sat on the mat, and the dog looked at the cat.",
-    "A house on the hill; " * 9,
-    "What is it?",
-    "The dog looked at the house. " * 3,
-    "It is a house.",
-    "a hill in the land",
-]
-
-
-class Answered:
-    """Waits for an answer, and keeps what was told of it."""
-
-    def __init__(self, then=None) -> None:
-        self.said: list[Chunk | AfmError] = []
-        self.over = threading.Event()
-        self.then = then
-
-    def __call__(self, said: Chunk | AfmError) -> None:
-        self.said.append(said)
-        if self.then:
-            self.then(self)
-        if isinstance(said, AfmError) or said.finished:
-            self.over.set()
-
-    @property
-    def chunks(self) -> list[Chunk]:
-        assert self.over.wait(WAIT_SECONDS)
-        wrong = [said for said in self.said if isinstance(said, AfmError)]
-        assert not wrong, wrong
-        return self.said
-
-    @property
-    def tokens(self) -> list[int]:
-        return [chunk.token for chunk in self.chunks]
-
-    @property
-    def text(self) -> str:
-        return "".join(chunk.text for chunk in self.chunks)
-
-    @property
-    def error(self) -> AfmError:
-        assert self.over.wait(WAIT_SECONDS)
-        return self.said[-1]
-
-
-def ask(batcher, prompt, sampling, **more):
-    """Submit a text, messages or ids; its `Answered` and its ticket."""
-    answered = Answered(more.pop("then", None))
-    is_ids = isinstance(prompt, list) and not (prompt and isinstance(prompt[0], dict))
-    ids = prompt if is_ids else batcher.engine.prompt_ids(prompt)
-    return answered, batcher.submit(ids, sampling, tell=answered, **more)
+from .asking import PROMPTS, ask, hold
 
 
 def alone(folder, prompt, sampling, **more):
@@ -81,25 +27,6 @@ def alone(folder, prompt, sampling, **more):
 def batcher(varied):
     with Batcher(varied, memory_gb=1) as made:
         yield made
-
-
-class Held:
-    """Keeps the model's thread where it is until let go."""
-
-    def __init__(self) -> None:
-        self.begun, self.go = threading.Event(), threading.Event()
-
-    def __call__(self, answered) -> None:
-        self.begun.set()
-        assert self.go.wait(WAIT_SECONDS)
-
-
-def hold(batcher, max_tokens=2):
-    """A request that keeps the model's thread inside `tell`: what is submitted now waits."""
-    held = Held()
-    answered, ticket = ask(batcher, "hold", Sampling(max_tokens), then=held)
-    assert held.begun.wait(WAIT_SECONDS)
-    return held, answered, ticket
 
 
 def test_greedy_answers_together_are_those_of_each_alone(batcher, varied_folder):
@@ -386,62 +313,6 @@ def test_requests_from_many_threads_are_all_answered(batcher, varied_folder):
     assert all(found.values())
 
 
-@pytest.fixture
-def tight(varied):
-    """Function to make a batcher with room for answers to prompts of such sizes, and no more."""
-    with Batcher(varied, memory_gb=1) as made:
-        budget = made.budget
-    fixed = budget.fixed - FREED_SHARE * budget.total
-
-    def make(*sizes: tuple[int, int]) -> Batcher:
-        total = (fixed + budget.together(sizes) + 1_000) / (1 - FREED_SHARE)
-        return Batcher(varied, memory_gb=total / 1e9)
-
-    return make
-
-
-def test_a_request_that_can_never_fit_is_refused_with_both_sizes(tight):
-    with tight((30, 270)) as batcher:
-        with pytest.raises(FitError, match=r"a prompt of \d+ tokens and an answer of up to") as no:
-            ask(batcher, PROMPTS[0], Sampling(max_tokens=1_500))
-        most = int(no.value.hint.split()[1])
-        assert no.value.hint == f"max_tokens {most} or less"
-        assert len(ask(batcher, PROMPTS[0], Sampling(max_tokens=most))[0].tokens) == most
-        with pytest.raises(FitError):
-            ask(batcher, PROMPTS[0], Sampling(max_tokens=most + 1))
-
-
-def test_answers_wait_for_memory_and_memory_never_passes_the_budget(tight, varied_folder):
-    numbers = random.Random(1)
-    peaks, together = [], []
-    with tight(*[(650, 50)] * 3) as batcher:
-
-        def note(answered):
-            peaks.append(mx.get_peak_memory())
-            together.append(batcher.load.answering)
-
-        wanted = []
-        for _ in range(16):
-            ids = [numbers.randrange(20, 300) for _ in range(numbers.randrange(5, 650))]
-            wanted.append((ids, Sampling(max_tokens=numbers.randrange(1, 50))))
-        asked = [ask(batcher, ids, sampling, then=note) for ids, sampling in wanted]
-        assert [len(answered.tokens) for answered, _ in asked] == [
-            sampling.max_tokens for _, sampling in wanted
-        ]
-        total = batcher.budget.total
-        again, _ = ask(batcher, *wanted[-1])
-        assert again.tokens == asked[-1][0].tokens
-    assert max(peaks) <= total
-    assert 2 <= max(together) <= 8
-
-
-def test_a_budget_below_the_model_is_refused(varied):
-    with pytest.raises(
-        FitError, match=r"the model alone needs .* and the memory budget is 1\.0 MB"
-    ):
-        Batcher(varied, memory_gb=0.001)
-
-
 def test_an_unknown_adapter_is_refused_at_once(batcher):
     with pytest.raises(ModelError, match="no adapter is called 'poet'"):
         ask(batcher, PROMPTS[0], Sampling(max_tokens=3), adapter="poet")
@@ -495,24 +366,6 @@ def test_answers_of_several_adapters_are_written_side_by_side(with_adapters):
             assert answered.tokens == single(PROMPTS[2], Sampling(4), name)
     assert max(ends) < 30
     assert max(together) >= 5
-
-
-def test_a_request_that_waits_for_memory_is_passed_only_so_often(tight):
-    order = []
-
-    def note(name):
-        return lambda answered: order.append(name) if len(answered.said) == 1 else None
-
-    with tight((10, 310)) as batcher:
-        held, _, _ = hold(batcher)
-        # This one is being answered all the while, so that the large one has to wait for its end.
-        asked = [ask(batcher, PROMPTS[2], Sampling(100), then=note("long"))]
-        asked.append(ask(batcher, PROMPTS[2], Sampling(300), then=note("large")))
-        for _ in range(PASSES + 4):
-            asked.append(ask(batcher, PROMPTS[2], Sampling(2), then=note("small")))
-        held.go.set()
-        assert all(answered.tokens for answered, _ in asked)
-    assert order == ["long", *["small"] * PASSES, "large", *["small"] * 4]
 
 
 @pytest.mark.slow
