@@ -22,7 +22,6 @@ from afm_mlx.evaluation.run import run_task
 from afm_mlx.evaluation.subject import TOO_LONG
 from afm_mlx.inference.calls import parse_answer
 from afm_mlx.inference.tools import declared_tool
-from afm_mlx.progress import Progress
 
 WAIT_SECONDS = 30
 
@@ -465,12 +464,6 @@ class Letters:
 
     def kept(self, item, reply):
         return {}
-
-
-@pytest.fixture
-def quiet(tmp_path):
-    with (tmp_path / "log").open("w") as stream:
-        yield Progress(stream)
 
 
 def test_a_run_goes_on_after_the_server_came_back(quiet, tmp_path):

@@ -10,7 +10,6 @@ from afm_mlx.evaluation.run import run_task
 from afm_mlx.evaluation.scores import score_of
 from afm_mlx.evaluation.subject import TOO_LONG, ModelSubject
 from afm_mlx.evaluation.tasks.needle import EFFECTIVE, NOISE, Needle, effective_length
-from afm_mlx.progress import Progress
 
 KINDS = ("single", "multi_key", "multi_value", "multi_query", "tracking", "common_words")
 
@@ -22,12 +21,6 @@ went. In the evening it came back. It had lost its mast, and all of them laughed
 
 def count_words(text):
     return len(text.split())
-
-
-@pytest.fixture
-def quiet(tmp_path):
-    with (tmp_path / "log").open("w") as stream:
-        yield Progress(stream)
 
 
 def probes(**settings):
