@@ -484,9 +484,11 @@ def test_a_run_goes_on_after_the_server_came_back(quiet, tmp_path):
 
 
 def test_what_came_before_a_failure_is_kept_though_others_were_under_way(quiet, tmp_path):
-    failed = threading.Event()
+    under_way, failed = threading.Barrier(3, timeout=WAIT_SECONDS), threading.Event()
 
     def reply(body):
+        if asked_of(body) in ("a", "b", "c"):
+            under_way.wait()
         if asked_of(body) == "a":
             failed.set()
             return 401, wrong("no"), {}
