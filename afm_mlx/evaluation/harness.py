@@ -33,10 +33,9 @@ from afm_mlx.evaluation.items import (
     Refusal,
     Reply,
 )
+from afm_mlx.evaluation.registry import HARNESS
+from afm_mlx.evaluation.scores import FROM_ZERO, Ends
 from afm_mlx.evaluation.subject import Subject
-
-PREFIX = "harness:"
-"""Begins the names of such tasks."""
 
 MAX_TOKENS = 256
 """Longest answer where a task says nothing. Source: lm-eval, `HFLM.max_gen_toks`."""
@@ -57,23 +56,23 @@ def harness_task(
     Raises:
         DataError: the package is not installed, there is no such task, or its data cannot be read.
     """
-    name = name.removeprefix(PREFIX)
+    name = name.removeprefix(HARNESS)
     manager = _manager(name, include)
     if name not in manager.all_tasks:
         near = difflib.get_close_matches(name, manager.all_tasks, n=1)
         raise DataError(
             f"lm-evaluation-harness has no task '{name}'",
-            hint=f"did you mean {PREFIX}{near[0]}?" if near else "lm_eval ls tasks shows all",
+            hint=f"did you mean {HARNESS}{near[0]}?" if near else "lm_eval ls tasks shows all",
         )
     try:
         tasks = manager.load([name])["tasks"]
     except (OSError, ValueError) as error:
         what = str(error).strip().splitlines()[0]
-        raise DataError(f"{PREFIX}{name}: its data cannot be read: {what}") from None
+        raise DataError(f"{HARNESS}{name}: its data cannot be read: {what}") from None
     if shots is not None:
         for task in tasks.values():
             task.set_config(key="num_fewshot", value=shots)
-    return HarnessTask(f"{PREFIX}{name}", tasks)
+    return HarnessTask(f"{HARNESS}{name}", tasks)
 
 
 @dataclass
@@ -99,6 +98,12 @@ class HarnessTask:
         names = (name for task in self.tasks.values() for name in _figures(task))
         return {name: f"{name} of lm-evaluation-harness" for name in names}
 
+    @property
+    def ranges(self) -> Mapping[str, Ends]:
+        """See `Task`. Of figures that are no means; what means are of, nobody says."""
+        each = (pair for task in self.tasks.values() for pair in _figures(task).items())
+        return {name: FROM_ZERO for name, is_mean in each if not is_mean}
+
     def items(self) -> Sequence[Item]:
         """See `Task`."""
         items = []
@@ -119,7 +124,7 @@ class HarnessTask:
         """See `Task`."""
         task, requests = self._asked[item.key]
         if isinstance(reply, Refusal):
-            return {name: Mark(0.0) for name, is_share in _figures(task).items() if is_share}
+            return {name: Mark(0.0) for name, is_mean in _figures(task).items() if is_mean}
         for request, response in zip(requests, _responses(item, reply), strict=True):
             request.resps = [response]
         marks = {}
@@ -211,7 +216,7 @@ def _import(module: str) -> Any:
             missing = f"lm-evaluation-harness needs the package {error.name}"
             raise DataError(missing, hint=f"pip install {error.name}") from None
         raise DataError(
-            f"tasks that begin with {PREFIX} need lm-evaluation-harness",
+            f"tasks that begin with {HARNESS} need lm-evaluation-harness",
             hint="pip install lm-eval",
         ) from None
 

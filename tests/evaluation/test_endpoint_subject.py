@@ -431,9 +431,20 @@ def test_likelihoods_are_not_to_be_had():
     choice = Choice("c", (Option("It is", " a cat"), Option("It is", " a dog")), 0)
     for asking in (lambda: who.choose([choice]), lambda: who.read([Passage("p", "It is.")])):
         with pytest.raises(RunError, match=r"127\.0\.0\.1 does not tell") as caught:
-            list(asking())
+            asking()
         assert caught.value.hint == "name a model on this machine instead of an endpoint"
     assert list(who.choose([])) == list(who.read([])) == []
+
+
+def test_a_task_that_needs_likelihoods_leaves_nothing_behind(quiet, tmp_path):
+    class Texts(Letters):
+        def items(self):
+            return [*super().items(), Passage("p", "It is.")]
+
+    who = EndpointSubject(Endpoint("http://127.0.0.1:1", "one", key=""))
+    with pytest.raises(RunError, match="compares how likely texts are"):
+        run_task(Texts(), who, tmp_path / "run", quiet)
+    assert not (tmp_path / "run").exists()
 
 
 def test_who_has_heard_enough_leaves_no_thread_behind():

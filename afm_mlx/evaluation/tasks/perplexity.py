@@ -22,6 +22,7 @@ from afm_mlx.corpus.sources.item_files import (
     read_text_file,
 )
 from afm_mlx.evaluation.items import Item, Likelihood, Mark, Marks, Passage, Reply
+from afm_mlx.evaluation.scores import FROM_ZERO, Ends
 from afm_mlx.evaluation.tasks.rows import task_rows, text_field
 
 MARKDOWN = (".md", ".markdown")
@@ -45,6 +46,7 @@ class Perplexity:
         "perplexity": "e to the nats per token",
         "nats_per_token": "mean surprise of a token",
     }
+    ranges: ClassVar[Mapping[str, Ends]] = dict.fromkeys(figures, FROM_ZERO)
 
     @property
     def settings(self) -> Mapping[str, Any]:

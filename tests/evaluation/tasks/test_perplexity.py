@@ -30,7 +30,9 @@ def test_a_certain_model_has_perplexity_1(stub, quiet, tmp_path):
     (tmp_path / "x.txt").write_text("abc")
     who = stub(reads=lambda passage: Likelihood(0.0, 3, True))
     result = run_task(Perplexity(tmp_path / "x.txt"), who, tmp_path / "run", quiet)
-    assert (result.scores["perplexity"].value, result.scores["bits_per_byte"].value) == (1.0, 0.0)
+    for name, least in (("perplexity", 1.0), ("bits_per_byte", 0.0), ("nats_per_token", 0.0)):
+        score = result.scores[name]
+        assert (score.value, score.low, score.high) == (least, least, least)
 
 
 def test_texts_that_were_not_read_have_no_figure(never_replies, quiet, tmp_path):
