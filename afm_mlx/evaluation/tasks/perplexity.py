@@ -5,6 +5,7 @@ Nats per token depend on the tokenizer; bits per byte compare models of any two.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,9 +33,9 @@ MARKDOWN = (".md", ".markdown")
 class Perplexity:
     """The task. Each text is read from its beginning, apart from the others."""
 
-    data: str | Path
+    data: str | Path | Sequence[str] = dataclasses.field(repr=False)
     """A text or Markdown file, which is one text; rows of JSONL, CSV or Parquet; a folder of such
-    files; or `hub:ORG/NAME`."""
+    files; `hub:ORG/NAME`; or the texts themselves."""
     field: str = "text"
     """Name of the rows' text."""
     max_chars: int | None = None
@@ -77,6 +78,9 @@ class Perplexity:
         return {"bytes": len(item.text.encode())}
 
     def _texts(self) -> Iterator[str]:
+        if not isinstance(self.data, str | Path):
+            yield from self.data
+            return
         if str(self.data).startswith(PREFIX):
             yield from map(self._text, task_rows(self.name, self.data, hub_files="*test*"))
             return

@@ -62,6 +62,10 @@ def test_files_of_a_folder(tmp_path):
     ]
 
 
+def test_texts_themselves_are_taken():
+    assert [item.text for item in Perplexity(["One", "", "two"]).items()] == ["One", "two"]
+
+
 def test_what_cannot_be_read_is_named(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"content": "a"}\n')
     with pytest.raises(DataError, match="line 1: no 'text'"):
