@@ -170,8 +170,9 @@ def run_task(
 def read_answers(folder: Path, count: int) -> dict[str, str]:
     """The first answers of a run's samples by what was asked, where the task keeps that."""
     found: dict[str, str] = {}
-    lines = (folder / SAMPLES).read_text(encoding="utf-8").splitlines()
-    for sample in sorted(map(Sample.of_line, lines), key=lambda sample: sample.key):
+    with (folder / SAMPLES).open(encoding="utf-8") as lines:
+        samples = sorted(map(Sample.of_line, lines), key=lambda sample: sample.key)
+    for sample in samples:
         if len(found) < count and {"prompt", "answer"} <= sample.kept.keys():
             found[sample.kept["prompt"]] = sample.kept["answer"]
     return found
@@ -299,7 +300,8 @@ def _read_samples(file: Path, keys: set[str]) -> dict[str, Sample]:
         with file.open("r+b") as opened:
             opened.truncate(len(whole))
     found = {}
-    for number, line in enumerate(whole.decode("utf-8", "replace").splitlines(), start=1):
+    # Answers may hold what else counts as the end of a line, such as U+2028.
+    for number, line in enumerate(whole.decode("utf-8", "replace").split("\n")[:-1], start=1):
         try:
             sample = Sample.of_line(line)
         except (ValueError, KeyError, TypeError):
