@@ -385,9 +385,10 @@ def _check_files(steps: Iterable[Step]) -> None:
     for step in steps:
         for path in step.stage.facts.get("data", {}) if step.todo else ():
             if not Path(path).expanduser().exists():
+                part = "tasks" if step.stage.name == "eval" else "data"
                 raise DataError(
                     f"cannot read {path}: no such file",
-                    hint=f"check --data, or [{step.stage.name}.data.NAME] of the recipe",
+                    hint=f"check --data, or [{step.stage.name}.{part}.NAME] of the recipe",
                 )
 
 

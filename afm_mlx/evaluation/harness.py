@@ -16,6 +16,7 @@ import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def harness_task(
     try:
         tasks = manager.load([name])["tasks"]
     except (OSError, ValueError) as error:
-        what = str(error).strip().splitlines()[0]
+        what = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"{HARNESS}{name}: its data cannot be read: {what}") from None
     if shots is not None:
         for task in tasks.values():
@@ -89,8 +90,8 @@ class HarnessTask:
     def settings(self) -> Mapping[str, Any]:
         """See `Task`."""
         shots = {task.config.num_fewshot or 0 for task in self.tasks.values()}
-        version = importlib.import_module("importlib.metadata").version("lm_eval")
-        return {"shots": shots.pop() if len(shots) == 1 else sorted(shots), "lm_eval": version}
+        counts = shots.pop() if len(shots) == 1 else sorted(shots)
+        return {"shots": counts, "lm_eval": version("lm_eval")}
 
     @property
     def figures(self) -> Mapping[str, str]:

@@ -6,6 +6,7 @@ import pytest
 
 from afm_mlx import pipeline
 from afm_mlx.errors import DataError, RecipeError
+from afm_mlx.evaluation.table import score_table
 from afm_mlx.recipe import load_recipe
 
 LINES = [
@@ -66,6 +67,17 @@ def test_prompts_of_the_training_data_are_not_asked(runs):
     )
     # Both are parts of one stream, which begins with the forty of the training data.
     assert (len(trained), len(made), len(made & trained)) == (40, 20, 0)
+
+
+def test_a_file_that_is_not_there_is_told_where_it_is_given(runs):
+    with pytest.raises(DataError, match=r"cannot read none\.jsonl") as refused:
+        runs("eval.tasks.a.task=checks", "eval.tasks.a.path=none.jsonl")
+    assert "[eval.tasks.NAME]" in refused.value.hint
+
+
+def test_a_task_without_a_score_is_shown_as_such():
+    results = [{"task": "perplexity", "model": "tiny", "scores": {}}]
+    assert score_table(results).splitlines()[1].split() == ["tiny", "none"]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import numpy as np
 
 from afm_mlx.errors import DataError
 from afm_mlx.evaluation.items import Choice, Item, Mark, Marks, Option, Reply
+from afm_mlx.evaluation.tasks.choices import likeliest
 from afm_mlx.evaluation.tasks.rows import task_rows
 
 _SHORTEST = 12  # characters of a line that says something; ours
@@ -74,13 +75,8 @@ class Continuations:
     def mark(self, item: Item, reply: Reply) -> Marks:
         """See `Task`."""
         assert isinstance(item, Choice)
-        if not isinstance(reply, Sequence):
-            return {"accuracy": Mark(0.0)}
-        each = [
-            likelihood.nats / max(len(option.continuation.encode()), 1)
-            for likelihood, option in zip(reply, item.options, strict=True)
-        ]
-        return {"accuracy": Mark(float(each.index(max(each)) == item.right))}
+        sizes = [len(option.continuation.encode()) for option in item.options]
+        return {"accuracy": Mark(float(likeliest(reply, sizes) == item.right))}
 
     def kept(self, item: Item, reply: Reply) -> Mapping[str, Any]:
         """See `Task`."""

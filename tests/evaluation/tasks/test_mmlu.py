@@ -88,7 +88,7 @@ def test_without_examples_it_says_what_to_do(data, tmp_path):
     dev.rename(tmp_path / "elsewhere")
     with pytest.raises(DataError, match="no examples for 5 shots") as caught:
         MMLU(data).items()
-    assert "--shots 0" in caught.value.hint
+    assert "--set shots=0" in caught.value.hint
     assert len(MMLU(data, shots=0).items()) == 8
     assert (
         MMLU(data, shots_from=tmp_path / "elsewhere").items()[0].options[0].context.count("A.") == 6
