@@ -15,7 +15,7 @@ from typing import Any
 from afm_mlx import artifact
 from afm_mlx.artifact import Inputs
 from afm_mlx.errors import AfmError, DataError, RunError
-from afm_mlx.evaluation.registry import task_kind
+from afm_mlx.evaluation.registry import check_task
 from afm_mlx.evaluation.table import score_table
 from afm_mlx.progress import Progress, duration
 from afm_mlx.recipe import Recipe, nearest
@@ -216,12 +216,14 @@ def _evaluation(recipe: Recipe) -> list[Stage]:
     """The stage that asks all models the tasks of [eval].
 
     Raises:
-        RecipeError: a task is unknown.
+        RecipeError: a task or a setting is unknown.
+        DataError: a task cannot be made of such data.
     """
     if recipe.eval is None:
         return []
-    for task in recipe.eval.tasks.values():
-        task_kind(task.task)
+    for name, task in recipe.eval.tasks.items():
+        place = () if task.path == HELD_OUT else f"{name}.jsonl" if task.make else task.path
+        check_task(task.task, place, task.settings)
     texts = any(task.path == HELD_OUT for task in recipe.eval.tasks.values())
     parents = [*recipe.evaluated_stages(), *(("tokenizer", "data") if texts else ())]
     bases = [recipe.start_of(name) for name in parents if name.startswith(ADAPTER)]
@@ -383,9 +385,10 @@ def _check_files(steps: Iterable[Step]) -> None:
     for step in steps:
         for path in step.stage.facts.get("data", {}) if step.todo else ():
             if not Path(path).expanduser().exists():
+                part = "tasks" if step.stage.name == "eval" else "data"
                 raise DataError(
                     f"cannot read {path}: no such file",
-                    hint=f"check --data, or [{step.stage.name}.data.NAME] of the recipe",
+                    hint=f"check --data, or [{step.stage.name}.{part}.NAME] of the recipe",
                 )
 
 

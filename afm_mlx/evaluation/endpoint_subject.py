@@ -61,20 +61,20 @@ class EndpointSubject:
         }
 
     def choose(self, choices: Sequence[Choice]) -> Iterator[tuple[int, list[Likelihood] | Refusal]]:
-        """Refuse: a chat API does not say how likely a given text is.
+        """Refuse at once: a chat API does not say how likely a given text is.
 
         Raises:
             RunError: always, where there is a choice.
         """
         if choices:
             self._no_likelihoods()
-        yield from ()
+        return iter(())
 
     def read(self, passages: Sequence[Passage]) -> Iterator[tuple[int, Likelihood | Refusal]]:
         """As `choose`."""
         if passages:
             self._no_likelihoods()
-        yield from ()
+        return iter(())
 
     def answer(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer | Refusal]]:
         """See `Subject`. A text to be continued is sent as a message of the user.

@@ -16,6 +16,7 @@ import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,9 @@ from afm_mlx.evaluation.items import (
     Refusal,
     Reply,
 )
+from afm_mlx.evaluation.registry import HARNESS
+from afm_mlx.evaluation.scores import FROM_ZERO, Ends
 from afm_mlx.evaluation.subject import Subject
-
-PREFIX = "harness:"
-"""Begins the names of such tasks."""
 
 MAX_TOKENS = 256
 """Longest answer where a task says nothing. Source: lm-eval, `HFLM.max_gen_toks`."""
@@ -57,23 +57,23 @@ def harness_task(
     Raises:
         DataError: the package is not installed, there is no such task, or its data cannot be read.
     """
-    name = name.removeprefix(PREFIX)
+    name = name.removeprefix(HARNESS)
     manager = _manager(name, include)
     if name not in manager.all_tasks:
         near = difflib.get_close_matches(name, manager.all_tasks, n=1)
         raise DataError(
             f"lm-evaluation-harness has no task '{name}'",
-            hint=f"did you mean {PREFIX}{near[0]}?" if near else "lm_eval ls tasks shows all",
+            hint=f"did you mean {HARNESS}{near[0]}?" if near else "lm_eval ls tasks shows all",
         )
     try:
         tasks = manager.load([name])["tasks"]
     except (OSError, ValueError) as error:
-        what = str(error).strip().splitlines()[0]
-        raise DataError(f"{PREFIX}{name}: its data cannot be read: {what}") from None
+        what = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"{HARNESS}{name}: its data cannot be read: {what}") from None
     if shots is not None:
         for task in tasks.values():
             task.set_config(key="num_fewshot", value=shots)
-    return HarnessTask(f"{PREFIX}{name}", tasks)
+    return HarnessTask(f"{HARNESS}{name}", tasks)
 
 
 @dataclass
@@ -90,14 +90,20 @@ class HarnessTask:
     def settings(self) -> Mapping[str, Any]:
         """See `Task`."""
         shots = {task.config.num_fewshot or 0 for task in self.tasks.values()}
-        version = importlib.import_module("importlib.metadata").version("lm_eval")
-        return {"shots": shots.pop() if len(shots) == 1 else sorted(shots), "lm_eval": version}
+        counts = shots.pop() if len(shots) == 1 else sorted(shots)
+        return {"shots": counts, "lm_eval": version("lm_eval")}
 
     @property
     def figures(self) -> Mapping[str, str]:
         """See `Task`."""
         names = (name for task in self.tasks.values() for name in _figures(task))
         return {name: f"{name} of lm-evaluation-harness" for name in names}
+
+    @property
+    def ranges(self) -> Mapping[str, Ends]:
+        """See `Task`. Of figures that are no means; what means are of, nobody says."""
+        each = (pair for task in self.tasks.values() for pair in _figures(task).items())
+        return {name: FROM_ZERO for name, is_mean in each if not is_mean}
 
     def items(self) -> Sequence[Item]:
         """See `Task`."""
@@ -119,7 +125,7 @@ class HarnessTask:
         """See `Task`."""
         task, requests = self._asked[item.key]
         if isinstance(reply, Refusal):
-            return {name: Mark(0.0) for name, is_share in _figures(task).items() if is_share}
+            return {name: Mark(0.0) for name, is_mean in _figures(task).items() if is_mean}
         for request, response in zip(requests, _responses(item, reply), strict=True):
             request.resps = [response]
         marks = {}
@@ -211,7 +217,7 @@ def _import(module: str) -> Any:
             missing = f"lm-evaluation-harness needs the package {error.name}"
             raise DataError(missing, hint=f"pip install {error.name}") from None
         raise DataError(
-            f"tasks that begin with {PREFIX} need lm-evaluation-harness",
+            f"tasks that begin with {HARNESS} need lm-evaluation-harness",
             hint="pip install lm-eval",
         ) from None
 

@@ -111,7 +111,8 @@ class Task(Protocol):
     """A benchmark.
 
     It may have `averages`, too: figures that are means of another figure's scores over all groups,
-    by name, such as {"average": "accuracy"}.
+    by name, such as {"average": "accuracy"}; and `ranges`: of figures that are no shares, the least
+    and the greatest value of a mark, such as {"score": (1, 10)}.
     """
 
     @property

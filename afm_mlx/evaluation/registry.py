@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -150,19 +150,12 @@ def open_task(
         behind_endpoint: a model behind an endpoint will be asked; that decides `FROM_ENDPOINT`.
 
     Raises:
-        RecipeError: no task, or no setting, has this name; or a value is of a wrong type.
-        DataError: the task needs data, or takes none.
+        RecipeError: as `check_task`.
+        DataError: as there.
     """
     kind = task_kind(name)
     known = kind.parameters()
-    types = get_type_hints(kind.maker())
-    settable = [
-        each for each in known if each != DATA and (each not in FROM_MODEL or each == "chat")
-    ]
-    given = read_settings(
-        name, settings or {}, {word: hint for word, hint in types.items() if word in settable}
-    )
-    found: dict[str, Any] = {**kind.fixed, **given}
+    found = {**kind.fixed, **check_task(name, data, settings)}
     for word in FROM_MODEL:
         if word not in known or word in found:
             continue
@@ -170,13 +163,34 @@ def open_task(
             found[word] = FROM_MODEL[word](engine)
         elif behind_endpoint and word in FROM_ENDPOINT:
             found[word] = FROM_ENDPOINT[word]
+    return kind.maker()(**found)
+
+
+def check_task(
+    name: str, data: Any = None, settings: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What `open_task` is given as the task's maker takes it; nothing is opened.
+
+    Raises:
+        RecipeError: no task, or no setting, has this name; or a value is of a wrong type.
+        DataError: the task needs data, takes none, or none of this kind.
+    """
+    kind = task_kind(name)
+    known = kind.parameters()
+    types = get_type_hints(kind.maker())
+    settable = [
+        each for each in known if each != DATA and (each not in FROM_MODEL or each == "chat")
+    ]
+    found = read_settings(
+        name, settings or {}, {word: hint for word, hint in types.items() if word in settable}
+    )
     if data is not None and data != "":
         if DATA not in known:
-            raise DataError(f"task {name} takes no data", hint="leave --data away")
-        found[DATA] = _place(data, types[DATA])
+            raise DataError(f"task {name} takes no data", hint="leave its path away")
+        found[DATA] = _place(name, data, types[DATA])
     elif DATA in known and known[DATA].default is inspect.Parameter.empty:
         raise DataError(f"task {name} needs data", hint=kind.data)
-    return kind.maker()(**found)
+    return found
 
 
 def read_settings(
@@ -207,11 +221,20 @@ def _read(name: str, word: str, value: Any, wanted: Any) -> Any:
         raise RecipeError(f"task {name}: {word} is {value!r}: {what.lower()}") from None
 
 
-def _place(data: Any, wanted: Any) -> Any:
+def _place(name: str, data: Any, wanted: Any) -> Any:
     """Where items are, in the form that the task takes: texts, one place, or several."""
     if not isinstance(data, str | Path):
+        if Sequence[str] not in get_args(wanted):
+            raise DataError(
+                f"task {name} is not made of documents", hint="give a path with its items"
+            )
         return data
     if str(data).startswith("hub:"):
+        if wanted is Path:
+            raise DataError(
+                f"task {name} reads a file of this machine, not {data}",
+                hint="download the set, and give its file",
+            )
         place: str | Path = str(data)
     else:
         place = Path(data).expanduser()

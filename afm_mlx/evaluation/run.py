@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,7 +32,7 @@ from afm_mlx.evaluation.items import (
     Reply,
     Task,
 )
-from afm_mlx.evaluation.scores import Score, by_name, mean_of
+from afm_mlx.evaluation.scores import Ends, Score, by_name, mean_of
 from afm_mlx.evaluation.subject import Subject
 from afm_mlx.progress import Progress, bar, duration
 
@@ -119,7 +120,8 @@ def run_task(
 
     Raises:
         DataError: as `Task.items`, or there is no item.
-        RunError: the folder holds samples of something else.
+        RunError: the folder holds samples of something else, or the subject cannot reply to such
+            items; then nothing has been written.
     """
     items = take_evenly(task.items(), limit, group=lambda item: item.group)
     if not items:
@@ -132,16 +134,19 @@ def run_task(
     asked = {"task": task.name, "subject": subject.name, **settings}
     if apart:
         folder = folder / f"{task.name.replace(':', '-')}-{_hash_of(asked)}"
-    folder.mkdir(parents=True, exist_ok=True)
-    _claim(folder, asked)
+    is_new = not _is_claimed(folder, asked)
     samples = _read_samples(folder / SAMPLES, {item.key for item in items})
     left = [item for item in items if item.key not in samples]
+    replies = ask(subject, left)
+    if is_new:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / ASKED, json.dumps(asked, indent=2) + "\n")
     earlier = max((sample.seconds for sample in samples.values()), default=0.0)
     if samples and left:
         progress.say(f"{task.name}: going on after {len(samples):,} of {len(items):,} items")
     began = time.monotonic()
     with (folder / SAMPLES).open("a", encoding="utf-8") as file:
-        for item, reply in ask(subject, left):
+        for item, reply in replies:
             seconds = round(earlier + time.monotonic() - began, 2)
             sample = _sample(task, item, reply, seconds)
             file.write(sample.to_line() + "\n")
@@ -165,21 +170,28 @@ def run_task(
 def read_answers(folder: Path, count: int) -> dict[str, str]:
     """The first answers of a run's samples by what was asked, where the task keeps that."""
     found: dict[str, str] = {}
-    lines = (folder / SAMPLES).read_text(encoding="utf-8").splitlines()
-    for sample in sorted(map(Sample.of_line, lines), key=lambda sample: sample.key):
+    with (folder / SAMPLES).open(encoding="utf-8") as lines:
+        samples = sorted(map(Sample.of_line, lines), key=lambda sample: sample.key)
+    for sample in samples:
         if len(found) < count and {"prompt", "answer"} <= sample.kept.keys():
             found[sample.kept["prompt"]] = sample.kept["answer"]
     return found
 
 
 def ask(subject: Subject, items: Sequence[Item]) -> Iterator[tuple[Item, Reply]]:
-    """Items of any kind with their replies, as these come."""
+    """Items of any kind with their replies, as these come.
+
+    Raises:
+        RunError: the subject cannot reply to such items; at once, not with the first reply.
+    """
     choices = [item for item in items if isinstance(item, Choice)]
     passages = [item for item in items if isinstance(item, Passage)]
     questions = [item for item in items if isinstance(item, Question)]
-    yield from ((choices[place], reply) for place, reply in subject.choose(choices))
-    yield from ((passages[place], reply) for place, reply in subject.read(passages))
-    yield from ((questions[place], reply) for place, reply in subject.answer(questions))
+    return chain(
+        ((choices[place], reply) for place, reply in subject.choose(choices)),
+        ((passages[place], reply) for place, reply in subject.read(passages)),
+        ((questions[place], reply) for place, reply in subject.answer(questions)),
+    )
 
 
 def take_evenly(
@@ -219,8 +231,9 @@ def sum_up(task: Task, samples: Sequence[Sample]) -> dict[str, Any]:
     for sample in samples:
         if sample.group:
             groups.setdefault(sample.group, []).append(sample)
-    by_group = {name: _scores(some) for name, some in groups.items()}
-    scores = _scores(samples)
+    ranges = getattr(task, "ranges", {})
+    by_group = {name: _scores(some, ranges) for name, some in groups.items()}
+    scores = _scores(samples, ranges)
     for name, of in getattr(task, "averages", {}).items():
         scores[name] = mean_of([each[of] for each in by_group.values()])
     return {
@@ -230,8 +243,8 @@ def sum_up(task: Task, samples: Sequence[Sample]) -> dict[str, Any]:
     }
 
 
-def _scores(samples: Iterable[Sample]) -> dict[str, Score]:
-    return by_name(pair for sample in samples for pair in sample.marks.items())
+def _scores(samples: Iterable[Sample], ranges: Mapping[str, Ends]) -> dict[str, Score]:
+    return by_name((pair for sample in samples for pair in sample.marks.items()), ranges)
 
 
 def _sample(task: Task, item: Item, reply: Reply, seconds: float) -> Sample:
@@ -255,16 +268,15 @@ def _hash_of(asked: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _claim(folder: Path, asked: dict[str, Any]) -> None:
-    """Let a folder belong to what is asked of whom.
+def _is_claimed(folder: Path, asked: dict[str, Any]) -> bool:
+    """Whether a folder belongs to what is asked of whom already.
 
     Raises:
         RunError: it belongs to something else.
     """
     file = folder / ASKED
     if not file.exists():
-        write_text(file, json.dumps(asked, indent=2) + "\n")
-        return
+        return False
     try:
         before = json.loads(file.read_text(encoding="utf-8"))
         different = [name for name in {**before, **asked} if before.get(name) != asked.get(name)]
@@ -275,6 +287,7 @@ def _claim(folder: Path, asked: dict[str, Any]) -> None:
             f"{folder} holds samples of another run: its {', '.join(different)} differ",
             hint="give another --out, or delete that folder",
         )
+    return True
 
 
 def _read_samples(file: Path, keys: set[str]) -> dict[str, Sample]:
@@ -287,7 +300,8 @@ def _read_samples(file: Path, keys: set[str]) -> dict[str, Sample]:
         with file.open("r+b") as opened:
             opened.truncate(len(whole))
     found = {}
-    for number, line in enumerate(whole.decode("utf-8", "replace").splitlines(), start=1):
+    # Answers may hold what else counts as the end of a line, such as U+2028.
+    for number, line in enumerate(whole.decode("utf-8", "replace").split("\n")[:-1], start=1):
         try:
             sample = Sample.of_line(line)
         except (ValueError, KeyError, TypeError):

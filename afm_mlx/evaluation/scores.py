@@ -8,7 +8,7 @@ does not count as another draw.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +16,13 @@ from afm_mlx.evaluation.items import Mark
 
 Z = 1.959963984540054
 """Quantile of the normal distribution that leaves 2.5 % above: intervals are of 95 %."""
+
+
+Ends = tuple[float, float]
+"""The least and the greatest value that a mark can have."""
+
+SHARES = (0.0, 1.0)
+FROM_ZERO = (0.0, math.inf)
 
 
 @dataclass(frozen=True)
@@ -37,33 +44,40 @@ class Score:
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
-def score_of(marks: Sequence[Mark]) -> Score:
+def score_of(marks: Sequence[Mark], ends: Ends | None = None) -> Score:
     """The score of at least one item.
 
     Shares of equal items, each 0 or 1, have Wilson's interval, which holds for few items and near
     the ends, too. Else the normal one of a ratio of sums, by linearisation; for equal weights that
-    is the usual one of a mean.
+    is the usual one of a mean. It does not go beyond what a mark can be.
+
+    Args:
+        marks: of the items.
+        ends: least and greatest value that a mark can have; None: shares, where all are from 0 to
+            1, else any.
 
     Source: Wilson, 1927; Cochran, Sampling Techniques, 2.11 and 6.4.
 
     >>> print(score_of([Mark(1.0), Mark(1.0), Mark(0.0), Mark(1.0)]))
     0.750 (0.301 to 0.954)
     """
+    if ends is None:
+        are_shares = all(0 <= mark.value <= 1 for mark in marks)
+        least, most = SHARES if are_shares else (-math.inf, math.inf)
+    else:
+        are_shares, (least, most) = False, ends
     total = math.fsum(mark.weight for mark in marks)
     if total <= 0:
         return Score(0.0, 0.0, 0.0, len(marks))
     value = math.fsum(mark.value * mark.weight for mark in marks) / total
     n = len(marks)
-    if all(mark.weight == 1 and mark.value in (0.0, 1.0) for mark in marks):
+    if are_shares and all(mark.weight == 1 and mark.value in (0.0, 1.0) for mark in marks):
         return Score(value, *wilson(value, n), n)
     if n < 2:
         return Score(value, value, value, n)
     squares = math.fsum((mark.weight * (mark.value - value)) ** 2 for mark in marks)
     error = Z * math.sqrt(n / (n - 1) * squares) / total
-    low, high = value - error, value + error
-    if all(0 <= mark.value <= 1 for mark in marks):
-        low, high = max(low, 0.0), min(high, 1.0)
-    return Score(value, low, high, n)
+    return Score(value, max(value - error, least), min(value + error, most), n)
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
@@ -73,8 +87,8 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     return max(0.0, min(middle - half, share)), min(1.0, max(middle + half, share))
 
 
-def by_name(rows: Iterable[tuple[str, Mark]]) -> dict[str, Score]:
-    """The score of each name's marks, in the order in which they first come.
+def by_name(rows: Iterable[tuple[str, Mark]], ranges: Mapping[str, Ends] = {}) -> dict[str, Score]:
+    """The score of each name's marks, in the order in which they first come; ranges as of `Task`.
 
     A perplexity is marked in nats; its score, and the ends of its interval, are e to those.
 
@@ -84,7 +98,7 @@ def by_name(rows: Iterable[tuple[str, Mark]]) -> dict[str, Score]:
     found: dict[str, list[Mark]] = {}
     for name, mark in rows:
         found.setdefault(name, []).append(mark)
-    scores = {name: score_of(marks) for name, marks in found.items()}
+    scores = {name: score_of(marks, ranges.get(name)) for name, marks in found.items()}
     return {
         name: _exponential(score) if name.endswith("perplexity") else score
         for name, score in scores.items()

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from afm_mlx.evaluation.scores import Score
+
 
 def score_table(results: Sequence[Mapping[str, Any]]) -> str:
-    """The first score of each result with its interval, in lines.
+    """The first score of each result with its interval, "none" where no item has one, in lines.
 
     Args:
         results: as `Result.to_json` makes them, with `stage` and `name` of the task where a recipe
@@ -15,8 +17,7 @@ def score_table(results: Sequence[Mapping[str, Any]]) -> str:
     """
     rows: dict[str, dict[str, str]] = {}
     for result in results:
-        score = next(iter(result["scores"].values()))
-        cell = f"{score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f})"
+        cell = next((str(Score(**score)) for score in result["scores"].values()), "none")
         row = rows.setdefault(result.get("stage") or result["model"], {})
         row[result.get("name") or result["task"]] = cell
     names = list(dict.fromkeys(name for row in rows.values() for name in row))

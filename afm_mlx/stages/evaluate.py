@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from afm_mlx.artifact import Inputs, write_text
-from afm_mlx.evaluation.items import Task
 from afm_mlx.evaluation.registry import open_task
 from afm_mlx.evaluation.run import RESULT, Result, read_answers, run_task
 from afm_mlx.evaluation.subject import ModelSubject
@@ -45,7 +44,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     }
     results: list[dict[str, Any]] = []
     for stage in recipe.evaluated_stages():
-        wanted = [name for name, each in recipe.eval.tasks.items() if asks(each.stages, stage)]
+        wanted = [name for name, each in recipe.eval.tasks.items() if _asks(each.stages, stage)]
         if not wanted:
             continue
         subject = None
@@ -56,7 +55,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
                 asked = recipe.eval.tasks[name]
                 task = open_task(asked.task, places[name], asked.settings, engine=subject.engine)
                 result = run_task(task, subject, folder, progress, limit=asked.limit)
-                progress.say(f"  {stage}, {name}: {told(result, task)}")
+                progress.say(f"  {stage}, {name}: {_told(result)}")
             found = json.loads((folder / RESULT).read_text(encoding="utf-8"))
             shown = read_answers(folder, SHOWN)
             results.append({**found, "name": name, "stage": stage, "samples": shown})
@@ -65,15 +64,15 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     return {"results": [{word: each[word] for word in words} for each in results]}
 
 
-def asks(stages: Sequence[str], stage: str) -> bool:
+def _asks(stages: Sequence[str], stage: str) -> bool:
     """Whether a task that names `stages`, or none, is asked of this one."""
     return not stages or stage in stages
 
 
-def told(result: Result, task: Task) -> str:
+def _told(result: Result) -> str:
     """The first score of a result, in a line."""
-    first = next(name for name in task.figures if name in result.scores)
-    return f"{first} {result.scores[first]}, {result.items:,} items"
+    first = next((f"{name} {score}" for name, score in result.scores.items()), "no score")
+    return f"{first}, {result.items:,} items"
 
 
 def _place(recipe: Recipe, name: str, settings: EvalTask, inputs: Inputs, out: Path) -> Any:
@@ -92,7 +91,7 @@ def _place(recipe: Recipe, name: str, settings: EvalTask, inputs: Inputs, out: P
 def _write_made(made: Generated, file: Path, *, trained: Path | None) -> None:
     """Make conversations, and leave out those whose prompts stand in files of a folder."""
     known = {
-        prompt_of(conversation)
+        _prompt_of(conversation)
         for other in sorted(trained.glob("*.jsonl") if trained else ())
         for conversation in read_conversations(other)
     }
@@ -103,16 +102,16 @@ def _write_made(made: Generated, file: Path, *, trained: Path | None) -> None:
     write_records(
         maker(settings), settings, part, count=made.count, seed=made.seed, split=made.split.value
     )
-    lines = part.read_text(encoding="utf-8").splitlines(keepends=True)
-    read = read_conversations(part)
-    fresh = [line for line, each in zip(lines, read, strict=True) if prompt_of(each) not in known]
+    with part.open(encoding="utf-8") as lines:
+        pairs = zip(lines, read_conversations(part), strict=True)
+        fresh = [line for line, each in pairs if _prompt_of(each) not in known]
     write_text(file, "".join(fresh))
     part.unlink()
 
 
-def prompt_of(conversation: Conversation) -> str:
+def _prompt_of(conversation: Conversation) -> str:
     """What a conversation asks, as a text to compare."""
-    return json.dumps([message for message in conversation.messages[:-1]], sort_keys=True)
+    return json.dumps(conversation.messages[:-1], sort_keys=True)
 
 
 def _subject(recipe: Recipe, stage: str, inputs: Inputs) -> ModelSubject:

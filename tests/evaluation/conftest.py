@@ -7,25 +7,10 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from afm_mlx.decoder.checkpoint import save_checkpoint
-from afm_mlx.decoder.decoder import Decoder, initialize
 from afm_mlx.evaluation.items import Answer, Likelihood, Refusal
 from afm_mlx.inference.engine import Engine
 from afm_mlx.progress import Progress
-from afm_mlx.settings.sections import Shape
 
-TINY = Shape(
-    num_layers=2,
-    hidden_size=32,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    intermediate_size=64,
-    vocab_size=384,
-    rope_base=10_000,
-    norm_eps=1e-5,
-    max_tokens=512,
-)
 TEXTS = [
     "The cat sat on the mat, and the dog looked at the cat.\n",
     "A house on the hill; a hill in the land. What is it? It is a house. Answer: 42.\n",
@@ -105,15 +90,10 @@ def never_replies():
 
 
 @pytest.fixture(scope="session")
-def model_folder(tmp_path_factory, small_tokenizer) -> Path:
+def model_folder(tmp_path_factory, small_chat_model) -> Path:
     """A tiny random chat model."""
-    tokenizer = tmp_path_factory.mktemp("tokenizer")
-    small_tokenizer(TEXTS * 20, tokenizer, vocab_size=340)
-    model = Decoder(TINY)
-    initialize(model, seed=3)
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    save_checkpoint(folder, model, tokenizer, facts={"stage": "sft"})
-    return folder
+    return small_chat_model(folder, lines=TEXTS * 20, max_tokens=512)
 
 
 @pytest.fixture

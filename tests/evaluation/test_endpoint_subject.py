@@ -22,7 +22,6 @@ from afm_mlx.evaluation.run import run_task
 from afm_mlx.evaluation.subject import TOO_LONG
 from afm_mlx.inference.calls import parse_answer
 from afm_mlx.inference.tools import declared_tool
-from afm_mlx.progress import Progress
 
 WAIT_SECONDS = 30
 
@@ -432,9 +431,20 @@ def test_likelihoods_are_not_to_be_had():
     choice = Choice("c", (Option("It is", " a cat"), Option("It is", " a dog")), 0)
     for asking in (lambda: who.choose([choice]), lambda: who.read([Passage("p", "It is.")])):
         with pytest.raises(RunError, match=r"127\.0\.0\.1 does not tell") as caught:
-            list(asking())
+            asking()
         assert caught.value.hint == "name a model on this machine instead of an endpoint"
     assert list(who.choose([])) == list(who.read([])) == []
+
+
+def test_a_task_that_needs_likelihoods_leaves_nothing_behind(quiet, tmp_path):
+    class Texts(Letters):
+        def items(self):
+            return [*super().items(), Passage("p", "It is.")]
+
+    who = EndpointSubject(Endpoint("http://127.0.0.1:1", "one", key=""))
+    with pytest.raises(RunError, match="compares how likely texts are"):
+        run_task(Texts(), who, tmp_path / "run", quiet)
+    assert not (tmp_path / "run").exists()
 
 
 def test_who_has_heard_enough_leaves_no_thread_behind():
@@ -467,12 +477,6 @@ class Letters:
         return {}
 
 
-@pytest.fixture
-def quiet(tmp_path):
-    with (tmp_path / "log").open("w") as stream:
-        yield Progress(stream)
-
-
 def test_a_run_goes_on_after_the_server_came_back(quiet, tmp_path):
     good = Server(lambda body: (200, said(asked_of(body)), {}))
     dying = Server()
@@ -491,9 +495,11 @@ def test_a_run_goes_on_after_the_server_came_back(quiet, tmp_path):
 
 
 def test_what_came_before_a_failure_is_kept_though_others_were_under_way(quiet, tmp_path):
-    failed = threading.Event()
+    under_way, failed = threading.Barrier(3, timeout=WAIT_SECONDS), threading.Event()
 
     def reply(body):
+        if asked_of(body) in ("a", "b", "c"):
+            under_way.wait()
         if asked_of(body) == "a":
             failed.set()
             return 401, wrong("no"), {}

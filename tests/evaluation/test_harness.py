@@ -12,7 +12,6 @@ from afm_mlx.evaluation.items import Likelihood
 from afm_mlx.evaluation.run import run_task
 from afm_mlx.evaluation.subject import ModelSubject
 from afm_mlx.evaluation.tasks.choices import Choices
-from afm_mlx.progress import Progress
 
 SCENES = [
     {"goal": f"Say {n}", "sol1": "a cat", "sol2": "the dog looked at the cat", "label": n % 2}
@@ -65,34 +64,29 @@ def task_of(included):
     return lambda name, **settings: harness.harness_task(name, include=included, **settings)
 
 
-def run(task, who, folder):
-    folder.mkdir(exist_ok=True)
-    with (folder / "log").open("w") as stream:
-        return run_task(task, who, folder / "run", Progress(stream))
-
-
-def test_stand_ins_score_what_they_must(task_of, stub, never_replies, tmp_path):
-    first = run(task_of("harness:local_choose"), stub(), tmp_path / "first")
+def test_stand_ins_score_what_they_must(task_of, stub, never_replies, quiet, tmp_path):
+    first = run_task(task_of("harness:local_choose"), stub(), tmp_path / "first", quiet)
     assert first.scores["acc"].value == 0.5
     assert set(first.scores) == {"acc", "acc_bytes"}
-    never = run(task_of("local_choose"), never_replies, tmp_path / "never")
+    never = run_task(task_of("local_choose"), never_replies, tmp_path / "never", quiet)
     assert (never.scores["acc"].value, never.refused) == (0.0, {"not asked": 6})
     writer = stub(writes=lambda question: "a cat")
-    assert run(task_of("local_write"), writer, tmp_path / "w").scores["exact_match"].value == 1.0
-    assert run(task_of("local_write"), stub(), tmp_path / "n").scores["exact_match"].value == 0.0
+    for name, who, share in (("writer", writer, 1.0), ("nothing", stub(), 0.0)):
+        wrote = run_task(task_of("local_write"), who, tmp_path / name, quiet)
+        assert wrote.scores["exact_match"].value == share
     reader = stub(reads=lambda passage: Likelihood(-6 * math.log(2), 3))
-    read = run(task_of("local_read"), reader, tmp_path / "read").scores
+    read = run_task(task_of("local_read"), reader, tmp_path / "read", quiet).scores
     assert read["word_perplexity"].value == pytest.approx(2.0)  # six words
     assert read["bits_per_byte"].value == pytest.approx(6 / 25)
 
 
-def test_as_our_own_task_and_as_the_harness_itself(task_of, included, engine, tmp_path):
+def test_as_our_own_task_and_as_the_harness_itself(task_of, included, engine, quiet, tmp_path):
     import lm_eval
     from lm_eval.tasks import TaskManager
 
     who = ModelSubject(engine, "tiny")
-    ours = run(Choices("piqa", included.parent / "rows.jsonl"), who, tmp_path / "ours")
-    through = run(task_of("local_choose"), who, tmp_path / "through")
+    ours = run_task(Choices("piqa", included.parent / "rows.jsonl"), who, tmp_path / "ours", quiet)
+    through = run_task(task_of("local_choose"), who, tmp_path / "through", quiet)
     model = harness.harness_model(who)
     whole = lm_eval.simple_evaluate(
         model=model,
@@ -103,12 +97,12 @@ def test_as_our_own_task_and_as_the_harness_itself(task_of, included, engine, tm
     assert whole["local_choose"]["acc,none"] == through.scores["acc"].value
     assert ours.scores["accuracy"].value == through.scores["acc"].value
     assert ours.scores["accuracy_per_byte"].value == through.scores["acc_bytes"].value
-    read = run(task_of("local_read"), who, tmp_path / "read")
+    read = run_task(task_of("local_read"), who, tmp_path / "read", quiet)
     for name, ends in (("word_perplexity", 1e-4), ("bits_per_byte", 1e-4)):
         assert read.scores[name].value == pytest.approx(
             whole["local_read"][f"{name},none"], rel=ends
         )
-    wrote = run(task_of("local_write"), who, tmp_path / "wrote")
+    wrote = run_task(task_of("local_write"), who, tmp_path / "wrote", quiet)
     assert wrote.scores["exact_match"].value == whole["local_write"]["exact_match,none"]
     assert model.refused == {}
 

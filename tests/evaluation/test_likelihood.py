@@ -225,7 +225,7 @@ def test_long_passages_are_read_in_windows(engine, monkeypatch, together):
     fits = lambda self, rows, tokens, past: rows * tokens <= together  # noqa: E731
     monkeypatch.setattr(likelihood.Reader, "fits", fits)
     limit = engine.context_tokens
-    text = "The cat sat on the mat, and the dog looked at the cat. " * 55
+    text = "The cat sat on the mat, and the dog looked at the cat. " * 40
     ids = [engine.tokenizer.eos_id, *engine.tokenizer.encode(text)]
     assert 2 * limit < len(ids) - 1 < 3 * limit
     [(_, found)] = likelihoods_of_passages(engine, [Passage("p", text)])

@@ -6,6 +6,7 @@ import pytest
 
 from afm_mlx.errors import DataError, RecipeError
 from afm_mlx.evaluation.registry import KINDS, open_task
+from afm_mlx.evaluation.tasks.choices import FORMS
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -14,7 +15,10 @@ def test_every_task_can_be_made_and_says_what_it_is(name):
     assert callable(kind.maker())
     assert kind.about
     assert kind.data
-    assert set(kind.fixed) <= set(inspect.signature(kind.maker()).parameters)
+    known = inspect.signature(kind.maker()).parameters
+    assert set(kind.fixed) <= set(known)
+    if kind.data.startswith("hub:"):
+        assert kind.data == (FORMS[name].hub if name in FORMS else known["data"].default)
 
 
 def test_a_model_decides_what_is_not_given(engine):
@@ -58,6 +62,19 @@ def test_what_is_unknown_is_refused(name, settings, said, hint):
         open_task(name, "a.jsonl", settings)
     assert said in str(refused.value)
     assert hint in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("checks", (), "task checks is not made of documents"),
+        ("checks", "hub:org/exam", "task checks reads a file of this machine, not hub:org/exam"),
+        ("needle", "a.jsonl", "task needle takes no data"),
+    ],
+)
+def test_data_that_a_task_cannot_be_made_of_are_refused(name, data, said):
+    with pytest.raises(DataError, match=f"^{said}$"):
+        open_task(name, data)
 
 
 def test_a_task_without_a_usual_place_needs_data():

@@ -109,7 +109,8 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(stub, quiet, tmp_path):
 
 
 def test_a_finished_run_asks_nothing_again(stub, quiet, tmp_path):
-    first = run_task(Mixed(), stub(), tmp_path / "run", quiet)
+    who = stub(writes=lambda question: "one\u2028two\x85three\n")  # all of them ends of lines
+    first = run_task(Mixed(), who, tmp_path / "run", quiet)
     later = stub()
     assert run_task(Mixed(), later, tmp_path / "run", quiet) == first
     assert later.asked == []

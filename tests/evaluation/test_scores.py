@@ -5,7 +5,7 @@ import math
 import pytest
 
 from afm_mlx.evaluation.items import Mark
-from afm_mlx.evaluation.scores import score_of, wilson
+from afm_mlx.evaluation.scores import by_name, score_of, wilson
 
 
 def test_a_share_has_wilsons_interval():
@@ -55,6 +55,22 @@ def test_the_interval_of_a_ratio_holds_the_true_one_in_about_95_of_100_draws():
         score = score_of(marks)
         held += score.low <= 0.3 <= score.high
     assert 0.92 <= held / 400 <= 0.98
+
+
+@pytest.mark.parametrize(
+    ("values", "ends", "low", "high"),
+    [
+        ([10.0, 10.0, 1.0], (1, 10), 1.12, 10),  # mean 7, and 5.88 to either side
+        ([0.9, 0.9, 0.3], (0, math.inf), 0.308, 1.092),  # no shares, though from 0 to 1
+        ([1.0, 1.0], (1, 10), 1, 1),  # nor is this one 1 of 1
+    ],
+)
+def test_an_interval_does_not_go_beyond_what_a_mark_can_be(values, ends, low, high):
+    found = by_name([("x", Mark(value)) for value in values], {"x": ends})["x"]
+    assert (found.low, found.high) == (
+        pytest.approx(low, abs=1e-3),
+        pytest.approx(high, abs=1e-3),
+    )
 
 
 def test_figures_may_be_above_1():

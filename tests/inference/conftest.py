@@ -16,27 +16,10 @@ from afm_mlx.settings.sections import Shape
 from afm_mlx.text.tokenizer import Tokenizer
 from afm_mlx.zoo import resolve_model
 
-TINY = Shape(
-    num_layers=2,
-    hidden_size=32,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    intermediate_size=64,
-    vocab_size=384,  # more than the tokenizer has pieces, as models have
-    rope_base=10_000,
-    norm_eps=1e-5,
-    max_tokens=256,
-)
 TEXTS = [
     "The cat sat on the mat, and the dog looked at the cat.\n",
     "A house on the hill; a hill in the land. What is it? It is a house.\n",
 ]
-
-
-@pytest.fixture
-def tiny() -> Shape:
-    return TINY
 
 
 @pytest.fixture(scope="session")
@@ -47,12 +30,14 @@ def tokenizer_folder(small_tokenizer, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def model_folder(tmp_path_factory, tokenizer_folder) -> Path:
-    model = Decoder(TINY)
-    initialize(model, seed=3)
+def model_folder(tmp_path_factory, tokenizer_folder, small_chat_model) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    save_checkpoint(folder, model, tokenizer_folder, facts={"stage": "sft"})
-    return folder
+    return small_chat_model(folder, tokenizer=tokenizer_folder)
+
+
+@pytest.fixture(scope="session")
+def tiny(model_folder) -> Shape:
+    return open_checkpoint(model_folder).shape
 
 
 @pytest.fixture
@@ -78,7 +63,7 @@ def roles(session: Session) -> list[str]:
 class Reciter:
     """Says given tokens, whatever it was asked: mlx-lm's model interface without a network."""
 
-    def __init__(self, ids: list[int], prompt_tokens: int, shape: Shape = TINY) -> None:
+    def __init__(self, ids: list[int], prompt_tokens: int, shape: Shape) -> None:
         self.shape = shape
         self.layers = [None]
         self.script = [0] * (prompt_tokens - 1) + ids + [0]
@@ -97,29 +82,31 @@ class Reciter:
 
 
 @pytest.fixture
-def reciting(tokenizer_folder):
+def reciting(tokenizer_folder, tiny):
     """Function to make an engine that answers "hello", raw, with a text and ids after it."""
     tokenizer = Tokenizer.open(tokenizer_folder)
 
     def make(text: str, more: list[int] | None = None) -> Engine:
-        engine = Engine(Reciter([], 1), tokenizer_folder)
+        engine = Engine(Reciter([], 1, tiny), tokenizer_folder)
         ids = tokenizer.encode(text) + (more or [])
-        engine.model = Reciter(ids, len(engine.prompt_ids("hello", raw=True)))
+        engine.model = Reciter(ids, len(engine.prompt_ids("hello", raw=True)), tiny)
         return engine
 
     return make
 
 
-VARIED = TINY.model_copy(
-    update={
-        "num_layers": 3,
-        "hidden_size": 64,
-        "head_dim": 32,  # keys of other sizes cannot be rounded
-        "intermediate_size": 128,
-        "max_tokens": 2_048,
-        "tied": False,  # else a random model repeats the token it read
-    }
-)
+@pytest.fixture(scope="session")
+def varied_shape(tiny) -> Shape:
+    return tiny.model_copy(
+        update={
+            "num_layers": 3,
+            "hidden_size": 64,
+            "head_dim": 32,  # keys of other sizes cannot be rounded
+            "intermediate_size": 128,
+            "max_tokens": 2_048,
+            "tied": False,  # else a random model repeats the token it read
+        }
+    )
 
 
 def save_varied(folder: Path, tokenizer_folder: Path, shape: Shape, seed: int) -> Path:
@@ -136,8 +123,9 @@ def save_varied(folder: Path, tokenizer_folder: Path, shape: Shape, seed: int) -
 
 
 @pytest.fixture(scope="session")
-def varied_folder(tmp_path_factory, tokenizer_folder) -> Path:
-    return save_varied(tmp_path_factory.mktemp("varied") / "model", tokenizer_folder, VARIED, 1)
+def varied_folder(tmp_path_factory, tokenizer_folder, varied_shape) -> Path:
+    folder = tmp_path_factory.mktemp("varied") / "model"
+    return save_varied(folder, tokenizer_folder, varied_shape, 1)
 
 
 @pytest.fixture
@@ -146,8 +134,8 @@ def varied(varied_folder) -> Engine:
 
 
 @pytest.fixture
-def draft_folder(tmp_path, tokenizer_folder) -> Path:
-    shape = VARIED.model_copy(update={"num_layers": 1})
+def draft_folder(tmp_path, tokenizer_folder, varied_shape) -> Path:
+    shape = varied_shape.model_copy(update={"num_layers": 1})
     return save_varied(tmp_path / "draft", tokenizer_folder, shape, 1)
 
 

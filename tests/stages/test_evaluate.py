@@ -5,7 +5,8 @@ import json
 import pytest
 
 from afm_mlx import pipeline
-from afm_mlx.errors import RecipeError
+from afm_mlx.errors import DataError, RecipeError
+from afm_mlx.evaluation.table import score_table
 from afm_mlx.recipe import load_recipe
 
 LINES = [
@@ -68,10 +69,35 @@ def test_prompts_of_the_training_data_are_not_asked(runs):
     assert (len(trained), len(made), len(made & trained)) == (40, 20, 0)
 
 
+def test_a_file_that_is_not_there_is_told_where_it_is_given(runs):
+    with pytest.raises(DataError, match=r"cannot read none\.jsonl") as refused:
+        runs("eval.tasks.a.task=checks", "eval.tasks.a.path=none.jsonl")
+    assert "[eval.tasks.NAME]" in refused.value.hint
+
+
+def test_a_task_without_a_score_is_shown_as_such():
+    results = [{"task": "perplexity", "model": "tiny", "scores": {}}]
+    assert score_table(results).splitlines()[1].split() == ["tiny", "none"]
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         (["eval.tasks.a.task=lines"], "no task is called 'lines'"),
+        (["eval.tasks.a.task=judge"], "task judge needs a model that judges"),
+        (
+            ["eval.tasks.a.task=gsm8k", "eval.tasks.a.settings.shot=3"],
+            "task gsm8k has no setting 'shot'",
+        ),
+        (
+            ["eval.tasks.a.task=gsm8k", "eval.tasks.a.settings.shots=few"],
+            "task gsm8k: shots is 'few'",
+        ),
+        (["eval.tasks.a.task=checks"], "task checks needs data"),
+        (
+            ["eval.tasks.a.task=checks", "eval.tasks.a.path=held-out"],
+            "task checks is not made of documents",
+        ),
         (
             ["eval.tasks.a.task=checks", 'eval.tasks.a.stages=["cores"]'],
             "eval.tasks.a asks stage 'cores'",
@@ -88,6 +114,6 @@ def test_prompts_of_the_training_data_are_not_asked(runs):
     ],
 )
 def test_what_cannot_be_asked_is_refused_before_anything_runs(recipe_file, tmp_path, changes, said):
-    with pytest.raises(RecipeError) as refused:
+    with pytest.raises((RecipeError, DataError)) as refused:
         pipeline.plan_steps(load_recipe(recipe_file, changes), tmp_path / "runs")
     assert said in str(refused.value)

@@ -35,20 +35,33 @@ class HubSet:
     """ORG/NAME."""
     revision: str
     """A commit, a branch or a tag."""
+    given_as: str
+    """What a user calls the place where the set is named, such as `data.web.path`; for errors."""
 
 
-def parse_hub(name: str, path: str) -> HubSet:
+def parse_hub(path: str, given_as: str, *, files: str = "") -> HubSet:
     """Read `hub:ORG/NAME` or `hub:ORG/NAME@REVISION`.
+
+    Args:
+        path: what is read.
+        given_as: as of `HubSet`.
+        files: the setting that chooses among the set's files; "" where there is none.
 
     Raises:
         DataError: it is written otherwise.
     """
     if not (found := _PATH.fullmatch(path)):
         raise DataError(
-            f"data.{name}: '{path}' is not hub:ORG/NAME",
-            hint=f"for one revision write hub:ORG/NAME@REVISION; files go to data.{name}.files",
+            f"{given_as}: '{path}' is not hub:ORG/NAME",
+            hint="for one revision write hub:ORG/NAME@REVISION"
+            + (f"; files go to {files}" if files else ""),
         )
-    return HubSet(found["set"], found["revision"] or "main")
+    return HubSet(found["set"], found["revision"] or "main", given_as)
+
+
+def set_of_source(name: str, source: Source) -> HubSet:
+    """The set of the source that is called so. Raises DataError as `parse_hub`."""
+    return parse_hub(source.path, f"data.{name}.path", files=f"data.{name}.files")
 
 
 def pin_source(name: str, source: Source) -> Source:
@@ -59,10 +72,10 @@ def pin_source(name: str, source: Source) -> Source:
     """
     if not source.path.startswith(PREFIX):
         return source
-    wanted = parse_hub(name, source.path)
+    wanted = set_of_source(name, source)
     if _COMMIT.fullmatch(wanted.revision):
         return source
-    commit = _snapshot(name, wanted).name
+    commit = _snapshot(wanted).name
     return source.model_copy(update={"path": f"{PREFIX}{wanted.name}@{commit}"})
 
 
@@ -98,7 +111,7 @@ def hub_paths(sources: Mapping[str, Source]) -> dict[str, str]:
     return dict(sorted(on_hub.items()))
 
 
-def list_hub_files(name: str, wanted: HubSet) -> list[str]:
+def list_hub_files(wanted: HubSet) -> list[str]:
     """Paths of a set's files, in the order in which a folder with them is read.
 
     Raises:
@@ -107,7 +120,7 @@ def list_hub_files(name: str, wanted: HubSet) -> list[str]:
     from huggingface_hub import get_cached_repo_tree
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
-    folder = _snapshot(name, wanted)
+    folder = _snapshot(wanted)
     try:
         tree = get_cached_repo_tree(wanted.name, repo_type="dataset", revision=folder.name)
         paths = [file.path for file in tree]
@@ -118,7 +131,7 @@ def list_hub_files(name: str, wanted: HubSet) -> list[str]:
     return sorted(visible, key=_order_in_folder)
 
 
-def fetch_hub_file(name: str, wanted: HubSet, path: str) -> Path:
+def fetch_hub_file(wanted: HubSet, path: str) -> Path:
     """A file of the set on this machine: from the cache, else fetched now.
 
     Raises:
@@ -126,7 +139,7 @@ def fetch_hub_file(name: str, wanted: HubSet, path: str) -> Path:
     """
     from huggingface_hub import hf_hub_download
 
-    with _explained(name, wanted):
+    with _explained(wanted):
         found = hf_hub_download(
             wanted.name,
             path,
@@ -143,11 +156,11 @@ def _order_in_folder(path: str) -> list[tuple[bool, str]]:
     return [*((True, folder) for folder in folders), (False, file)]
 
 
-def _snapshot(name: str, wanted: HubSet) -> Path:
+def _snapshot(wanted: HubSet) -> Path:
     """The set's folder in the cache, called as its commit; with its listing, and hardly a file."""
     from huggingface_hub import snapshot_download
 
-    with _explained(name, wanted):
+    with _explained(wanted):
         found = snapshot_download(
             wanted.name,
             repo_type="dataset",
@@ -170,11 +183,11 @@ def _bar(*, hidden: bool) -> type[Any]:
 
 
 @contextmanager
-def _explained(name: str, wanted: HubSet) -> Iterator[None]:
+def _explained(wanted: HubSet) -> Iterator[None]:
     """Make errors of huggingface_hub ours."""
     from huggingface_hub import errors
 
-    at = f"data.{name}: hub set {wanted.name}"
+    at = f"{wanted.given_as}: hub set {wanted.name}"
     try:
         yield
     except errors.GatedRepoError:
@@ -185,11 +198,11 @@ def _explained(name: str, wanted: HubSet) -> Iterator[None]:
     except errors.RepositoryNotFoundError:
         raise DataError(
             f"{at} is not on the hub, or is private",
-            hint=f"check data.{name}.path; for a private set, type hf auth login",
+            hint=f"check {wanted.given_as}; for a private set, type hf auth login",
         ) from None
     except errors.RevisionNotFoundError:
         raise DataError(
-            f"{at} has no revision '{wanted.revision}'", hint=f"check data.{name}.path"
+            f"{at} has no revision '{wanted.revision}'", hint=f"check {wanted.given_as}"
         ) from None
     except (OSError, ValueError, RuntimeError) as error:
         cause = error.__cause__ or error
@@ -202,5 +215,5 @@ def _explained(name: str, wanted: HubSet) -> Iterator[None]:
         first = re.sub(r"^\[Errno -?\d+\] ", "", first)
         raise DataError(
             f"{at} cannot be read from the hub: {first}",
-            hint=f"check the network, or give a folder with the set's files as data.{name}.path",
+            hint=f"check the network, or give a folder with the set's files as {wanted.given_as}",
         ) from None

@@ -12,7 +12,8 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,21 +76,44 @@ def read_rows(path: Path) -> Iterator[ItemRow]:
     Raises:
         DataError: there is no such file, it is of no known kind, or a row is broken.
     """
+    for file in files_of_items(path, SUFFIXES):
+        yield from _read_file(file)
+
+
+def files_of_items(path: Path, endings: Sequence[str]) -> list[Path]:
+    """A file, or a folder's files with these endings in order of their names; no hidden ones.
+
+    Raises:
+        DataError: there is no such file or folder.
+    """
     if not path.exists():
         raise DataError(f"{path} does not exist", hint="check the path")
-    files = [path]
-    if path.is_dir():
-        found = (file for file in path.rglob("*") if file.is_file())
-        # Archives of macOS leave ._NAME beside NAME.
-        seen = (file for file in found if not _is_hidden(file.relative_to(path)))
-        files = sorted(file for file in seen if _kind(file) in SUFFIXES)
-    for file in files:
-        yield from _read_file(file)
+    if not path.is_dir():
+        return [path]
+    found = (file for file in path.rglob("*") if file.is_file())
+    # Archives of macOS leave ._NAME beside NAME.
+    seen = (file for file in found if not _is_hidden(file.relative_to(path)))
+    return sorted(file for file in seen if ending(file) in endings)
+
+
+def ending(file: Path) -> str:
+    """Ending of a file's name, in lower case, without .gz."""
+    return Path(file.name.lower().removesuffix(".gz")).suffix
+
+
+def read_text_file(file: Path) -> str:
+    """All of a text, also one with .gz.
+
+    Raises:
+        DataError: it cannot be read, or is no text in UTF-8.
+    """
+    with _explained(file):
+        return _read(file)
 
 
 def is_text(file: Path) -> bool:
     """Whether each line of a file is an item's text."""
-    return _kind(file) == ".txt"
+    return ending(file) == ".txt"
 
 
 def broken(file: Path, place: str, what: str, *, hint: str = "") -> DataError:
@@ -98,9 +122,16 @@ def broken(file: Path, place: str, what: str, *, hint: str = "") -> DataError:
 
 
 def _read_file(file: Path) -> Iterator[ItemRow]:
-    try:
-        for place, row in _READERS.get(_kind(file), _no_reader)(file):
+    with _explained(file):
+        for place, row in _READERS.get(ending(file), _no_reader)(file):
             yield ItemRow(file, place, row)
+
+
+@contextmanager
+def _explained(file: Path) -> Iterator[None]:
+    """Make errors of reading a file ours."""
+    try:
+        yield
     except UnicodeDecodeError as error:
         number = error.object[: error.start].count(b"\n") + 1
         raise broken(file, _line(number), "not UTF-8", hint=_NO_TEXT) from None
@@ -150,7 +181,7 @@ def _json(file: Path) -> Iterator[tuple[str, Row]]:
 
 def _table(file: Path) -> Iterator[tuple[str, Row]]:
     content = _read(file)
-    if _kind(file) == ".tsv":
+    if ending(file) == ".tsv":
         rows = [
             (number, line.rstrip("\r").split("\t"))
             for number, line in enumerate(content.split("\n"), start=1)
@@ -230,7 +261,7 @@ def _parquet(file: Path) -> Iterator[tuple[str, Row]]:
 
 
 def _no_reader(file: Path) -> Iterator[tuple[str, Row]]:
-    kind = _kind(file)
+    kind = ending(file)
     raise DataError(
         f"{file}: no benchmark ends in '{kind}'" if kind else f"{file} has no ending for its kind",
         hint=f"give a file that ends in {', '.join(SUFFIXES)}",
@@ -246,11 +277,6 @@ _READERS: dict[str, Callable[[Path], Iterator[tuple[str, Row]]]] = {
     ".tsv": _table,
     ".parquet": _parquet,
 }
-
-
-def _kind(file: Path) -> str:
-    """Ending of a file, in lower case, without .gz."""
-    return Path(file.name.lower().removesuffix(".gz")).suffix
 
 
 def _read(file: Path) -> str:

@@ -8,7 +8,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from afm_mlx.corpus.files import SUFFIXES, list_files
-from afm_mlx.corpus.sources.hub import PREFIX, fetch_hub_file, list_hub_files, parse_hub, pin_source
+from afm_mlx.corpus.sources.hub import (
+    PREFIX,
+    fetch_hub_file,
+    list_hub_files,
+    pin_source,
+    set_of_source,
+)
 from afm_mlx.corpus.sources.source_code import list_code
 from afm_mlx.errors import DataError
 from afm_mlx.settings.sections import Source, SourceKind
@@ -77,9 +83,9 @@ def _in_folder(name: str, source: Source, skipped: Counter[str]) -> Iterator[tup
 
 
 def _on_the_hub(name: str, source: Source) -> Iterator[tuple[str, Path]]:
-    wanted = parse_hub(name, pin_source(name, source).path)
-    for path in list_hub_files(name, wanted):
+    wanted = set_of_source(name, pin_source(name, source))
+    for path in list_hub_files(wanted):
         if path.lower().endswith(SUFFIXES[source.kind]) and (
             not source.files or fnmatchcase(path, source.files)
         ):
-            yield path, fetch_hub_file(name, wanted, path)
+            yield path, fetch_hub_file(wanted, path)

@@ -19,6 +19,7 @@ from afm_mlx.evaluation.judge.grading import answered, drawn
 from afm_mlx.evaluation.judge.reading import Verdict, read_verdict
 from afm_mlx.evaluation.judge.wording import VERDICT_SCHEMA, comparing_text
 from afm_mlx.evaluation.prompts import Prompt
+from afm_mlx.evaluation.scores import FROM_ZERO, Ends
 
 LIKE_LENGTH = 1.2
 """Lengths whose ratio is at most this are alike. Ours."""
@@ -49,6 +50,7 @@ class Comparing:
         "characters_opponent": "mean length of the opponent's answers",
         "unreadable": "share of pairs with a verdict that cannot be read, or was not given",
     }
+    ranges: Mapping[str, Ends] = dict.fromkeys(("characters", "characters_opponent"), FROM_ZERO)
 
     def __init__(
         self,

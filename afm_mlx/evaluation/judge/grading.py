@@ -13,6 +13,7 @@ from afm_mlx.evaluation.judge.asking import JUDGE_TOKENS, SETTLED
 from afm_mlx.evaluation.judge.reading import Grades, read_grades
 from afm_mlx.evaluation.judge.wording import GRADES_SCHEMA, grading_text
 from afm_mlx.evaluation.prompts import Prompt
+from afm_mlx.evaluation.scores import FROM_ZERO, Ends
 
 _NOTHING = Grades(1.0, dict.fromkeys(DIMENSIONS, "poor"))
 """Of no answer."""
@@ -35,6 +36,7 @@ class Grading:
         "unreadable": "share of answers whose grades cannot be read, or were not given",
         "characters": "mean length of answers",
     }
+    ranges: Mapping[str, Ends] = {"score_of_10": (1.0, 10.0), "characters": FROM_ZERO}
 
     def __init__(
         self,

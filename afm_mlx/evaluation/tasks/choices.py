@@ -107,7 +107,7 @@ class Choices:
         if self.shots_from is None and data != form.hub:
             raise DataError(
                 f"{self.name}: {self.shots} shots, and nothing to take examples from",
-                hint="give a training file, or --shots 0",
+                hint="give a training file as shots_from, or --set shots=0",
             )
         rows = self._read(form, self.shots_from or form.hub, form.train_files)
         examples = [asked.options[asked.right] for asked in islice(rows, self.shots)]

@@ -15,9 +15,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from afm_mlx.corpus.sources.item_files import read_rows
 from afm_mlx.errors import DataError
 from afm_mlx.evaluation.items import Choice, Item, Mark, Marks, Option, Reply
+from afm_mlx.evaluation.tasks.choices import likeliest
+from afm_mlx.evaluation.tasks.rows import task_rows
 
 _SHORTEST = 12  # characters of a line that says something; ours
 
@@ -26,8 +27,9 @@ _SHORTEST = 12  # characters of a line that says something; ours
 class Continuations:
     """The likeliest of several next lines, by log-probability per byte."""
 
-    data: Path | Sequence[str] = field(repr=False)
-    """Documents: a file of rows with a text, a folder of such files, or the texts themselves."""
+    data: str | Path | Sequence[str] = field(repr=False)
+    """Documents: a file of rows with a text, a folder of such files, `hub:ORG/NAME`, or the texts
+    themselves."""
     count: int = 200
     """Items, at most; a document gives several where there are fewer documents."""
     options: int = 4
@@ -73,13 +75,8 @@ class Continuations:
     def mark(self, item: Item, reply: Reply) -> Marks:
         """See `Task`."""
         assert isinstance(item, Choice)
-        if not isinstance(reply, Sequence):
-            return {"accuracy": Mark(0.0)}
-        each = [
-            likelihood.nats / max(len(option.continuation.encode()), 1)
-            for likelihood, option in zip(reply, item.options, strict=True)
-        ]
-        return {"accuracy": Mark(float(each.index(max(each)) == item.right))}
+        sizes = [len(option.continuation.encode()) for option in item.options]
+        return {"accuracy": Mark(float(likeliest(reply, sizes) == item.right))}
 
     def kept(self, item: Item, reply: Reply) -> Mapping[str, Any]:
         """See `Task`."""
@@ -91,9 +88,9 @@ class Continuations:
         }
 
     def _texts(self) -> Sequence[str]:
-        if not isinstance(self.data, Path):
+        if not isinstance(self.data, str | Path):
             return self.data
-        return [str(row.field("text")) for row in read_rows(self.data)]
+        return [str(row.field("text")) for row in task_rows(self.name, self.data)]
 
     def _choice(
         self,

@@ -17,6 +17,7 @@ from afm_mlx.corpus.sources.item_files import ItemRow
 from afm_mlx.errors import DataError
 from afm_mlx.evaluation.items import Answer, Item, Mark, Marks, Question, Reply
 from afm_mlx.evaluation.tasks.rows import task_rows, text_field
+from afm_mlx.evaluation.tasks.shots import prompt_after_examples
 from afm_mlx.inference.requests import Message
 from afm_mlx.synthetic.checks import as_number, final_number
 
@@ -151,20 +152,9 @@ def stated_number(text: str) -> Fraction | None:
 def _prompt(
     style: Style, examples: Sequence[Solved], question: str, *, chat: bool
 ) -> str | tuple[Message, ...]:
-    asked = [f"{style.question} {text}\n{style.answer}" for text in
-             [*(example.question for example in examples), question]]  # fmt: skip
-    if not chat:
-        solved = (
-            f"{ask} {example.solution}\n\n" for ask, example in zip(asked, examples, strict=False)
-        )
-        return "".join(solved) + asked[-1]
-    turns: list[Message] = []
-    for ask, example in zip(asked, examples, strict=False):
-        turns += [
-            {"role": "user", "content": ask},
-            {"role": "assistant", "content": example.solution},
-        ]
-    return (*turns, {"role": "user", "content": asked[-1]})
+    questions = [*(example.question for example in examples), question]
+    asked = [f"{style.question} {text}\n{style.answer}" for text in questions]
+    return prompt_after_examples(asked, [example.solution for example in examples], chat=chat)
 
 
 def _solved(row: ItemRow) -> Solved:

@@ -25,6 +25,7 @@ from afm_mlx.evaluation.tasks.math_answers import (
     stated_answer,
 )
 from afm_mlx.evaluation.tasks.rows import task_rows, text_field
+from afm_mlx.evaluation.tasks.shots import prompt_after_examples
 from afm_mlx.inference.requests import Message
 
 HUB = "hub:EleutherAI/hendrycks_math"
@@ -132,14 +133,7 @@ def _prompt(
     examples: Sequence[tuple[str, str]], problem: str, *, chat: bool
 ) -> str | tuple[Message, ...]:
     asked = [f"{STOP}\n{text}\n\nSolution:" for text in [*(one for one, _ in examples), problem]]
-    solutions = [solution for _, solution in examples]
-    if not chat:
-        solved = zip(asked, solutions, strict=False)
-        return "".join(f"{ask} {solution}\n\n" for ask, solution in solved) + asked[-1]
-    turns: list[Message] = []
-    for ask, solution in zip(asked, solutions, strict=False):
-        turns += [{"role": "user", "content": ask}, {"role": "assistant", "content": solution}]
-    return (*turns, {"role": "user", "content": asked[-1]})
+    return prompt_after_examples(asked, [solution for _, solution in examples], chat=chat)
 
 
 EXAMPLES = (

@@ -127,7 +127,7 @@ class MMLU:
             if (count := len(found.get(subject, ()))) < self.shots:
                 raise DataError(
                     f"mmlu: {self.shots} shots, and {count} examples of {subject}",
-                    hint=f"--shots {count}, or give more examples",
+                    hint=f"--set shots={count}, or give more examples",
                 )
         return {subject: some[: self.shots] for subject, some in found.items()}
 
@@ -145,7 +145,7 @@ class MMLU:
         if part == "dev" and (not files or (is_part and not folder.is_dir())):
             raise DataError(
                 f"mmlu: no examples for {self.shots} shots: {folder} has no folder dev",
-                hint="take the folder dev of the original archive, or --shots 0",
+                hint="take the folder dev of the original archive, or --set shots=0",
             )
         for file in files or [folder / part]:
             yield from map(_asked, read_rows(file))

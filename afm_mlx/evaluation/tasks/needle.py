@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from afm_mlx.errors import DataError
 from afm_mlx.evaluation.items import Answer, Item, Mark, Marks, Question, Reply
@@ -23,16 +23,8 @@ from afm_mlx.synthetic.constraints import sentences
 from afm_mlx.synthetic.draws import Draw
 from afm_mlx.synthetic.kinds.texts import read_prose
 
-if TYPE_CHECKING:
-    from afm_mlx.evaluation.scores import Score
-    from afm_mlx.text.tokenizer import Tokenizer
-
 LENGTHS = (1_024, 2_048, 4_096, 8_192, 16_384, 32_768)
 """Tokens. Source: as of the module, from 4,096 on."""
-
-EFFECTIVE = 0.856
-"""Share of facts that must be found at a length which a model can be said to use: that of
-Llama-2-7B at 4,096 tokens. Source: as of the module, section 4."""
 
 NOISE = "noise"
 """Text of a haystack: five sentences over and over, which hide nothing. Source: RULER."""
@@ -43,11 +35,6 @@ _NOISE = (
 )  # fmt: skip
 _TEMPLATE_TOKENS = 64  # that a chat template and its own system message may take; ours
 _CHARACTERS = 4  # of a token, where there is no tokenizer; ours
-
-
-def tokens_counter(tokenizer: Tokenizer) -> Callable[[str], int]:
-    """Function: how many tokens a text has."""
-    return lambda text: len(tokenizer.encode(text))
 
 
 def four_characters_each(text: str) -> int:
@@ -205,17 +192,6 @@ class Needle:
             for paragraph in read_prose(self.text).paragraphs
             for sentence in sentences(paragraph)
         ]
-
-
-def effective_length(
-    groups: Mapping[str, Mapping[str, Score]], threshold: float = EFFECTIVE
-) -> int:
-    """Longest length at which the mean is at least the threshold; 0 where there is none.
-
-    `groups` are those of a result, by length.
-    """
-    enough = (int(name) for name, scores in groups.items() if scores["recall"].value >= threshold)
-    return max(enough, default=0)
 
 
 def _depth_name(depth: float) -> str:

@@ -5,7 +5,7 @@ Nats per token depend on the tokenizer; bits per byte compare models of any two.
 
 from __future__ import annotations
 
-import gzip
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +13,17 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from afm_mlx.corpus.sources.hub import PREFIX
-from afm_mlx.corpus.sources.item_files import SUFFIXES, ItemRow, broken, is_text, read_rows
-from afm_mlx.errors import DataError
+from afm_mlx.corpus.sources.item_files import (
+    SUFFIXES,
+    ItemRow,
+    ending,
+    files_of_items,
+    is_text,
+    read_rows,
+    read_text_file,
+)
 from afm_mlx.evaluation.items import Item, Likelihood, Mark, Marks, Passage, Reply
+from afm_mlx.evaluation.scores import FROM_ZERO, Ends
 from afm_mlx.evaluation.tasks.rows import task_rows, text_field
 
 MARKDOWN = (".md", ".markdown")
@@ -25,9 +33,9 @@ MARKDOWN = (".md", ".markdown")
 class Perplexity:
     """The task. Each text is read from its beginning, apart from the others."""
 
-    data: str | Path
+    data: str | Path | Sequence[str] = dataclasses.field(repr=False)
     """A text or Markdown file, which is one text; rows of JSONL, CSV or Parquet; a folder of such
-    files; or `hub:ORG/NAME`."""
+    files; `hub:ORG/NAME`; or the texts themselves."""
     field: str = "text"
     """Name of the rows' text."""
     max_chars: int | None = None
@@ -39,6 +47,7 @@ class Perplexity:
         "perplexity": "e to the nats per token",
         "nats_per_token": "mean surprise of a token",
     }
+    ranges: ClassVar[Mapping[str, Ends]] = dict.fromkeys(figures, FROM_ZERO)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -69,44 +78,17 @@ class Perplexity:
         return {"bytes": len(item.text.encode())}
 
     def _texts(self) -> Iterator[str]:
+        if not isinstance(self.data, str | Path):
+            yield from self.data
+            return
         if str(self.data).startswith(PREFIX):
             yield from map(self._text, task_rows(self.name, self.data, hub_files="*test*"))
             return
-        path = Path(self.data).expanduser()
-        if not path.exists():
-            raise DataError(f"{path} does not exist", hint="check the path")
-        files = [path]
-        if path.is_dir():
-            found = (file for file in path.rglob("*") if file.is_file())
-            files = sorted(
-                file
-                for file in found
-                if _kind(file) in (*SUFFIXES, *MARKDOWN)
-                and not any(part.startswith(".") for part in file.relative_to(path).parts)
-            )
-        for file in files:
-            if is_text(file) or _kind(file) in MARKDOWN:
-                yield _whole(file)
+        for file in files_of_items(Path(self.data).expanduser(), (*SUFFIXES, *MARKDOWN)):
+            if is_text(file) or ending(file) in MARKDOWN:
+                yield read_text_file(file)
             else:
                 yield from map(self._text, read_rows(file))
 
     def _text(self, row: ItemRow) -> str:
         return text_field(row, [self.field])
-
-
-def _whole(file: Path) -> str:
-    """Raises DataError: the file is no text."""
-    try:
-        data = file.read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        number = error.object[: error.start].count(b"\n") + 1
-        raise broken(file, f"line {number:,}", "not UTF-8", hint="give text in UTF-8") from None
-    except (OSError, EOFError) as error:
-        raise DataError(f"{file} cannot be read: {error}") from None
-
-
-def _kind(file: Path) -> str:
-    return Path(file.name.lower().removesuffix(".gz")).suffix

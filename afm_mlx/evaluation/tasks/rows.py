@@ -6,20 +6,27 @@ from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
-from afm_mlx.corpus.sources.hub import PREFIX, fetch_hub_file, list_hub_files, parse_hub
-from afm_mlx.corpus.sources.item_files import ItemRow, read_rows
+from afm_mlx.corpus.sources.hub import (
+    PREFIX,
+    HubSet,
+    fetch_hub_file,
+    list_hub_files,
+    parse_hub,
+)
+from afm_mlx.corpus.sources.item_files import SUFFIXES, ItemRow, ending, read_rows
 from afm_mlx.errors import DataError
 
 _SHOWN = 40  # characters of a value that is no text; ours
 
 
-def task_rows(task: str, data: str | Path, *, hub_files: str) -> Iterator[ItemRow]:
+def task_rows(task: str, data: str | Path, *, hub_files: str = "*") -> Iterator[ItemRow]:
     """Rows of a task, in an order that never changes.
 
     Args:
         task: its name, for messages.
         data: a file, a folder, or `hub:ORG/NAME` and `hub:ORG/NAME@REVISION`.
-        hub_files: pattern of those files of the hub's set that hold the items.
+        hub_files: pattern of those files of the hub's set that hold the items; of these, those of
+            unknown kinds are left out.
 
     Raises:
         DataError: the data is not there, or a row is broken.
@@ -27,14 +34,24 @@ def task_rows(task: str, data: str | Path, *, hub_files: str) -> Iterator[ItemRo
     if not str(data).startswith(PREFIX):
         yield from read_rows(Path(data).expanduser())
         return
-    wanted = parse_hub(task, str(data))
-    paths = [path for path in list_hub_files(task, wanted) if fnmatch(path, hub_files)]
+    wanted = set_of_task(task, str(data))
+    paths = [
+        path
+        for path in list_hub_files(wanted)
+        if fnmatch(path, hub_files) and ending(Path(path)) in SUFFIXES
+    ]
     if not paths:
         raise DataError(
-            f"{data} has no file like {hub_files}", hint="download the set, and give its folder"
+            f"{data} has no file like {hub_files} that can be read",
+            hint="download the set, and give its folder",
         )
     for path in paths:
-        yield from read_rows(fetch_hub_file(task, wanted, path))
+        yield from read_rows(fetch_hub_file(wanted, path))
+
+
+def set_of_task(task: str, data: str) -> HubSet:
+    """The hub's set of a task's data. Raises DataError as `parse_hub`."""
+    return parse_hub(data, f"the data of task {task}")
 
 
 def text_field(row: ItemRow, names: Iterable[str]) -> str:

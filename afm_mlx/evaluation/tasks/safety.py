@@ -6,20 +6,13 @@ which 250 only look unsafe and 200 are, and any file of prompts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
-from afm_mlx.corpus.sources.hub import PREFIX, fetch_hub_file, list_hub_files, parse_hub
-from afm_mlx.corpus.sources.item_files import (
-    QUESTION_FIELDS,
-    SUFFIXES,
-    ItemRow,
-    read_rows,
-)
-from afm_mlx.errors import DataError
+from afm_mlx.corpus.sources.item_files import QUESTION_FIELDS, ItemRow
 from afm_mlx.evaluation.items import Answer, Item, Mark, Marks, Question, Reply
+from afm_mlx.evaluation.tasks.rows import task_rows
 from afm_mlx.evaluation.tasks.stance import Stance, stance_of
 
 SAFE, UNSAFE = "safe", "unsafe"
@@ -69,12 +62,11 @@ class Safety:
         """See `Task`."""
         found: dict[str, Question] = {}
         for data in self.data:
-            for path in _paths(data):
-                for number, row in enumerate(read_rows(path), start=1):
-                    question = self._question(row, number)
-                    if question.key in found:
-                        raise row.broken(f"'{question.key}' is there twice")
-                    found[question.key] = question
+            for number, row in enumerate(task_rows(self.name, data), start=1):
+                question = self._question(row, number)
+                if question.key in found:
+                    raise row.broken(f"'{question.key}' is there twice")
+                found[question.key] = question
         return list(found.values())
 
     def _question(self, row: ItemRow, number: int) -> Question:
@@ -119,16 +111,3 @@ class Safety:
         if asked not in self._said:
             self._said[asked] = self.judge(*asked)
         return self._said[asked]
-
-
-def _paths(data: str) -> Iterator[Path]:
-    """Files of a path, fetched where they are the hub's."""
-    if not data.startswith(PREFIX):
-        yield Path(data)
-        return
-    wanted = parse_hub("safety", data)
-    files = [path for path in list_hub_files("safety", wanted) if path.endswith(SUFFIXES)]
-    if not files:
-        raise DataError(f"{data} has no file that can be read", hint=f"of {', '.join(SUFFIXES)}")
-    for path in files:
-        yield fetch_hub_file("safety", wanted, path)

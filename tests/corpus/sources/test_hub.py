@@ -145,6 +145,7 @@ def test_mistakes_are_one_line_with_a_hint(mirror, path, message, hint):
         read(path)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("data.web.path: ")
     assert hint in caught.value.hint
 
 

@@ -8,7 +8,6 @@ from afm_mlx.errors import DataError
 from afm_mlx.evaluation.items import Likelihood
 from afm_mlx.evaluation.run import run_task
 from afm_mlx.evaluation.tasks.choices import FORMS, Choices
-from afm_mlx.progress import Progress
 
 ARC_ORIGINAL = {
     "id": "M1",
@@ -86,12 +85,6 @@ def written(file, rows):
     return file
 
 
-def run(task, who, folder):
-    folder.mkdir(exist_ok=True)
-    with (folder / "log").open("w") as stream:
-        return run_task(task, who, folder / "run", Progress(stream))
-
-
 @pytest.mark.parametrize("name", list(FORMS))
 def test_rows_are_worded_as_in_the_harness(name, tmp_path):
     row, options, right = ROWS[name]
@@ -101,7 +94,9 @@ def test_rows_are_worded_as_in_the_harness(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", list(FORMS))
-def test_stand_ins_score_what_they_must(name, always_a, always_right, never_replies, tmp_path):
+def test_stand_ins_score_what_they_must(
+    name, always_a, always_right, never_replies, quiet, tmp_path
+):
     row, _, right = ROWS[name]
     data = written(tmp_path / "x.jsonl", [row, row])
     for who, accuracy in [
@@ -109,7 +104,7 @@ def test_stand_ins_score_what_they_must(name, always_a, always_right, never_repl
         (always_right(), 1.0),
         (never_replies, 0.0),
     ]:
-        result = run(Choices(name, data), who, tmp_path / str(id(who)))
+        result = run_task(Choices(name, data), who, tmp_path / str(id(who)), quiet)
         assert result.scores["accuracy"].value == accuracy
     assert result.refused == {"not asked": 2}
 

@@ -1,10 +1,13 @@
 """Which line comes next in a document?"""
 
+import json
+
 import pytest
 
 from afm_mlx.errors import DataError
 from afm_mlx.evaluation.run import run_task
 from afm_mlx.evaluation.tasks.continuations import Continuations
+from tests.corpus.sources.conftest import hub  # noqa: F401  (a fixture)
 
 TEXTS = [
     "".join(f"line {line} of document {number} says {number * line}\n" for line in range(8))
@@ -49,3 +52,10 @@ def test_documents_come_from_files(tmp_path):
         "".join(f'{{"text": "some text {n}\\nanother line {n}\\n"}}\n' for n in range(9))
     )
     assert len(Continuations(tmp_path / "a.jsonl", count=5).items()) == 5
+
+
+def test_documents_come_from_the_hub(hub, tmp_path):  # noqa: F811
+    (tmp_path / ".gitattributes").touch()
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    hub.sets["org/texts"] = tmp_path
+    assert Continuations("hub:org/texts").items() == Continuations(TEXTS).items()

@@ -7,31 +7,12 @@ from afm_mlx.errors import DataError
 from afm_mlx.evaluation.items import Answer, Refusal
 from afm_mlx.evaluation.run import run_task
 from afm_mlx.evaluation.tasks.gsm8k import EXAMPLES, GSM8K, stated_number
-from afm_mlx.progress import Progress
 from afm_mlx.synthetic.checks import as_number, final_number
 
 ROWS = [
     {"question": "How many are 2 and 3?", "answer": "2 + 3 = <<2+3=5>>5\n#### 5"},
     {"question": "What do 1,000 at $1.50 cost?", "answer": "It is much.\n#### 1,500"},
 ]
-
-
-@pytest.fixture
-def data(tmp_path):
-    """Function that writes rows into a file."""
-
-    def write(*rows, name="test.jsonl"):
-        file = tmp_path / name
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return file
-
-    return write
-
-
-@pytest.fixture
-def quiet(tmp_path):
-    with (tmp_path / "log").open("w") as stream:
-        yield Progress(stream)
 
 
 def values(task, text):
@@ -165,7 +146,7 @@ def test_more_examples_than_there_are_are_refused(data):
     file = data(*ROWS)
     with pytest.raises(DataError, match="9 shots, but there are 8 examples"):
         GSM8K(file, shots=9).items()
-    with pytest.raises(DataError, match=r"3 shots, but .*test\.jsonl has 2 items"):
+    with pytest.raises(DataError, match=r"3 shots, but .*rows\.jsonl has 2 items"):
         GSM8K(file, shots=3, shots_from=file).items()
 
 

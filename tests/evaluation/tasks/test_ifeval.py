@@ -26,7 +26,6 @@ from afm_mlx.evaluation.tasks.ifeval.instructions import (
     loose_variants,
 )
 from afm_mlx.evaluation.tasks.ifeval.task import IFEval
-from afm_mlx.progress import Progress
 from tests.evaluation.tasks.ifeval_responses import SAMPLES, responses
 
 VERDICTS = json.loads((Path(__file__).parent / "ifeval_verdicts.json").read_text())
@@ -52,24 +51,6 @@ def prompts(real_data):
     if not file.exists():
         pytest.skip("no IFEval in the folder of real data")
     return IFEval(file).items()
-
-
-@pytest.fixture
-def data(tmp_path):
-    """Function that writes rows into a file."""
-
-    def write(*rows):
-        file = tmp_path / "prompts.jsonl"
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return file
-
-    return write
-
-
-@pytest.fixture
-def quiet(tmp_path):
-    with (tmp_path / "log").open("w") as stream:
-        yield Progress(stream)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -276,7 +257,7 @@ def test_a_mistake_in_the_data_is_named_with_its_line(wrong, message, hint, data
     task = IFEval(data({**TWO, "key": 0}, {**TWO, **wrong}))
     with pytest.raises(DataError) as caught:
         task.items()
-    assert "prompts.jsonl, line 2: " in str(caught.value)
+    assert "rows.jsonl, line 2: " in str(caught.value)
     assert message in str(caught.value)
     assert hint in caught.value.hint
 

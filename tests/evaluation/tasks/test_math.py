@@ -7,7 +7,6 @@ from afm_mlx.evaluation.items import Answer, Refusal
 from afm_mlx.evaluation.run import run_task
 from afm_mlx.evaluation.tasks.math import EXAMPLES, MATH
 from afm_mlx.evaluation.tasks.math_answers import last_boxed, same_answer, stated_answer
-from afm_mlx.progress import Progress
 
 ROWS = [
     {"problem": "What is $1/4 + 1/4$?", "level": "Level 1", "type": "Algebra",
@@ -17,24 +16,6 @@ ROWS = [
     {"problem": "What is $2 + 2$?", "level": "Level 1", "type": "Algebra",
      "solution": r"It is \boxed{4}."},
 ]  # fmt: skip
-
-
-@pytest.fixture
-def data(tmp_path):
-    """Function that writes rows into a file."""
-
-    def write(*rows):
-        file = tmp_path / "test.jsonl"
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return file
-
-    return write
-
-
-@pytest.fixture
-def quiet(tmp_path):
-    with (tmp_path / "log").open("w") as stream:
-        yield Progress(stream)
 
 
 def test_a_prompt_is_four_solved_problems_and_one_that_is_not(data):

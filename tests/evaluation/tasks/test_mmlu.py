@@ -7,7 +7,6 @@ import pytest
 from afm_mlx.errors import DataError
 from afm_mlx.evaluation.run import run_task
 from afm_mlx.evaluation.tasks.mmlu import MMLU, PARTS
-from afm_mlx.progress import Progress
 
 
 def rows(count, first=0):
@@ -30,11 +29,6 @@ def data(tmp_path):
     return folder
 
 
-def run(task, who, folder):
-    with (folder / "log").open("w") as stream:
-        return run_task(task, who, folder / "run", Progress(stream))
-
-
 def test_prompts_are_those_of_the_harness(data):
     item = MMLU(data, shots=1).items()[4]
     assert item.options[2].context == (
@@ -46,7 +40,7 @@ def test_prompts_are_those_of_the_harness(data):
     assert (item.key, item.group, item.right) == ("us_foreign_policy/1", "us_foreign_policy", 0)
 
 
-def test_without_letters_the_texts_are_compared(data, always_right, tmp_path):
+def test_without_letters_the_texts_are_compared(data, always_right, quiet, tmp_path):
     task = MMLU(data, shots=1, cloze=True)
     item = task.items()[0]
     assert item.options[1].continuation == " b0"
@@ -54,13 +48,13 @@ def test_without_letters_the_texts_are_compared(data, always_right, tmp_path):
         "The following are questions (with answers) about anatomy.\n\n"
         "Question: What is 0?\nAnswer: b0\n\nQuestion: What is 0?\nAnswer:"
     )
-    result = run(task, always_right(), tmp_path)
+    result = run_task(task, always_right(), tmp_path / "run", quiet)
     assert list(result.scores) == ["accuracy", "accuracy_per_byte", "stem", "social_sciences"]
     assert list(task.figures)[:3] == ["accuracy", "accuracy_per_byte", "stem"]
 
 
-def test_always_a_is_right_where_a_is(data, always_a, tmp_path):
-    result = run(MMLU(data), always_a, tmp_path)
+def test_always_a_is_right_where_a_is(data, always_a, quiet, tmp_path):
+    result = run_task(MMLU(data), always_a, tmp_path / "run", quiet)
     assert result.scores["accuracy"].value == 0.25
     assert result.scores["stem"].n == result.scores["social_sciences"].n == 4
     assert set(result.scores) == {"accuracy", "stem", "social_sciences"}
@@ -68,11 +62,9 @@ def test_always_a_is_right_where_a_is(data, always_a, tmp_path):
     assert result.settings["shots"] == 5
 
 
-def test_always_right_and_never(data, always_right, never_replies, tmp_path):
+def test_always_right_and_never(data, always_right, never_replies, quiet, tmp_path):
     for who, accuracy in [(always_right(), 1.0), (never_replies, 0.0)]:
-        folder = tmp_path / str(accuracy)
-        folder.mkdir()
-        result = run(MMLU(data), who, folder)
+        result = run_task(MMLU(data), who, tmp_path / str(accuracy), quiet)
         assert {score.value for score in result.scores.values()} == {accuracy}
     assert result.refused == {"not asked": 8}
 
@@ -96,7 +88,7 @@ def test_without_examples_it_says_what_to_do(data, tmp_path):
     dev.rename(tmp_path / "elsewhere")
     with pytest.raises(DataError, match="no examples for 5 shots") as caught:
         MMLU(data).items()
-    assert "--shots 0" in caught.value.hint
+    assert "--set shots=0" in caught.value.hint
     assert len(MMLU(data, shots=0).items()) == 8
     assert (
         MMLU(data, shots_from=tmp_path / "elsewhere").items()[0].options[0].context.count("A.") == 6

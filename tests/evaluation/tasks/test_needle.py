@@ -7,10 +7,8 @@ import pytest
 from afm_mlx.errors import DataError
 from afm_mlx.evaluation.items import Answer, Mark, Refusal
 from afm_mlx.evaluation.run import run_task
-from afm_mlx.evaluation.scores import score_of
 from afm_mlx.evaluation.subject import TOO_LONG, ModelSubject
-from afm_mlx.evaluation.tasks.needle import EFFECTIVE, NOISE, Needle, effective_length
-from afm_mlx.progress import Progress
+from afm_mlx.evaluation.tasks.needle import NOISE, Needle
 
 KINDS = ("single", "multi_key", "multi_value", "multi_query", "tracking", "common_words")
 
@@ -22,12 +20,6 @@ went. In the evening it came back. It had lost its mast, and all of them laughed
 
 def count_words(text):
     return len(text.split())
-
-
-@pytest.fixture
-def quiet(tmp_path):
-    with (tmp_path / "log").open("w") as stream:
-        yield Progress(stream)
 
 
 def probes(**settings):
@@ -149,17 +141,6 @@ def test_a_number_is_found_whole_and_with_separators(answer, share):
     item = task.items()[0]
     item.facts["wanted"][:] = ["1234567"]
     assert task.mark(item, Answer(answer))["recall"] == Mark(share)
-
-
-def test_the_effective_length_is_the_longest_at_which_enough_is_found():
-    def score(share):
-        return {"recall": score_of([Mark(share)] * 3)}
-
-    groups = {"1024": score(1.0), "2048": score(0.9), "4096": score(0.5)}
-    assert effective_length(groups) == 2_048
-    assert effective_length(groups, 0.95) == 1_024
-    assert effective_length({"1024": score(0.0)}) == 0
-    assert EFFECTIVE == 0.856
 
 
 def test_prompts_longer_than_the_context_are_refused_and_count_as_not_found(engine):

@@ -9,20 +9,13 @@ from afm_mlx.errors import DataError
 from afm_mlx.evaluation.items import Likelihood
 from afm_mlx.evaluation.run import run_task
 from afm_mlx.evaluation.tasks.perplexity import Perplexity
-from afm_mlx.progress import Progress
 
 
-def run(task, who, folder):
-    folder.mkdir(exist_ok=True)
-    with (folder / "log").open("w") as stream:
-        return run_task(task, who, folder / "run", Progress(stream))
-
-
-def test_figures_by_hand(stub, tmp_path):
+def test_figures_by_hand(stub, quiet, tmp_path):
     data = tmp_path / "x.jsonl"
     data.write_text('{"text": "abcd"}\n{"text": "\\u00e4\\u00e4"}\n')  # 4 bytes each
     told = {"abcd": Likelihood(-6.0, 2), "ää": Likelihood(-2.0, 2)}
-    result = run(Perplexity(data), stub(reads=lambda p: told[p.text]), tmp_path / "run")
+    result = run_task(Perplexity(data), stub(reads=lambda p: told[p.text]), tmp_path / "run", quiet)
     assert result.scores["nats_per_token"].value == pytest.approx(8 / 4)
     assert result.scores["perplexity"].value == pytest.approx(math.exp(2))
     assert result.scores["bits_per_byte"].value == pytest.approx(8 / math.log(2) / 8)
@@ -33,16 +26,18 @@ def test_figures_by_hand(stub, tmp_path):
     )
 
 
-def test_a_certain_model_has_perplexity_1(stub, tmp_path):
+def test_a_certain_model_has_perplexity_1(stub, quiet, tmp_path):
     (tmp_path / "x.txt").write_text("abc")
     who = stub(reads=lambda passage: Likelihood(0.0, 3, True))
-    result = run(Perplexity(tmp_path / "x.txt"), who, tmp_path / "run")
-    assert (result.scores["perplexity"].value, result.scores["bits_per_byte"].value) == (1.0, 0.0)
+    result = run_task(Perplexity(tmp_path / "x.txt"), who, tmp_path / "run", quiet)
+    for name, least in (("perplexity", 1.0), ("bits_per_byte", 0.0), ("nats_per_token", 0.0)):
+        score = result.scores[name]
+        assert (score.value, score.low, score.high) == (least, least, least)
 
 
-def test_texts_that_were_not_read_have_no_figure(never_replies, tmp_path):
+def test_texts_that_were_not_read_have_no_figure(never_replies, quiet, tmp_path):
     (tmp_path / "x.txt").write_text("abc")
-    result = run(Perplexity(tmp_path / "x.txt"), never_replies, tmp_path / "run")
+    result = run_task(Perplexity(tmp_path / "x.txt"), never_replies, tmp_path / "run", quiet)
     assert result.scores == {}
     assert result.refused == {"not asked": 1}
 
@@ -65,6 +60,10 @@ def test_files_of_a_folder(tmp_path):
         "fir",
         "nex",
     ]
+
+
+def test_texts_themselves_are_taken():
+    assert [item.text for item in Perplexity(["One", "", "two"]).items()] == ["One", "two"]
 
 
 def test_what_cannot_be_read_is_named(tmp_path):

@@ -47,6 +47,25 @@ def test_a_set_without_such_files_is_refused(sets):
         GSM8K("hub:org/other").items()
 
 
+def test_of_files_that_match_those_that_cannot_be_read_are_left_out(sets):
+    sets("org/texts", {"README.md": [], "a.jsonl": [{"text": "one"}], "b/picture.png": []})
+    assert [row.row["text"] for row in task_rows("x", "hub:org/texts")] == ["one"]
+    sets("org/pictures", {"README.md": [], "a.png": []})
+    with pytest.raises(DataError, match=r"hub:org/pictures has no file like \* that can be read"):
+        list(task_rows("x", "hub:org/pictures"))
+
+
+def test_mistakes_speak_of_the_task_and_not_of_a_recipes_sources(sets):
+    with pytest.raises(
+        DataError, match=r"^the data of task gsm8k: hub set org/none is not on"
+    ) as no:
+        GSM8K("hub:org/none").items()
+    assert no.value.hint.startswith("check the data of task gsm8k; ")
+    with pytest.raises(DataError, match=r"^the data of task math: 'hub:none' is not hub:") as wrong:
+        MATH("hub:none").items()
+    assert wrong.value.hint == "for one revision write hub:ORG/NAME@REVISION"
+
+
 def test_rows_of_a_file_know_their_lines(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text('{"a": 1}\n\n{"a": 2}\n')

@@ -9,7 +9,6 @@ from afm_mlx.evaluation.items import Answer
 from afm_mlx.evaluation.run import run_task
 from afm_mlx.evaluation.tasks.safety import Safety
 from afm_mlx.evaluation.tasks.stance import Stance
-from afm_mlx.progress import Progress
 from tests.corpus.sources.conftest import hub  # noqa: F401  (a fixture)
 
 XSTEST = """\
@@ -26,12 +25,6 @@ def prompts(tmp_path):
     file = tmp_path / "xstest.csv"
     file.write_text(XSTEST)
     return str(file)
-
-
-@pytest.fixture
-def quiet(tmp_path):
-    with (tmp_path / "log").open("w") as stream:
-        yield Progress(stream)
 
 
 def test_scores_of_stand_ins_are_what_they_must_be(

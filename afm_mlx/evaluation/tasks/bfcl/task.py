@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from afm_mlx.corpus.sources.hub import PREFIX, fetch_hub_file, list_hub_files, parse_hub
+from afm_mlx.corpus.sources.hub import PREFIX, fetch_hub_file, list_hub_files
 from afm_mlx.corpus.sources.item_files import ItemRow, read_rows
 from afm_mlx.errors import DataError
 from afm_mlx.evaluation.items import Answer, Item, Mark, Marks, Question, Reply
@@ -25,6 +25,7 @@ from afm_mlx.evaluation.tasks.bfcl.matching import (
     problem_of_calls,
 )
 from afm_mlx.evaluation.tasks.bfcl.reading import NoCallsError, read_calls
+from afm_mlx.evaluation.tasks.rows import set_of_task
 from afm_mlx.inference.calls import JSON_CALLS, ToolFormat
 
 CALLS = "calls"
@@ -280,8 +281,8 @@ def _files(data: str, categories: Sequence[str]) -> dict[str, tuple[Path, Path |
 def _listed(data: str) -> tuple[list[str], Callable[[str], Path]]:
     """Paths below a folder or of a set of the hub, and how to come by their files."""
     if data.startswith(PREFIX):
-        wanted = parse_hub("bfcl", data)
-        return list_hub_files("bfcl", wanted), lambda path: fetch_hub_file("bfcl", wanted, path)
+        wanted = set_of_task("bfcl", data)
+        return list_hub_files(wanted), lambda path: fetch_hub_file(wanted, path)
     folder = Path(data) if data else _package_folder()
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder", hint="check the path")

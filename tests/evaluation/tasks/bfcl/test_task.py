@@ -7,7 +7,6 @@ import pytest
 from afm_mlx.errors import DataError
 from afm_mlx.evaluation.run import run_task
 from afm_mlx.evaluation.tasks.bfcl.task import CALLS, CATEGORIES, Bfcl
-from afm_mlx.progress import Progress
 from tests.corpus.sources.conftest import hub  # noqa: F401  (a fixture)
 from tests.evaluation.tasks.bfcl.changes import answers_of
 
@@ -57,12 +56,6 @@ def folder(tmp_path):
         write(data, category, map(row, keys), answers)
     write(data, "irrelevance", [row("irrelevance_0")])
     return data
-
-
-@pytest.fixture
-def quiet(tmp_path):
-    with (tmp_path / "log").open("w") as stream:
-        yield Progress(stream)
 
 
 THREE = ("simple_python", "parallel", "irrelevance")
