@@ -9,17 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .options import (
+    HOST,
     MAX_TOKENS,
     RUNS,
     AdapterFlag,
+    ApiKeyFlag,
+    HostFlag,
     MaxTokensFlag,
+    PortFlag,
     RunsFlag,
     SeedFlag,
     SystemFlag,
     TemperatureFlag,
     TopPFlag,
 )
-from .serve import HOST, KEY_VARIABLE
+from .serve import check_server, url_of
 from .subjects import EndpointFlag, find_subject
 from .terminal import tell
 
@@ -147,34 +151,21 @@ def serve(
         ),
     ] = None,
     seed: SeedFlag = 0,
-    host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Where to listen; other machines need a key.")
-    ] = HOST,
-    port: Annotated[
-        int, typer.Option(metavar="N", min=0, max=65_535, help="0 takes a free one.")
-    ] = PORT,
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KEY", envvar=KEY_VARIABLE, help="What graders must type.", show_default=False
-        ),
-    ] = None,
+    host: HostFlag = HOST,
+    port: PortFlag = PORT,
+    api_key: ApiKeyFlag = None,
 ) -> None:
     """Open a page where people compare answers, without knowing whose they are."""
-    from afm_mlx.inference.server.start import check_access, check_packages
-
-    check_packages()
-    check_access(host, api_key, hint=f"--api-key KEY, or {KEY_VARIABLE}=KEY before the command")
+    check_server(host, api_key)
     from afm_mlx.evaluation.human.app import serve
     from afm_mlx.evaluation.human.study import Kind
     from afm_mlx.inference.server.run import listen
 
     with listen(host, port) as sock, _store(files or [], db, grades, seed) as store:
-        shown = f"[{host}]" if ":" in host else host
         count = len(store.cards) if pairs is None else min(pairs, len(store.cards))
         what = "comparisons" if store.study.kind == Kind.PAIRS else "answers"
         typer.echo(
-            f"http://{shown}:{sock.getsockname()[1]}  {count:,} {what} of "
+            f"{url_of(host, sock)}  {count:,} {what} of "
             f"{', '.join(store.study.models)}, grades go to {db}"
         )
         tell("Ctrl-C ends it; nothing is lost, and the same command goes on")
