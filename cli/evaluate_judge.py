@@ -74,8 +74,8 @@ def judge(
     """
     from afm_mlx.evaluation.answers import AnswerFile
     from afm_mlx.evaluation.judge.asking import Judge
-    from afm_mlx.evaluation.judge.grading import answered
     from afm_mlx.evaluation.judge.judging import drawing_of, read_judging
+    from afm_mlx.evaluation.judge.task import answered
     from afm_mlx.evaluation.run import run_task, take_evenly
 
     judging = read_judging(settings)
