@@ -62,7 +62,9 @@ def answers(
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Only the first ones.", show_default="all"),
+        typer.Option(
+            metavar="N", min=1, help="Only so many, evenly of all categories.", show_default="all"
+        ),
     ] = None,
     category: Annotated[
         list[str],
@@ -208,9 +210,11 @@ def report(
 def _chosen(file: Path | None, categories: list[str], limit: int | None) -> list[Prompt]:
     """The prompts that are to be answered."""
     from afm_mlx.evaluation.prompts import of_categories, own_prompts, read_prompts
+    from afm_mlx.evaluation.run import take_evenly
 
-    found = list(own_prompts() if file is None else read_prompts(file))
-    return (of_categories(found, categories) if categories else found)[:limit]
+    found = own_prompts() if file is None else read_prompts(file)
+    wanted = of_categories(found, categories) if categories else found
+    return take_evenly(wanted, limit, group=lambda prompt: prompt.category)
 
 
 def _store(files: list[Path], db: Path, grades: bool, seed: int) -> Store:

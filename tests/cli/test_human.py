@@ -98,6 +98,22 @@ def test_only_the_categories_that_are_named_are_answered(afm, refused, chat_mode
     assert "did you mean 'math'?" in said
 
 
+def test_a_limit_takes_evenly_of_all_categories(afm, chat_model, tmp_path):
+    rows = [
+        {"id": f"{kind}{number}", "category": kind, "prompt": f"{number}?"}
+        for kind in ("math", "writing")
+        for number in range(4)
+    ]
+    prompts = write_lines(tmp_path / "grouped.jsonl", rows)
+    command = ("human", "answers", chat_model, "--prompts", prompts, "--max-tokens", 4)
+    for limit, wanted in (
+        (2, {"math0", "writing0"}),
+        (4, {"math0", "writing0", "math1", "writing1"}),
+    ):
+        assert "2 answers written" in afm(*command, "--out", "a.jsonl", "--limit", limit).out
+        assert set(read_answers(tmp_path / "a.jsonl").answers) == wanted
+
+
 def test_answers_of_another_model_are_not_mixed(afm, refused, chat_model, prompts):
     command = ("human", "answers", chat_model, "--prompts", prompts, "--max-tokens", 4)
     afm(*command, "--out", "a.jsonl")
