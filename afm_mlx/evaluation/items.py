@@ -111,7 +111,8 @@ class Task(Protocol):
     """A benchmark.
 
     It may have `averages`, too: figures that are means of another figure's scores over all groups,
-    by name, such as {"average": "accuracy"}.
+    by name, such as {"average": "accuracy"}. And `counts`: names of figures that are no shares, and
+    may be 0 or 1 for all items nevertheless.
     """
 
     @property

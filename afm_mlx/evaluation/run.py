@@ -12,7 +12,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -219,8 +219,9 @@ def sum_up(task: Task, samples: Sequence[Sample]) -> dict[str, Any]:
     for sample in samples:
         if sample.group:
             groups.setdefault(sample.group, []).append(sample)
-    by_group = {name: _scores(some) for name, some in groups.items()}
-    scores = _scores(samples)
+    counts = getattr(task, "counts", ())
+    by_group = {name: _scores(some, counts) for name, some in groups.items()}
+    scores = _scores(samples, counts)
     for name, of in getattr(task, "averages", {}).items():
         scores[name] = mean_of([each[of] for each in by_group.values()])
     return {
@@ -230,8 +231,8 @@ def sum_up(task: Task, samples: Sequence[Sample]) -> dict[str, Any]:
     }
 
 
-def _scores(samples: Iterable[Sample]) -> dict[str, Score]:
-    return by_name(pair for sample in samples for pair in sample.marks.items())
+def _scores(samples: Iterable[Sample], counts: Collection[str]) -> dict[str, Score]:
+    return by_name((pair for sample in samples for pair in sample.marks.items()), counts)
 
 
 def _sample(task: Task, item: Item, reply: Reply, seconds: float) -> Sample:

@@ -8,7 +8,7 @@ does not count as another draw.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,8 +37,8 @@ class Score:
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
-def score_of(marks: Sequence[Mark]) -> Score:
-    """The score of at least one item.
+def score_of(marks: Sequence[Mark], *, share: bool = True) -> Score:
+    """The score of at least one item; `share` where it lies between 0 and 1 if all marks do.
 
     Shares of equal items, each 0 or 1, have Wilson's interval, which holds for few items and near
     the ends, too. Else the normal one of a ratio of sums, by linearisation; for equal weights that
@@ -54,14 +54,14 @@ def score_of(marks: Sequence[Mark]) -> Score:
         return Score(0.0, 0.0, 0.0, len(marks))
     value = math.fsum(mark.value * mark.weight for mark in marks) / total
     n = len(marks)
-    if all(mark.weight == 1 and mark.value in (0.0, 1.0) for mark in marks):
+    if share and all(mark.weight == 1 and mark.value in (0.0, 1.0) for mark in marks):
         return Score(value, *wilson(value, n), n)
     if n < 2:
         return Score(value, value, value, n)
     squares = math.fsum((mark.weight * (mark.value - value)) ** 2 for mark in marks)
     error = Z * math.sqrt(n / (n - 1) * squares) / total
     low, high = value - error, value + error
-    if all(0 <= mark.value <= 1 for mark in marks):
+    if share and all(0 <= mark.value <= 1 for mark in marks):
         low, high = max(low, 0.0), min(high, 1.0)
     return Score(value, low, high, n)
 
@@ -73,10 +73,10 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     return max(0.0, min(middle - half, share)), min(1.0, max(middle + half, share))
 
 
-def by_name(rows: Iterable[tuple[str, Mark]]) -> dict[str, Score]:
+def by_name(rows: Iterable[tuple[str, Mark]], counts: Collection[str] = ()) -> dict[str, Score]:
     """The score of each name's marks, in the order in which they first come.
 
-    A perplexity is marked in nats; its score, and the ends of its interval, are e to those.
+    Figures of `counts` are no shares. A perplexity is marked in nats; its score, and the ends of its interval, are e to those.
 
     >>> print(by_name([("perplexity", Mark(math.log(8), 2.0))])["perplexity"])
     8.000 (8.000 to 8.000)
@@ -84,7 +84,7 @@ def by_name(rows: Iterable[tuple[str, Mark]]) -> dict[str, Score]:
     found: dict[str, list[Mark]] = {}
     for name, mark in rows:
         found.setdefault(name, []).append(mark)
-    scores = {name: score_of(marks) for name, marks in found.items()}
+    scores = {name: score_of(marks, share=name not in counts) for name, marks in found.items()}
     return {
         name: _exponential(score) if name.endswith("perplexity") else score
         for name, score in scores.items()

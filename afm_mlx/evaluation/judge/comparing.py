@@ -48,6 +48,7 @@ class Comparing(JudgeTask):
         "characters_opponent": "mean length of the opponent's answers",
         "unreadable": "share of pairs with a verdict that cannot be read, or was not given",
     }
+    counts = ("characters", "characters_opponent")
 
     def __init__(
         self,

@@ -33,6 +33,7 @@ class Grading(JudgeTask):
         "unreadable": "share of answers whose grades cannot be read, or were not given",
         "characters": "mean length of answers",
     }
+    counts = ("score_of_10", "characters")
 
     @property
     def settings(self) -> Mapping[str, Any]:
