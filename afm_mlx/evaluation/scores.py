@@ -76,7 +76,8 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 def by_name(rows: Iterable[tuple[str, Mark]], counts: Collection[str] = ()) -> dict[str, Score]:
     """The score of each name's marks, in the order in which they first come.
 
-    Figures of `counts` are no shares. A perplexity is marked in nats; its score, and the ends of its interval, are e to those.
+    Figures of `counts` are no shares. A perplexity is marked in nats; its score, and the ends of
+    its interval, are e to those.
 
     >>> print(by_name([("perplexity", Mark(math.log(8), 2.0))])["perplexity"])
     8.000 (8.000 to 8.000)
