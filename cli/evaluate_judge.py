@@ -134,7 +134,13 @@ def _find(
     """Who answers, or a file of answers."""
     from afm_mlx.errors import DataError, RecipeError
     from afm_mlx.evaluation.answers import FORMAT, read_answers
+    from afm_mlx.evaluation.human.apple import WORD as APPLE
 
+    if word == APPLE and endpoint is None:
+        raise RecipeError(
+            "Apple's model cannot be asked here, but its answers can be judged",
+            hint=f"afm human answers {APPLE} --out {APPLE}.jsonl, and name that file",
+        )
     if endpoint is not None or not word.endswith(".jsonl"):
         return find_subject(word, runs, adapter=adapter, endpoint=endpoint)
     if adapter is not None:

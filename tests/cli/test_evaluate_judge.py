@@ -252,6 +252,7 @@ def test_a_prompt_that_is_too_long_is_an_empty_answer(afm, long_models, prompts)
         (["--task", "judge", "--judge", "nobody"], "nobody"),
         (["--task", "judge", "--judge", "JUDGE", "--against", "none.jsonl"], "cannot read"),
         (["--task", "judge", "--judge", "JUDGE", "--against", "no-model"], "no-model"),
+        (["--task", "judge", "--judge", "JUDGE", "--against", "apple"], "afm human answers apple"),
         (["--task", "judge", "--judge", "JUDGE", "--data", "none.jsonl"], "cannot read"),
         (["--task", "judge", "--judge", "JUDGE", "--data", "math.jsonl"], "it has math"),
         (["--task", "judge", "--judge", "JUDGE", "--set", "token=3"], "has no setting 'token'"),
