@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -244,7 +244,7 @@ def _export(store: Store, path: Path) -> None:
 
     found = preferences_of(store)
     write_preferences(path, found.found)
-    left: list[Any] = []
+    left: list[str] = []
     if found.ties:
         left.append(f"{found.ties:,} tied")
     if found.unusable:
