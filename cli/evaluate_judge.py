@@ -74,8 +74,8 @@ def judge(
     """
     from afm_mlx.evaluation.answers import AnswerFile
     from afm_mlx.evaluation.judge.asking import Judge
-    from afm_mlx.evaluation.judge.grading import answered
     from afm_mlx.evaluation.judge.judging import drawing_of, read_judging
+    from afm_mlx.evaluation.judge.task import answered
     from afm_mlx.evaluation.run import run_task, take_evenly
 
     judging = read_judging(settings)
@@ -134,7 +134,13 @@ def _find(
     """Who answers, or a file of answers."""
     from afm_mlx.errors import DataError, RecipeError
     from afm_mlx.evaluation.answers import FORMAT, read_answers
+    from afm_mlx.evaluation.human.apple import WORD as APPLE
 
+    if word == APPLE and endpoint is None:
+        raise RecipeError(
+            "Apple's model cannot be asked here, but its answers can be judged",
+            hint=f"afm human answers {APPLE} --out {APPLE}.jsonl, and name that file",
+        )
     if endpoint is not None or not word.endswith(".jsonl"):
         return find_subject(word, runs, adapter=adapter, endpoint=endpoint)
     if adapter is not None:

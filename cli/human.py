@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .options import (
+    HOST,
     MAX_TOKENS,
     RUNS,
     AdapterFlag,
+    ApiKeyFlag,
+    HostFlag,
     MaxTokensFlag,
+    PortFlag,
     RunsFlag,
     SeedFlag,
     SystemFlag,
     TemperatureFlag,
     TopPFlag,
 )
-from .serve import HOST, KEY_VARIABLE
+from .serve import check_server, url_of
 from .subjects import EndpointFlag, find_subject
 from .terminal import tell
 
@@ -58,7 +62,9 @@ def answers(
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Only the first ones.", show_default="all"),
+        typer.Option(
+            metavar="N", min=1, help="Only so many, evenly of all categories.", show_default="all"
+        ),
     ] = None,
     category: Annotated[
         list[str],
@@ -147,34 +153,21 @@ def serve(
         ),
     ] = None,
     seed: SeedFlag = 0,
-    host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Where to listen; other machines need a key.")
-    ] = HOST,
-    port: Annotated[
-        int, typer.Option(metavar="N", min=0, max=65_535, help="0 takes a free one.")
-    ] = PORT,
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KEY", envvar=KEY_VARIABLE, help="What graders must type.", show_default=False
-        ),
-    ] = None,
+    host: HostFlag = HOST,
+    port: PortFlag = PORT,
+    api_key: ApiKeyFlag = None,
 ) -> None:
     """Open a page where people compare answers, without knowing whose they are."""
-    from afm_mlx.inference.server.start import check_access, check_packages
-
-    check_packages()
-    check_access(host, api_key, hint=f"--api-key KEY, or {KEY_VARIABLE}=KEY before the command")
+    check_server(host, api_key)
     from afm_mlx.evaluation.human.app import serve
     from afm_mlx.evaluation.human.study import Kind
     from afm_mlx.inference.server.run import listen
 
     with listen(host, port) as sock, _store(files or [], db, grades, seed) as store:
-        shown = f"[{host}]" if ":" in host else host
         count = len(store.cards) if pairs is None else min(pairs, len(store.cards))
         what = "comparisons" if store.study.kind == Kind.PAIRS else "answers"
         typer.echo(
-            f"http://{shown}:{sock.getsockname()[1]}  {count:,} {what} of "
+            f"{url_of(host, sock)}  {count:,} {what} of "
             f"{', '.join(store.study.models)}, grades go to {db}"
         )
         tell("Ctrl-C ends it; nothing is lost, and the same command goes on")
@@ -217,9 +210,11 @@ def report(
 def _chosen(file: Path | None, categories: list[str], limit: int | None) -> list[Prompt]:
     """The prompts that are to be answered."""
     from afm_mlx.evaluation.prompts import of_categories, own_prompts, read_prompts
+    from afm_mlx.evaluation.run import take_evenly
 
-    found = list(own_prompts() if file is None else read_prompts(file))
-    return (of_categories(found, categories) if categories else found)[:limit]
+    found = own_prompts() if file is None else read_prompts(file)
+    wanted = of_categories(found, categories) if categories else found
+    return take_evenly(wanted, limit, group=lambda prompt: prompt.category)
 
 
 def _store(files: list[Path], db: Path, grades: bool, seed: int) -> Store:
@@ -249,7 +244,7 @@ def _export(store: Store, path: Path) -> None:
 
     found = preferences_of(store)
     write_preferences(path, found.found)
-    left: list[Any] = []
+    left: list[str] = []
     if found.ties:
         left.append(f"{found.ties:,} tied")
     if found.unusable:

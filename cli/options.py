@@ -84,6 +84,26 @@ PolicyFlag = Annotated[
         show_default="nothing is checked",
     ),
 ]
+HostFlag = Annotated[
+    str,
+    typer.Option("--host", metavar="ADDRESS", help="Where to listen; other machines need a key."),
+]
+PortFlag = Annotated[
+    int, typer.Option("--port", metavar="N", min=0, max=65_535, help="0 takes a free one.")
+]
+KEY_VARIABLE = "AFM_API_KEY"
+"""A key on the command line is seen by everybody who lists processes."""
+
+ApiKeyFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key",
+        metavar="KEY",
+        envvar=KEY_VARIABLE,
+        help="What whoever uses it must give.",
+        show_default=False,
+    ),
+]
 OutFlag = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to create.")]
 SkipBadFlag = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out and count lines that are wrong.")
@@ -91,6 +111,9 @@ SkipBadFlag = Annotated[
 
 RUNS = Path("runs")
 """Where `--runs` points unless given."""
+
+HOST = "127.0.0.1"
+"""Where servers listen unless `--host` says otherwise: this machine alone."""
 
 MAX_TOKENS = 512
 """Longest answer, in tokens, unless `--max-tokens` says more or less. Ours."""

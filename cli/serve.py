@@ -10,21 +10,27 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .models_io import add_adapter, find_model, open_guardrails
-from .options import RUNS, ModelArgument, PolicyFlag, RunsFlag
+from .options import (
+    HOST,
+    KEY_VARIABLE,
+    RUNS,
+    ApiKeyFlag,
+    HostFlag,
+    ModelArgument,
+    PolicyFlag,
+    PortFlag,
+    RunsFlag,
+)
 from .terminal import tell
 
 if TYPE_CHECKING:
+    import socket
+
     from afm_mlx.inference.engine import Engine
     from afm_mlx.inference.server.names import Names
 
-HOST = "127.0.0.1"
-"""This machine alone."""
-
 PORT = 8_080
 """As mlx-lm's own server has it."""
-
-KEY_VARIABLE = "AFM_API_KEY"
-"""A key on the command line is seen by everybody who lists processes."""
 
 
 def serve(
@@ -39,18 +45,9 @@ def serve(
             show_default=False,
         ),
     ] = [],
-    host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Where to listen; other machines need a key.")
-    ] = HOST,
-    port: Annotated[
-        int, typer.Option(metavar="N", min=0, max=65_535, help="0 takes a free one.")
-    ] = PORT,
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KEY", envvar=KEY_VARIABLE, help="What requests must bring.", show_default=False
-        ),
-    ] = None,
+    host: HostFlag = HOST,
+    port: PortFlag = PORT,
+    api_key: ApiKeyFlag = None,
     policy: PolicyFlag = None,
     memory_gb: Annotated[
         float | None,
@@ -82,15 +79,13 @@ def serve(
     runs: RunsFlag = RUNS,
 ) -> None:
     """Serve a model with OpenAI's API, and a page to chat with it."""
-    from afm_mlx.inference.server.start import check_access, check_packages, serve, service_name
-
-    check_packages()
-    check_access(host, api_key, hint=f"--api-key KEY, or {KEY_VARIABLE}=KEY before the command")
+    check_server(host, api_key)
     from afm_mlx.inference.batches import Batcher
     from afm_mlx.inference.server.limits import Limits
     from afm_mlx.inference.server.names import Names
     from afm_mlx.inference.server.run import listen
     from afm_mlx.inference.server.service import Service
+    from afm_mlx.inference.server.start import serve, service_name
 
     guardrails = open_guardrails(policy)
     with listen(host, port) as sock:
@@ -99,9 +94,27 @@ def serve(
         names = Names(service_name(model), engine.adapters.names, default=default)
         limits = Limits(prompt_tokens=max_prompt_tokens, max_tokens=max_tokens, seconds=timeout)
         service = Service(batcher, names, limits, guardrails)
-        _introduce(names, host, sock.getsockname()[1], needs_key=api_key is not None)
+        _introduce(names, url_of(host, sock), needs_key=api_key is not None)
         serve(service, sock, host=host, api_key=api_key, say=tell)
     tell("stopped")
+
+
+def check_server(host: str, api_key: str | None) -> None:
+    """Look whether a server can be started here, and may be.
+
+    Raises:
+        RunError: its packages are missing; or other machines could reach it without a key.
+    """
+    from afm_mlx.inference.server.start import check_access, check_packages
+
+    check_packages()
+    check_access(host, api_key, hint=f"--api-key KEY, or {KEY_VARIABLE}=KEY before the command")
+
+
+def url_of(host: str, sock: socket.socket) -> str:
+    """Where a server is that listens on `host`."""
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{sock.getsockname()[1]}"
 
 
 def _open(folder: Path, words: list[str], memory_gb: float | None) -> tuple[Engine, str | None]:
@@ -124,10 +137,8 @@ def _open(folder: Path, words: list[str], memory_gb: float | None) -> tuple[Engi
     return engine, default
 
 
-def _introduce(names: Names, host: str, port: int, *, needs_key: bool) -> None:
+def _introduce(names: Names, url: str, *, needs_key: bool) -> None:
     """Print where the server is, and a line to try it."""
-    shown = f"[{host}]" if ":" in host else host
-    url = f"http://{shown}:{port}"
     message = {"role": "user", "content": "Hello"}
     body = json.dumps({"model": names.base, "messages": [message]}, ensure_ascii=False)
     key = f' -H "Authorization: Bearer ${KEY_VARIABLE}"' if needs_key else ""

@@ -7,6 +7,7 @@ os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 import contextlib
+import itertools
 import shutil
 import signal
 from collections.abc import Iterable
@@ -29,6 +30,27 @@ BROWSERS = (
     "google-chrome",
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
 )
+
+
+SENTENCES = (
+    "The {0} near the {1} has been there for as long as anybody in the village can remember.",
+    "People who pass the {1} in the evening often stop for a moment to look at the {0}.",
+    "Every year the {0} is cleaned, painted and shown to the children of the school by the {1}.",
+)
+NOUNS = [
+    "bridge",
+    "tower",
+    "well",
+    "mill",
+    "barn",
+    "chapel",
+    "orchard",
+    "market",
+    "ferry",
+    "station",
+    "forge",
+    "garden",
+]
 
 
 @pytest.fixture
@@ -113,6 +135,18 @@ def with_random_gains():
         return model
 
     return change
+
+
+@pytest.fixture(scope="session")
+def prose(tmp_path_factory):
+    """A file of paragraphs, which two kinds of generated data ask about."""
+    paragraphs = [
+        " ".join(text.format(*pair) for text in SENTENCES)
+        for pair in itertools.permutations(NOUNS, 2)
+    ]
+    path = tmp_path_factory.mktemp("prose") / "village.txt"
+    path.write_text("\n\n".join(paragraphs))
+    return path
 
 
 @pytest.fixture(scope="module")

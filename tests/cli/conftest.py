@@ -1,8 +1,11 @@
 """A tiny chat model on disk, and the command line as a function."""
 
+import contextlib
 import hashlib
+import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,33 +13,22 @@ import mlx.core as mx
 import pytest
 from afm_cli import main
 
-from afm_mlx.decoder.checkpoint import save_checkpoint
-from afm_mlx.decoder.decoder import Decoder, initialize
-from afm_mlx.settings.sections import Shape
-
 
 @pytest.fixture(scope="session")
-def chat_model(small_tokenizer, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("cli")
-    lines = ["The cat sat on the mat. What is on the hill? A house.\n"] * 20
-    small_tokenizer(lines, folder / "tokenizer")
-    model = Decoder(
-        Shape(
-            num_layers=1,
-            hidden_size=16,
-            num_heads=2,
-            num_kv_heads=1,
-            head_dim=8,
-            intermediate_size=32,
-            vocab_size=320,
-            rope_base=10_000,
-            norm_eps=1e-5,
-            max_tokens=64,
-        )
+def chat_model(small_chat_model, tmp_path_factory) -> Path:
+    """A model that is smaller yet, and reads 64 tokens."""
+    return small_chat_model(
+        tmp_path_factory.mktemp("cli") / "model",
+        lines=["The cat sat on the mat. What is on the hill? A house.\n"] * 20,
+        seed=2,
+        num_layers=1,
+        hidden_size=16,
+        num_heads=2,
+        num_kv_heads=1,
+        intermediate_size=32,
+        vocab_size=320,
+        max_tokens=64,
     )
-    initialize(model, seed=2)
-    save_checkpoint(folder / "model", model, folder / "tokenizer", facts={"stage": "sft"})
-    return folder / "model"
 
 
 @dataclass
@@ -90,6 +82,29 @@ def refused(afm, tmp_path):
         return "\n".join(said)
 
     return run
+
+
+@pytest.fixture
+def serving():
+    """Function that starts a server by its command, and gives its process and its first line."""
+    started = []
+
+    def run(*words: object) -> tuple[subprocess.Popen[str], str]:
+        process = start(*words, "--port", 0)
+        started.append(process)
+        return process, process.stdout.readline().rstrip("\n")
+
+    yield run
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        process.communicate()
+
+
+def write_lines(path: Path, rows: Iterable[object]) -> Path:
+    """Write a file of JSON lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
 def contents(folder: Path) -> dict[str, str]:

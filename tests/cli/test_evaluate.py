@@ -10,7 +10,7 @@ from afm_cli.subjects import folder_name
 from afm_mlx.decoder.adapters import base_name
 from afm_mlx.evaluation.registry import KINDS
 
-from .conftest import start
+from .conftest import write_lines
 
 ROWS = [
     {
@@ -24,9 +24,7 @@ ROWS = [
 
 @pytest.fixture
 def exam(tmp_path):
-    file = tmp_path / "exam.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    return file
+    return write_lines(tmp_path / "exam.jsonl", ROWS)
 
 
 def test_scores_are_told_and_samples_kept(afm, chat_model, exam):
@@ -76,21 +74,16 @@ def test_tasks_are_listed(afm):
 
 
 def test_a_model_behind_an_endpoint_is_asked_questions_and_nothing_else(
-    afm, refused, chat_model, exam, texts
+    afm, refused, serving, chat_model, exam, texts
 ):
-    process = start("serve", chat_model, "--port", 0)
-    try:
-        url, _, name = process.stdout.readline().strip().partition("  serves ")
-        words = ["--task", "checks", "--data", exam, "--set", "max_tokens=3", "--json"]
-        theirs = json.loads(afm("eval", name, *words, "--endpoint", url).out)[0]
-        ours = json.loads(afm("eval", chat_model, *words).out)[0]
-        said = refused(
-            *("eval", name, "--task", "perplexity", "--data", texts, "--endpoint", url),
-            changes=True,
-        )
-    finally:
-        process.kill()
-        process.communicate()
+    _, line = serving("serve", chat_model)
+    url, _, name = line.partition("  serves ")
+    words = ["--task", "checks", "--data", exam, "--set", "max_tokens=3", "--json"]
+    theirs = json.loads(afm("eval", name, *words, "--endpoint", url).out)[0]
+    ours = json.loads(afm("eval", chat_model, *words).out)[0]
+    said = refused(
+        *("eval", name, "--task", "perplexity", "--data", texts, "--endpoint", url), changes=True
+    )
     assert theirs["settings"]["endpoint"] == "127.0.0.1"
     assert theirs["scores"] == ours["scores"]
     assert "does not tell" in said

@@ -11,13 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from afm_mlx.decoder.checkpoint import save_checkpoint
-from afm_mlx.decoder.decoder import Decoder, initialize
 from afm_mlx.evaluation.answers import read_answers
 from afm_mlx.inference.engine import Engine
-from afm_mlx.settings.sections import Shape
 
-from .conftest import start
+from .conftest import start, write_lines
 
 WAIT_SECONDS = 60
 PROMPTS = [
@@ -29,47 +26,28 @@ SHORT = ("--set", "max_tokens=4", "--set", "judge_tokens=300")
 
 
 @pytest.fixture(scope="session")
-def long_models(small_tokenizer, tmp_path_factory) -> Path:
+def long_models(small_chat_model, tmp_path_factory) -> Path:
     """A folder with two tiny chat models, `one` and `two`, with room for a judge's prompt."""
     folder = tmp_path_factory.mktemp("long")
-    small_tokenizer(["The cat sat on the mat. A house on the hill.\n"] * 20, folder / "tokenizer")
+    lines = ["The cat sat on the mat. A house on the hill.\n"] * 20
     for seed, name in enumerate(("one", "two"), start=3):
-        model = Decoder(
-            Shape(
-                num_layers=1,
-                hidden_size=32,
-                num_heads=2,
-                num_kv_heads=1,
-                head_dim=16,
-                intermediate_size=32,
-                vocab_size=320,
-                rope_base=10_000,
-                norm_eps=1e-5,
-                max_tokens=8_192,
-            )
-        )
-        initialize(model, seed=seed)
-        save_checkpoint(folder / name, model, folder / "tokenizer", facts={"stage": "sft"})
+        small_chat_model(folder / name, lines=lines, seed=seed, num_layers=1, max_tokens=8_192)
     return folder
 
 
 @pytest.fixture
 def prompts(tmp_path):
-    path = tmp_path / "prompts.jsonl"
-    path.write_text("".join(json.dumps(prompt) + "\n" for prompt in PROMPTS))
-    return path
+    return write_lines(tmp_path / "prompts.jsonl", PROMPTS)
 
 
 @pytest.fixture
 def theirs(tmp_path):
     """A file of answers that has the four fields it must have, and no more."""
-    path = tmp_path / "theirs.jsonl"
     rows = [
         {"id": each["id"], "prompt": each["prompt"], "model": "them", "answer": "A house."}
         for each in PROMPTS
     ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return write_lines(tmp_path / "theirs.jsonl", rows)
 
 
 @contextmanager
@@ -225,12 +203,12 @@ def test_an_interruption_among_the_answers_keeps_them(afm, long_models, tmp_path
     lines = [
         {"id": f"p{n}", "category": "writing", "prompt": f"Write of {n}."} for n in range(1_000)
     ]
-    (tmp_path / "many.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    many = write_lines(tmp_path / "many.jsonl", lines)
     words = (
         *("eval", long_models / "one", "--task", "judge", "--judge", long_models / "two"),
         *("--out", tmp_path / "run", "--set", "max_tokens=12", "--set", "judge_tokens=300"),
     )
-    process = start(*words, "--data", tmp_path / "many.jsonl")
+    process = start(*words, "--data", many)
     while " of 1,000 answers" not in process.stderr.readline():
         pass
     process.send_signal(signal.SIGINT)
@@ -239,30 +217,24 @@ def test_an_interruption_among_the_answers_keeps_them(afm, long_models, tmp_path
     assert err.splitlines()[-1] == "interrupted"
     there = read_answers(tmp_path / "run" / "answers.jsonl").answers
     assert 1 <= len(there) < 1_000
-    result = result_of(afm(*words, "--data", tmp_path / "many.jsonl", "--limit", 1, "--json"))
+    result = result_of(afm(*words, "--data", many, "--limit", 1, "--json"))
     assert result["items"] == 1
     after = read_answers(tmp_path / "run" / "answers.jsonl").answers
     assert list(after)[: len(there)] == list(there)
 
 
-def test_our_own_server_answers_and_judges(afm, long_models, prompts):
-    process = start("serve", long_models / "two", "--port", 0)
-    try:
-        url, _, name = process.stdout.readline().strip().partition("  serves ")
-        words = ("--task", "judge", "--judge", name, "--judge-endpoint", url, "--data", prompts)
-        result = result_of(
-            afm("eval", name, "--endpoint", url, *words, "--limit", 1, *SHORT, "--json")
-        )
-    finally:
-        process.kill()
-        process.communicate()
+def test_our_own_server_answers_and_judges(afm, serving, long_models, prompts):
+    _, line = serving("serve", long_models / "two")
+    url, _, name = line.partition("  serves ")
+    words = ("--task", "judge", "--judge", name, "--judge-endpoint", url, "--data", prompts)
+    result = result_of(afm("eval", name, "--endpoint", url, *words, "--limit", 1, *SHORT, "--json"))
     assert (result["model"], result["scores"]["unreadable"]["value"]) == (name, 0)
     assert result["settings"]["answers"]["endpoint"] == "127.0.0.1"
 
 
 def test_a_prompt_that_is_too_long_is_an_empty_answer(afm, long_models, prompts):
     long = {"id": "long", "category": "writing", "prompt": "cat " * 9_000}
-    prompts.write_text(json.dumps(long) + "\n")
+    write_lines(prompts, [long])
     done = afm(
         *("eval", long_models / "one", "--task", "judge", "--judge", long_models / "two"),
         *("--data", prompts, "--json", *SHORT),
@@ -280,6 +252,7 @@ def test_a_prompt_that_is_too_long_is_an_empty_answer(afm, long_models, prompts)
         (["--task", "judge", "--judge", "nobody"], "nobody"),
         (["--task", "judge", "--judge", "JUDGE", "--against", "none.jsonl"], "cannot read"),
         (["--task", "judge", "--judge", "JUDGE", "--against", "no-model"], "no-model"),
+        (["--task", "judge", "--judge", "JUDGE", "--against", "apple"], "afm human answers apple"),
         (["--task", "judge", "--judge", "JUDGE", "--data", "none.jsonl"], "cannot read"),
         (["--task", "judge", "--judge", "JUDGE", "--data", "math.jsonl"], "it has math"),
         (["--task", "judge", "--judge", "JUDGE", "--set", "token=3"], "has no setting 'token'"),
@@ -293,7 +266,7 @@ def test_a_prompt_that_is_too_long_is_an_empty_answer(afm, long_models, prompts)
     ],
 )
 def test_what_is_wrong_is_said_before_anybody_is_asked(refused, long_models, tmp_path, words, said):
-    (tmp_path / "math.jsonl").write_text(json.dumps(PROMPTS[-1]) + "\n")
+    write_lines(tmp_path / "math.jsonl", PROMPTS[-1:])
     judge = str(long_models / "two")
     line = [judge if word == "JUDGE" else word for word in words]
     assert said in refused("eval", long_models / "one", *line)

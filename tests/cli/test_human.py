@@ -1,6 +1,5 @@
 """`afm human`: answers, the server as a process, report."""
 
-import contextlib
 import json
 import signal
 import socket
@@ -12,7 +11,7 @@ from afm_mlx.alignment.preferences import read_preferences
 from afm_mlx.evaluation.answers import read_answers
 from afm_mlx.evaluation.human.store import Grade, Store
 
-from .conftest import start
+from .conftest import start, write_lines
 
 WAIT_SECONDS = 60
 PROMPTS = [
@@ -23,36 +22,22 @@ PROMPTS = [
 
 @pytest.fixture
 def prompts(tmp_path):
-    path = tmp_path / "prompts.jsonl"
-    path.write_text("".join(json.dumps(prompt) + "\n" for prompt in PROMPTS))
-    return path
+    return write_lines(tmp_path / "prompts.jsonl", PROMPTS)
 
 
 @pytest.fixture
 def answered(tmp_path):
     """Two files of answers, a and b."""
     for model in "ab":
-        lines = [json.dumps({**each, "model": model, "answer": f"by {model}"}) for each in PROMPTS]
-        (tmp_path / f"{model}.jsonl").write_text("\n".join(lines) + "\n")
+        rows = [{**each, "model": model, "answer": f"by {model}"} for each in PROMPTS]
+        write_lines(tmp_path / f"{model}.jsonl", rows)
     return tmp_path
 
 
 @pytest.fixture
-def serving(answered):
-    """Function that starts a server, and gives its process and the first line that it prints."""
-    started = []
-
-    def run(*words):
-        db = answered / "grades.sqlite"
-        process = start("human", "serve", *words, "--db", db, "--port", 0)
-        started.append(process)
-        return process, process.stdout.readline()
-
-    yield run
-    for process in started:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        process.communicate()
+def grading(serving, answered):
+    """Function that starts the grading page's server, and gives its process and first line."""
+    return lambda *files: serving("human", "serve", *files, "--db", answered / "grades.sqlite")
 
 
 def post(url: str, **body) -> dict:
@@ -75,7 +60,7 @@ def test_answers_are_written_once_and_gone_on_with(afm, chat_model, prompts):
 
 def test_a_prompt_that_is_too_long_is_counted_and_the_others_are_answered(afm, chat_model, prompts):
     long = {"id": "long", "category": "math", "prompt": "cat " * 100}
-    prompts.write_text(json.dumps(long) + "\n" + prompts.read_text())
+    write_lines(prompts, [long, *PROMPTS])
     done = afm(
         "human", "answers", chat_model, "--prompts", prompts, "--out", "a.jsonl", "--max-tokens", 4
     )
@@ -86,8 +71,8 @@ def test_a_prompt_that_is_too_long_is_counted_and_the_others_are_answered(afm, c
 
 def test_an_interrupted_run_keeps_what_it_has_and_goes_on(afm, chat_model, tmp_path):
     lines = [{"id": f"p{n}", "category": "math", "prompt": f"{n}?"} for n in range(2_000)]
-    (tmp_path / "many.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    words = ("answers", chat_model, "--prompts", tmp_path / "many.jsonl", "--max-tokens", 12)
+    many = write_lines(tmp_path / "many.jsonl", lines)
+    words = ("answers", chat_model, "--prompts", many, "--max-tokens", 12)
     out = tmp_path / "many-answers.jsonl"
     process = start("human", *words, "--out", out)
     while " of 2,000 answers" not in process.stderr.readline():
@@ -113,6 +98,22 @@ def test_only_the_categories_that_are_named_are_answered(afm, refused, chat_mode
     assert "did you mean 'math'?" in said
 
 
+def test_a_limit_takes_evenly_of_all_categories(afm, chat_model, tmp_path):
+    rows = [
+        {"id": f"{kind}{number}", "category": kind, "prompt": f"{number}?"}
+        for kind in ("math", "writing")
+        for number in range(4)
+    ]
+    prompts = write_lines(tmp_path / "grouped.jsonl", rows)
+    command = ("human", "answers", chat_model, "--prompts", prompts, "--max-tokens", 4)
+    for limit, wanted in (
+        (2, {"math0", "writing0"}),
+        (4, {"math0", "writing0", "math1", "writing1"}),
+    ):
+        assert "2 answers written" in afm(*command, "--out", "a.jsonl", "--limit", limit).out
+        assert set(read_answers(tmp_path / "a.jsonl").answers) == wanted
+
+
 def test_answers_of_another_model_are_not_mixed(afm, refused, chat_model, prompts):
     command = ("human", "answers", chat_model, "--prompts", prompts, "--max-tokens", 4)
     afm(*command, "--out", "a.jsonl")
@@ -121,23 +122,19 @@ def test_answers_of_another_model_are_not_mixed(afm, refused, chat_model, prompt
     assert "with temperature 0.0, and not 0.5" in said
 
 
-def test_a_model_behind_an_endpoint_is_asked_too(afm, refused, chat_model, prompts):
+def test_a_model_behind_an_endpoint_is_asked_too(afm, refused, serving, chat_model, prompts):
     command = ("human", "answers", "tiny", "--prompts", prompts, "--out", "a.jsonl")
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     assert "connection refused" in refused(*command, "--endpoint", f"http://127.0.0.1:{port}")
     flags = ("--endpoint", "http://127.0.0.1:1", "--seed", 3)
     assert "--seed is for a model on this machine" in refused(*command, *flags)
-    process = start("serve", chat_model, "--port", 0)
-    try:
-        url, _, name = process.stdout.readline().strip().partition("  serves ")
-        done = afm(
-            *("human", "answers", name, "--prompts", prompts, "--out", "b.jsonl"),
-            *("--endpoint", url, "--name", "theirs", "--max-tokens", 4),
-        )
-    finally:
-        process.kill()
-        process.communicate()
+    _, line = serving("serve", chat_model)
+    url, _, name = line.partition("  serves ")
+    done = afm(
+        *("human", "answers", name, "--prompts", prompts, "--out", "b.jsonl"),
+        *("--endpoint", url, "--name", "theirs", "--max-tokens", 4),
+    )
     assert done.out == "b.jsonl  theirs: 4 answers written\n"
     afm(
         *("human", "answers", chat_model, "--prompts", prompts, "--out", "c.jsonl"),
@@ -161,8 +158,8 @@ def test_apples_model_is_skipped_with_the_reason_where_it_is_not(afm, prompts, m
     assert not (prompts.parent / "apple.jsonl").exists()
 
 
-def test_the_server_says_where_it_is_and_ends_with_control_c(serving, answered):
-    process, line = serving(answered / "a.jsonl", answered / "b.jsonl", "--pairs", 3)
+def test_the_server_says_where_it_is_and_ends_with_control_c(grading, answered):
+    process, line = grading(answered / "a.jsonl", answered / "b.jsonl", "--pairs", 3)
     url, _, what = line.partition("  ")
     assert what.startswith("3 comparisons of a, b, grades go to ")
     post(f"{url}/api/grade", grader="Ann", card=0, verdict=2, comment="sesame")
@@ -178,12 +175,12 @@ def test_the_server_says_where_it_is_and_ends_with_control_c(serving, answered):
     ]
 
 
-def test_a_server_that_was_killed_goes_on_without_its_files(serving, answered):
-    process, line = serving(answered / "a.jsonl", answered / "b.jsonl")
+def test_a_server_that_was_killed_goes_on_without_its_files(grading, answered):
+    process, line = grading(answered / "a.jsonl", answered / "b.jsonl")
     post(f"{line.split()[0]}/api/grade", grader="Ann", card=0, verdict=2)
     process.kill()
     process.communicate(timeout=WAIT_SECONDS)
-    _, line = serving()
+    _, line = grading()
     with urllib.request.urlopen(f"{line.split()[0]}/api/card?grader=Ann") as answer:
         assert json.load(answer)["card"]["number"] == 1
 
@@ -205,9 +202,9 @@ def test_a_port_in_use_is_said(refused, answered):
     assert "cannot listen on 127.0.0.1" in said
 
 
-def test_grades_of_other_answers_are_refused(serving, refused, answered):
+def test_grades_of_other_answers_are_refused(grading, refused, answered):
     a, b = answered / "a.jsonl", answered / "b.jsonl"
-    process, _ = serving(a, b)
+    process, _ = grading(a, b)
     process.kill()
     process.communicate(timeout=WAIT_SECONDS)
     b.write_text(b.read_text().replace("by b", "by a better b"))
@@ -215,8 +212,8 @@ def test_grades_of_other_answers_are_refused(serving, refused, answered):
     assert "is of other prompts or answers of a, b" in said
 
 
-def test_the_report_prints_tables_and_writes_figures_and_comparisons(serving, afm, answered):
-    process, _ = serving(answered / "a.jsonl", answered / "b.jsonl")
+def test_the_report_prints_tables_and_writes_figures_and_comparisons(grading, afm, answered):
+    process, _ = grading(answered / "a.jsonl", answered / "b.jsonl")
     process.kill()
     process.communicate(timeout=WAIT_SECONDS)
     with Store.open(answered / "grades.sqlite") as store:

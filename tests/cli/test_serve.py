@@ -1,6 +1,5 @@
 """`afm serve` as a process."""
 
-import contextlib
 import json
 import signal
 import socket
@@ -8,33 +7,14 @@ import urllib.request
 
 import pytest
 
-from .conftest import start
-
 WAIT_SECONDS = 60
-
-
-@pytest.fixture
-def serving(chat_model):
-    """Function that starts a server, and gives its process and the first line that it prints."""
-    started = []
-
-    def run(*words):
-        process = start("serve", chat_model, "--port", 0, *words)
-        started.append(process)
-        return process, process.stdout.readline()
-
-    yield run
-    for process in started:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        process.communicate()
 
 
 def test_it_says_where_it_is_answers_and_ends_with_control_c(serving, chat_model, tmp_path):
     before = sorted(chat_model.rglob("*"))
-    process, line = serving("--max-tokens", 5)
+    process, line = serving("serve", chat_model, "--max-tokens", 5)
     url, _, names = line.partition("  serves ")
-    assert names == f"{chat_model.parents[1].name}/{chat_model.parent.name}\n"
+    assert names == f"{chat_model.parents[1].name}/{chat_model.parent.name}"
     curl = process.stdout.readline()
     assert curl.startswith(f"curl {url}/v1/chat/completions ")
     body = curl.split(" -d ")[1].strip().strip("'").encode()
@@ -56,8 +36,8 @@ def test_it_says_where_it_is_answers_and_ends_with_control_c(serving, chat_model
     assert sorted(chat_model.rglob("*")) == before  # nothing is written
 
 
-def test_control_c_ends_answers_in_work(serving):
-    process, line = serving()
+def test_control_c_ends_answers_in_work(serving, chat_model):
+    process, line = serving("serve", chat_model)
     port = int(line.split()[0].rsplit(":", 1)[1])
     body = b'{"prompt": [5], "max_tokens": 60, "n": 32, "stream": true}'
     head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"

@@ -4,7 +4,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from fractions import Fraction
-from itertools import combinations, permutations
+from itertools import combinations
 from math import comb, factorial, gcd, lcm
 
 import pytest
@@ -162,34 +162,6 @@ def test_reference_is_what_the_numbers_give(name, value):
     plain = re.sub(r"(?<=\d)[,.](?=\d{3}\b)", "", prompt.reference)  # 31,375 and 1.497,60
     said = re.findall(r"\d+/\d+|\d+(?:[.,]\d+)?", plain)
     assert value in [Fraction(number.replace(",", ".")) for number in said], prompt
-
-
-@pytest.fixture(scope="module")
-def prose(tmp_path_factory):
-    """A file of paragraphs, which two of the generators ask about."""
-    things = [
-        "bridge",
-        "tower",
-        "well",
-        "mill",
-        "barn",
-        "chapel",
-        "orchard",
-        "market",
-        "ferry",
-        "forge",
-        "garden",
-        "lamp",
-    ]
-    paragraphs = [
-        f"The {one} beside the {other} was there before anybody now alive in the valley. "
-        f"Those who come from the {other} after dark look for the {one} to find their way. "
-        f"Once a year it is swept, mended and blessed, and everybody brings bread and salt."
-        for one, other in permutations(things, 2)
-    ]
-    path = tmp_path_factory.mktemp("prose") / "valley.txt"
-    path.write_text("\n\n".join(paragraphs))
-    return path
 
 
 @pytest.mark.parametrize("name", KINDS)

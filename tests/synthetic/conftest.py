@@ -1,40 +1,10 @@
-"""Texts to hide facts in, and candidates of each kind."""
+"""Candidates of each kind."""
 
 import pytest
 
 from afm_mlx.synthetic.catalogue import KINDS
 from afm_mlx.synthetic.draws import Draw
 from afm_mlx.synthetic.records import Candidate
-
-SENTENCES = (
-    "The {0} near the {1} has been there for as long as anybody in the village can remember.",
-    "People who pass the {1} in the evening often stop for a moment to look at the {0}.",
-    "Every year the {0} is cleaned, painted and shown to the children of the school by the {1}.",
-)
-NOUNS = [
-    "bridge",
-    "tower",
-    "well",
-    "mill",
-    "barn",
-    "chapel",
-    "orchard",
-    "market",
-    "ferry",
-    "station",
-    "forge",
-    "garden",
-]
-
-
-@pytest.fixture(scope="session")
-def prose(tmp_path_factory):
-    """A file of paragraphs."""
-    pairs = [(one, other) for one in NOUNS for other in NOUNS if one != other]
-    paragraphs = [" ".join(text.format(*pair) for text in SENTENCES) for pair in pairs]
-    path = tmp_path_factory.mktemp("prose") / "village.txt"
-    path.write_text("\n\n".join(paragraphs))
-    return path
 
 
 @pytest.fixture(scope="session")

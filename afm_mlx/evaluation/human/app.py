@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -23,8 +22,9 @@ from afm_mlx.inference.server.bodies import body_of
 from afm_mlx.inference.server.doors import Doors
 from afm_mlx.inference.server.fields import Body, read_body
 from afm_mlx.inference.server.limits import Limits
+from afm_mlx.inference.server.mistakes import handlers
 from afm_mlx.inference.server.page import page
-from afm_mlx.inference.server.problems import Problem, bad, internal
+from afm_mlx.inference.server.problems import Problem, bad
 from afm_mlx.inference.server.responses import json_response, problem_response
 from afm_mlx.inference.server.run import Server
 from afm_mlx.inference.server.start import is_loopback
@@ -116,12 +116,7 @@ def make_app(
             Route("/api/undo", routes.undo, methods=["POST"]),
             Route("/api/again", routes.again, methods=["POST"]),
         ],
-        exception_handlers={
-            HTTPException: _no_route,
-            Problem: _problem,
-            sqlite3.Error: _not_kept,
-            Exception: _internal,
-        },
+        exception_handlers={**handlers(), sqlite3.Error: _not_kept},
     )
     return Doors(inner, loopback=loopback, api_key=api_key, say=say)
 
@@ -213,25 +208,5 @@ def _name(text: str) -> str:
     raise bad("a grader needs a name", "grader")
 
 
-def _no_route(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    path = request.url.path[:80]
-    message = (
-        f"{path} does not take {request.method}"
-        if error.status_code == 405
-        else f"there is nothing at {path}"
-    )
-    return problem_response(Problem(error.status_code, message, code="not_found"))
-
-
-def _problem(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Problem)
-    return problem_response(error)
-
-
 def _not_kept(request: Request, error: Exception) -> Response:
     return problem_response(Problem(503, f"this could not be kept: {error}", code="not_kept"))
-
-
-def _internal(request: Request, error: Exception) -> Response:
-    return problem_response(internal())

@@ -123,7 +123,8 @@ class Store:
 
         Raises:
             DataError: the file has grades of other models, prompts or answers, or is not one of
-                ours; or its folder cannot be written to.
+                ours.
+            RunError: it cannot be opened or written, or its folder is not there.
         """
         if not path.exists():
             _begin(path, study)
@@ -310,6 +311,10 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 def _begin(path: Path, study: Study) -> None:
     """Make a file for a study: it is whole, or not there."""
+    if not path.parent.is_dir():
+        raise RunError(
+            f"cannot write {path}: there is no folder {path.parent}", hint="name another --db"
+        )
     part = path.with_name(path.name + ".part")
     # A server that was killed leaves a log, and SQLite takes the log beside a file for its own,
     # also where the file has been deleted and made again.

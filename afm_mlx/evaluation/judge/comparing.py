@@ -15,8 +15,8 @@ from typing import Any
 from afm_mlx.evaluation.answers import AnswerFile
 from afm_mlx.evaluation.items import Item, Mark, Marks, Reply
 from afm_mlx.evaluation.judge.asking import JUDGE_TOKENS, SETTLED, InBoth, InBothOrders
-from afm_mlx.evaluation.judge.grading import answered, drawn
 from afm_mlx.evaluation.judge.reading import Verdict, read_verdict
+from afm_mlx.evaluation.judge.task import JudgeTask, drawn
 from afm_mlx.evaluation.judge.wording import VERDICT_SCHEMA, comparing_text
 from afm_mlx.evaluation.prompts import Prompt
 from afm_mlx.evaluation.scores import FROM_ZERO, Ends
@@ -28,14 +28,13 @@ _POINTS: Mapping[Verdict, float] = {"A": 1.0, "tie": 0.5, "B": 0.0}
 _SWAPPED: Mapping[Verdict, Verdict] = {"A": "B", "tie": "tie", "B": "A"}
 
 
-class Comparing:
-    """A task for a `Judge`: say whose answers are better. Figures are the first model's.
+class Comparing(JudgeTask):
+    """Say whose answers are better. Figures are the first model's.
 
     Where one answer is empty the other wins, and equal answers tie, without a judge. A pair with a
     verdict that cannot be read counts for nothing but `unreadable`.
     """
 
-    name = "judge"
     figures: Mapping[str, str] = {
         "win_rate": "mean of both orders, a win being 1, a tie 1/2",
         "win": "share of pairs that are won in both orders",
@@ -62,21 +61,16 @@ class Comparing:
         reference: bool = True,
         max_tokens: int = JUDGE_TOKENS,
     ) -> None:
-        """Compare answers to prompts; those that one model has not answered are left out, counted.
-
-        Args:
-            prompts: what was asked.
-            answers: what the model wrote.
-            opponent: what another one wrote.
-            guided: as in `Grading`.
-            reference: as there.
-            max_tokens: as there.
-        """
-        self.answers, self.opponent, self.model = answers, opponent, answers.model
-        self.prompts = answered(prompts, answers, opponent)
-        self.unanswered = len(prompts) - len(self.prompts)
-        """Prompts that are left out."""
-        self.guided, self.reference, self.max_tokens = guided, reference, max_tokens
+        """As `JudgeTask`, with one opponent."""
+        super().__init__(
+            prompts,
+            answers,
+            opponent,
+            guided=guided,
+            reference=reference,
+            max_tokens=max_tokens,
+        )
+        self.opponent = opponent
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -84,11 +78,7 @@ class Comparing:
         return {
             "form": "pairs",
             "opponent": self.opponent.model,
-            "guided": self.guided,
-            "reference": self.reference,
-            "max_tokens": self.max_tokens,
-            "unanswered": self.unanswered,
-            **drawn("answers", self.answers),
+            **super().settings,
             **drawn("answers_opponent", self.opponent),
         }
 

@@ -52,6 +52,7 @@ ORDER = (
 
 PART, ASIDE = ".part", "set-aside"
 LOG, SCORES = "metrics.jsonl", "scores.json"
+CONFIG, ADAPTER_FACTS = "model/config.json", "adapter/adapter.json"
 LOG_DEPTH = 3  # runs/NAME/itec/round-1/reward/metrics.jsonl is the deepest
 HEADER_BYTES = 8  # of a safetensors file: the length of its header, little-endian
 
@@ -87,6 +88,8 @@ class StageFolder:
     logs: tuple[Log, ...]
     config: Facts
     """Settings of the model that it left; empty where there is none."""
+    adapter: Facts
+    """What its adapter says of itself; likewise."""
 
     @property
     def metrics(self) -> Facts:
@@ -219,8 +222,13 @@ def _stages(parent: Path, problems: list[str], *, aside: bool) -> Iterator[Stage
             state = State.DAMAGED
         name = folder.name.removesuffix(PART)
         logs = () if aside else tuple(_logs(folder, shown, problems))
-        config = NOTHING if aside else _config(folder, shown, problems)
-        yield StageFolder(name, folder, State.ASIDE if aside else state, manifest, logs, config)
+        config, adapter = (
+            NOTHING if aside else _facts_of(folder, shown, file, problems)
+            for file in (CONFIG, ADAPTER_FACTS)
+        )
+        yield StageFolder(
+            name, folder, State.ASIDE if aside else state, manifest, logs, config, adapter
+        )
 
 
 def _manifest(folder: Path) -> tuple[Facts, str]:
@@ -232,8 +240,8 @@ def _manifest(folder: Path) -> tuple[Facts, str]:
     return facts, ""
 
 
-def _config(folder: Path, shown: Path, problems: list[str]) -> Facts:
-    file = Path("model") / "config.json"
+def _facts_of(folder: Path, shown: Path, file: str, problems: list[str]) -> Facts:
+    """A table that a stage may have left."""
     if not (folder / file).exists():
         return NOTHING
     facts, wrong = read_facts(folder / file)

@@ -11,7 +11,6 @@ from afm_mlx.evaluation.report.facts import (
     at,
     number_at,
     numbers,
-    read_facts,
     table_at,
     words_at,
 )
@@ -169,9 +168,8 @@ def adapter_blocks(run: RunFolder) -> list[Block | None]:
 
 def _product(stage: StageFolder) -> list[str | Cell]:
     folder, metrics = stage.folder / "adapter", stage.metrics
-    facts = table_at(read_facts(folder / "adapter.json")[0])
     return [
-        words_at(facts, "name") or stage.name,
+        words_at(stage.adapter, "name") or stage.name,
         words_at(metrics, "parent") or "the model itself",
         figures.count(number_at(metrics, "rank")),
         figures.size(tensor_bytes(folder, FACTORS)),

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -20,8 +19,9 @@ from afm_mlx.inference.server.bodies import body_of
 from afm_mlx.inference.server.doors import Doors
 from afm_mlx.inference.server.fields import read_body
 from afm_mlx.inference.server.jobs import Answers
+from afm_mlx.inference.server.mistakes import handlers
 from afm_mlx.inference.server.page import page
-from afm_mlx.inference.server.problems import Problem, internal, problem_of
+from afm_mlx.inference.server.problems import problem_of
 from afm_mlx.inference.server.replies import ChatReply, CompletionReply, Reply
 from afm_mlx.inference.server.responses import AnswerResponse, json_response, problem_response
 from afm_mlx.inference.server.service import Service
@@ -47,12 +47,7 @@ def make_app(
             Route("/v1/chat/completions", routes.chat, methods=["POST"]),
             Route("/v1/completions", routes.complete, methods=["POST"]),
         ],
-        exception_handlers={
-            HTTPException: _no_route,
-            Problem: _problem,
-            AfmError: _failed,
-            Exception: _internal,
-        },
+        exception_handlers={**handlers("the API begins with /v1"), AfmError: _failed},
     )
     return Doors(inner, loopback=loopback, api_key=api_key, say=say)
 
@@ -123,27 +118,6 @@ class _Routes:
             "max_tokens": self._service.limits.max_tokens,
             "chats": self._service.engine.chats_with(adapter),
         }
-
-
-def _no_route(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    path = request.url.path[:80]
-    if error.status_code == 405:
-        message = f"{path} does not take {request.method}"
-    else:
-        message = f"there is nothing at {path}; the API begins with /v1"
-    return problem_response(
-        Problem(error.status_code, message, code="not_found", headers=dict(error.headers or {}))
-    )
-
-
-def _problem(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Problem)
-    return problem_response(error)
-
-
-def _internal(request: Request, error: Exception) -> Response:
-    return problem_response(internal())
 
 
 def _failed(request: Request, error: Exception) -> Response:

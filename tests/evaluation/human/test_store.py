@@ -120,7 +120,7 @@ def test_what_is_no_file_of_grades_is_refused(make, tmp_path):
     for name in ("text", "other"):
         with pytest.raises(DataError, match="is no file of grades"):
             Store.open(tmp_path / f"{name}.sqlite")
-    with pytest.raises(RunError, match="unable to open"):
+    with pytest.raises(RunError, match=r"folder\.sqlite: there is no folder .*/no$"):
         Store.of_study(tmp_path / "no" / "folder.sqlite", make("a", "b"))
 
 

@@ -84,6 +84,17 @@ def test_an_empty_answer_has_the_lowest_marks_and_no_judge_is_asked(
     assert values(result, "good", "poor", "score_of_10") == [6 / 8, 2 / 8, (2 + 60) / 8]
 
 
+def test_scores_and_lengths_are_no_shares_where_all_are_0_or_1(
+    prompts, answers, stub, quiet, tmp_path
+):
+    task = Grading(prompts, answers("mine", lambda n: ""))
+    scores = judged(task, stub(), tmp_path / "run", quiet).scores
+    assert (scores["poor"].value, scores["poor"].high) == (1, 1)
+    assert scores["poor"].low < 1
+    assert (scores["score_of_10"].low, scores["score_of_10"].high) == (1, 1)
+    assert (scores["characters"].low, scores["characters"].high) == (0, 0)
+
+
 def test_the_judge_sees_request_answer_and_reference_and_is_held_to_a_form(
     stub, prompts, answers, quiet, tmp_path
 ):

@@ -1,19 +1,11 @@
 """The page in a real browser: nothing is cut off, overlaps, or sticks out."""
 
-import shutil
-
 import pytest
 
 from afm_mlx.evaluation.report.write import write
 
 from .conftest import Made, fill, result, score, trained
 
-BROWSERS = (
-    "chromium",
-    "chromium-browser",
-    "google-chrome",
-    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-)
 WRONG = """() => {
   const wrong = [], wide = document.documentElement.clientWidth;
   const name = each => `${each.tagName} "${each.textContent.slice(0, 40)}"`;
@@ -42,18 +34,6 @@ WRONG = """() => {
   }
   return wrong;
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip("no Chromium or Chrome is installed")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 def crowd(made):

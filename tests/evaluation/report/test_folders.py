@@ -126,12 +126,20 @@ def test_no_value_of_a_wrong_kind_stops_the_report(whole, every):
     assert tried > 300
 
 
-def test_half_of_any_file_does_not_stop_the_report(whole):
+def test_half_of_any_file_does_not_stop_the_report_and_is_named(whole):
+    """Of files of weights, sizes alone are read."""
+    cut = set()
     for file in sorted(path for path in whole.folder.rglob("*.*") if path.is_file()):
-        good = file.read_bytes()
+        good, name = file.read_bytes(), file.relative_to(whole.folder).as_posix()
         file.write_bytes(good[: len(good) // 2])
-        write_report(whole.folder)
+        page = write_report(whole.folder).read_text()
+        assert page.endswith("</main></body></html>\n"), name
+        assert page.count("<h2>") > 8, name
+        assert (f"Not read: </b>{name}" in page) == (file.suffix != ".safetensors"), name
         file.write_bytes(good)
+        cut.add(file.name)
+    assert {"manifest.json", "metrics.jsonl", "config.json", "adapter.json", "scores.json"} < cut
+    assert "Not read" not in write_report(whole.folder).read_text()
 
 
 def test_a_folder_without_stages_is_refused_with_a_hint(tmp_path, whole):

@@ -1,4 +1,4 @@
-"""The page at `/`, as text and in a real browser."""
+"""Pages as text, the grading page too; and the page at `/` in a real browser."""
 
 import base64
 import hashlib
@@ -7,44 +7,59 @@ import re
 
 import pytest
 
-from afm_mlx.inference.server.page import page_text
+from afm_mlx.evaluation.human.app import PACKAGE as GRADING
+from afm_mlx.inference.server.page import HERE, page_text
+from afm_mlx.inference.server.page import page as page_of
 
 from .conftest import WAIT_SECONDS, eventually, is_idle, running
 from .test_policy import POLICY
 
-PAGE = page_text()
+FIELDS = {HERE: 5, GRADING: 3}
+"""Of each page; one of them is the key's."""
 DONE = "#send:text-is('Send')"
 
 
-def test_the_page_loads_nothing_and_makes_no_markup_of_text():
+@pytest.mark.parametrize("package", FIELDS)
+def test_a_page_loads_nothing_and_makes_no_markup_of_text(package):
+    text = page_text(package)
     for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
-        assert word not in PAGE
-    assert not re.findall(r'(?:src|href)="(?!data:,)', PAGE)
-    assert not re.findall(r"\son\w+=|\sstyle=|@import|url\(", PAGE)
+        assert word not in text
+    assert not re.findall(r'(?:src|href)="(?!data:,)', text)
+    assert not re.findall(r"\son\w+=|\sstyle=|@import|url\(", text)
 
 
-def test_every_field_has_a_label():
-    ids = re.findall(r'<(?:select|textarea|input) id="(\w+)"', PAGE)
-    assert len(ids) == 5
-    assert set(re.findall(r'<label[^>]* for="(\w+)"', PAGE)) == set(ids)
+@pytest.mark.parametrize(("package", "fields"), FIELDS.items())
+def test_every_field_of_a_page_has_a_label(package, fields):
+    text = page_text(package)
+    ids = re.findall(r'<(?:select|textarea|input) id="(\w+)"', text)
+    assert len(ids) == fields
+    assert set(re.findall(r'<label[^>]* for="(\w+)"', text)) == set(ids)
 
 
-def test_a_browser_is_told_to_run_the_script_of_the_page_alone(server):
-    line = http.client.HTTPConnection("127.0.0.1", server.port, timeout=WAIT_SECONDS)
-    line.request("GET", "/")
-    answer = line.getresponse()
-    text = answer.read().decode()
-    line.close()
+@pytest.mark.parametrize("package", FIELDS)
+def test_a_browser_is_told_to_run_the_script_of_the_page_alone(package):
+    answer = page_of(package)
+    text = answer.body.decode()
     policy = dict(
-        part.strip().split(" ", 1)
-        for part in answer.getheader("content-security-policy").split(";")
+        part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";")
     )
-    assert answer.getheader("content-type").startswith("text/html")
+    assert answer.headers["content-type"].startswith("text/html")
     assert policy["default-src"] == "'none'"
     assert policy["connect-src"] == "'self'"
     script = text.split("<script>")[1].split("</script>")[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert policy["script-src"] == f"'sha256-{digest}'"
+    assert "include" not in re.findall(r"^(?:/\*|//|<!--) (\w+)", text, re.MULTILINE)
+
+
+def test_the_page_and_its_policy_come_from_the_server(server):
+    line = http.client.HTTPConnection("127.0.0.1", server.port, timeout=WAIT_SECONDS)
+    line.request("GET", "/")
+    answer = line.getresponse()
+    assert answer.read() == page_of().body
+    line.close()
+    name = "content-security-policy"
+    assert answer.getheader(name) == page_of().headers[name]
 
 
 @pytest.fixture
