@@ -224,7 +224,7 @@ def _write(source: Source, folder: Path, settings: Gguf) -> None:
     file = folder / f"{source.name}-{settings.weights.value.upper()}.gguf"
     writer = gguf.GGUFWriter(file, architecture_of(source.shape))
     for name, value in fields.items():
-        _add(writer, name, value)
+        add_setting(writer, name, value)
     # Sizes go first, so that the weights can be made one after the other.
     if source.shape.rope_scaling is not None:
         half = source.shape.head_dim // 2
@@ -246,8 +246,8 @@ def _write(source: Source, folder: Path, settings: Gguf) -> None:
     writer.close()
 
 
-def _add(writer: Any, name: str, value: Any) -> None:
-    """One setting, in the type that GGUF has for it."""
+def add_setting(writer: Any, name: str, value: Any) -> None:
+    """Give gguf's writer one setting, in the type that GGUF has for it."""
     if isinstance(value, bool):
         writer.add_bool(name, value)
     elif isinstance(value, int):

@@ -19,7 +19,7 @@ from afm_mlx.inference.engine import Engine
 from afm_mlx.settings.export import Gguf, GgufWeights
 from afm_mlx.zoo import resolve_model
 
-from .conftest import LLAMA3_ROPE, byte_level_fields, spoiled
+from .conftest import LLAMA3_ROPE, spoiled
 
 EXACT = Gguf(weights=GgufWeights.F32)
 HAS_LLAMA_CPP = importlib.util.find_spec("llama_cpp") is not None
@@ -183,7 +183,9 @@ def test_llama_cpp_gives_the_logits_of_every_kind(source, changes, tmp_path):
 
 @pytest.mark.skipif(not HAS_LLAMA_CPP, reason="llama-cpp-python is not installed")
 @pytest.mark.parametrize("pre", ["gpt-2", "smollm", "qwen2", "llama-bpe"])
-def test_llama_cpp_makes_the_same_prompts_of_byte_level_pieces(source, pre, tmp_path):
+def test_llama_cpp_makes_the_same_prompts_of_byte_level_pieces(
+    source, pre, byte_level_fields, tmp_path
+):
     (tmp_path / "tokenizer").mkdir()
     write_tokenizer(byte_level_fields(pre), tmp_path / "tokenizer", tmp_path / "x.gguf")
     model = source(tokenizer=tmp_path / "tokenizer")
