@@ -161,7 +161,13 @@ def test_what_it_cannot_hold_is_refused(source, changes, settings, reason, tmp_p
 
 
 def test_rows_of_any_width_go_into_16_bits(source, tmp_path):
-    export_model(source(hidden_size=48), TARGET, tmp_path / "out", Gguf(), steps=1)
+    model = source(hidden_size=48)
+    export_model(model, TARGET, tmp_path / "out", Gguf(), steps=1)
+    found = read_gguf(the_file(tmp_path / "out"))
+    assert found.shape == model.shape
+    for name, array in read_tensors(model.folder, model.shape).items():
+        wanted = array if array.ndim == 1 else array.astype(mx.float16)
+        assert mx.array_equal(found.weights[name], wanted), name
 
 
 @pytest.mark.skipif(not HAS_LLAMA_CPP, reason="llama-cpp-python is not installed")
