@@ -1,4 +1,5 @@
 import importlib.util
+from itertools import islice
 
 import gguf
 import mlx.core as mx
@@ -16,6 +17,7 @@ from afm_mlx.export.publish import export_model
 from afm_mlx.export.targets import Source
 from afm_mlx.export.verify import Thresholds
 from afm_mlx.inference.engine import Engine
+from afm_mlx.inference.prompts import chat_ids
 from afm_mlx.settings.export import Gguf, GgufWeights
 from afm_mlx.zoo import resolve_model
 
@@ -213,11 +215,14 @@ def test_llama_cpp_answers_from_smollm2_as_we_do(tmp_path):
     TARGET.write(Source(folder, "smollm2", engine.model.shape), tmp_path / "out", Gguf())
     theirs = llama_cpp.Llama(str(the_file(tmp_path / "out")), n_ctx=512, verbose=False)
     messages = [{"role": "user", "content": "Why is the sky blue? Answer at length."}]
-    ours = "".join(chunk.text for chunk in engine.stream(messages, max_tokens=64))
+    ours = list(engine.stream(messages, max_tokens=64))
     said = theirs.create_chat_completion(messages, max_tokens=64, temperature=0.0)
     assert said["usage"]["prompt_tokens"] == engine.stats.prompt_tokens
     assert said["usage"]["completion_tokens"] == engine.stats.answer_tokens == 64
-    assert said["choices"][0]["message"]["content"] == ours
+    assert said["choices"][0]["message"]["content"] == "".join(chunk.text for chunk in ours)
+    prompt = chat_ids(engine.tokenizer, messages, None)
+    tokens = theirs.generate(prompt, temp=0.0)
+    assert list(islice(tokens, 64)) == [chunk.token for chunk in ours]
 
 
 def test_the_thresholds_are_closer_where_nothing_is_rounded():
