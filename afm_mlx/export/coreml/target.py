@@ -31,10 +31,9 @@ from afm_mlx.export.coreml.program import Call, build, plain
 from afm_mlx.export.coreml.readme import about, readme
 from afm_mlx.export.coreml.runtime import CoreMlEngine, Engine, NumpyEngine, PackageRuntime
 from afm_mlx.export.coreml.weights import Part, Weights, adapter_names, read_adapters
-from afm_mlx.export.prompts import chats_with
 from afm_mlx.export.targets import Need, Source, Target
 from afm_mlx.export.verify import Runtime, Thresholds
-from afm_mlx.inference.engine import BASE_STAGES
+from afm_mlx.inference.prompts import chats_with
 from afm_mlx.settings.export import CoreMl, CoreMlVerifier
 
 FACTS = "coreml.json"
@@ -127,7 +126,6 @@ def _write(source: Source, folder: Path, settings: CoreMl) -> None:
     _write_json(folder / "config.json", config)
     chats = chats_with(
         source.folder,
-        is_base=read_facts(source.folder).get("stage") in BASE_STAGES,
         adapter_chats=any(read_adapter_facts(each).chat for each in source.adapters),
     )
     (folder / README).write_text(readme(source, facts, chats=chats), encoding="utf-8")
