@@ -118,23 +118,54 @@ def small_chat_model(small_tokenizer):
     return write
 
 
-@pytest.fixture(scope="session")
-def with_random_gains():
-    """Function that gives norms gains from 0.7 to 1.3: gains of one would hide a missing norm."""
+def random_gains(model):
+    """The model, whose norms get gains from 0.7 to 1.3: gains of one would hide a missing norm."""
     import mlx.core as mx
 
     from afm_mlx.decoder.decoder import named_parameters
 
-    def change(model):
-        gains = [
-            (name, mx.random.uniform(0.7, 1.3, array.shape, key=mx.random.key(len(name))))
-            for name, array in named_parameters(model).items()
-            if array.ndim == 1
-        ]
-        model.load_weights(gains, strict=False)
-        return model
+    gains = [
+        (name, mx.random.uniform(0.7, 1.3, array.shape, key=mx.random.key(len(name))))
+        for name, array in named_parameters(model).items()
+        if array.ndim == 1
+    ]
+    model.load_weights(gains, strict=False)
+    return model
 
-    return change
+
+@pytest.fixture(scope="session")
+def with_random_gains():
+    """`random_gains` as a fixture."""
+    return random_gains
+
+
+@pytest.fixture(scope="session")
+def byte_level_fields():
+    """Function that makes the settings of a byte-level tokenizer in a GGUF file.
+
+    256 bytes, six merges, two control pieces, one of the user's, one unused. It takes the name of
+    the pre-tokenizer, and changes.
+    """
+    # GPT-2's printable stand-ins for the 256 bytes, in the order of bytes.
+    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    spare = iter(range(256, 512))
+    as_bytes = [chr(byte) if byte in kept else chr(next(spare)) for byte in range(256)]
+    merges = ["1 2", "12 3", "123 4", "h e", "\u0120 he", "\u0120 h"]
+    pieces = [*as_bytes, *(merge.replace(" ", "") for merge in merges)]
+
+    def make(pre="gpt-2", **changes):
+        return {
+            "tokenizer.ggml.model": "gpt2",
+            "tokenizer.ggml.pre": pre,
+            "tokenizer.ggml.tokens": [*pieces, "<|start|>", "<|end|>", "<think>", "[PAD265]"],
+            "tokenizer.ggml.token_type": [1] * len(pieces) + [3, 3, 4, 5],
+            "tokenizer.ggml.merges": list(merges),
+            "tokenizer.ggml.bos_token_id": len(pieces),
+            "tokenizer.ggml.eos_token_id": len(pieces) + 1,
+            "tokenizer.chat_template": "{{ messages[0].content }}",
+        } | changes
+
+    return make
 
 
 @pytest.fixture(scope="session")

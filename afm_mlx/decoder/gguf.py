@@ -45,6 +45,9 @@ NAMES = {
 }
 """Our names of tensors by those of GGUF, within a block and beside the blocks."""
 
+ROTATION = "rope_freqs.weight"
+"""What `rotation_factors` gives, in a file of a model whose rotation is rescaled."""
+
 # Settings below "ARCHITECTURE." that our Shape holds.
 _SHAPE_KEYS = (
     "block_count",
@@ -127,7 +130,7 @@ def read_gguf(file: Path) -> GgufModel:
             f"{file}: architecture is '{architecture}', not qwen3 or llama",
             hint="only models with exactly the decoder of Qwen3 or Llama can be represented",
         )
-    factors = tensors.pop("rope_freqs.weight", None)
+    factors = tensors.pop(ROTATION, None)
     shape = _shape(file, architecture, fields, tensors, factors)
     return GgufModel(fields, shape, _weights(file, architecture, shape, tensors))
 
@@ -213,15 +216,20 @@ def _rope_scaling(
     scaling = Llama3Rope(
         factor=_decimal(float(wanted.max())), original_max_tokens=trained_tokens, **_LLAMA3
     )
-    plain = base ** (mx.arange(0, head_dim, 2) / head_dim)
-    ours = np.array(llama3_wavelengths(head_dim, base, scaling) / plain)
+    ours = rotation_factors(head_dim, base, scaling)
     if ours.shape != wanted.shape or not np.allclose(ours, wanted, rtol=1e-5, atol=0):
         raise ModelError(
-            f"{file}: rope_freqs.weight is not the rescaling of Llama 3, the only one that can be "
+            f"{file}: {ROTATION} is not the rescaling of Llama 3, the only one that can be "
             "represented",
             hint="import the safetensors folder of the same model",
         )
     return scaling
+
+
+def rotation_factors(head_dim: int, base: float, scaling: Llama3Rope) -> np.ndarray[Any, Any]:
+    """[E / 2] float32: how much slower than without rescaling each pair is turned."""
+    plain = base ** (mx.arange(0, head_dim, 2) / head_dim)
+    return np.array(llama3_wavelengths(head_dim, base, scaling) / plain)
 
 
 def _weights(

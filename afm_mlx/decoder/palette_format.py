@@ -185,9 +185,9 @@ def count_bits(shape: Shape, facts: Mapping[str, TensorFact]) -> dict[str, Store
     """
     weights, bits = dict.fromkeys(_PARTS, 0), dict.fromkeys(_PARTS, 0)
     for name, wanted in tensors(shape, None).items():
-        weights[_part(name)] += math.prod(wanted.shape)
+        weights[component_of(name)] += math.prod(wanted.shape)
     for name, fact in facts.items():
-        bits[_part(name)] += math.prod(fact.shape) * _FORMAT_BITS[fact.dtype]
+        bits[component_of(name)] += math.prod(fact.shape) * _FORMAT_BITS[fact.dtype]
     counted = {part: StoredBits(bits[part], weights[part]) for part in _PARTS}
     return counted | {"all": StoredBits(sum(bits.values()), sum(weights.values()))}
 
@@ -196,7 +196,8 @@ _PARTS = ("linears", "embedding", "norms")
 _FORMAT_BITS = {"F32": 32, "BF16": 16, "F16": 16, "U32": 32, "I8": 8}
 
 
-def _part(tensor: str) -> str:
+def component_of(tensor: str) -> str:
+    """What a tensor of a checkpoint belongs to: "linears", "embedding" or "norms"."""
     layer = tensor.rpartition(".")[0]
     if layer == EMBEDDING:
         return "embedding"

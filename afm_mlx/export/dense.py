@@ -58,11 +58,3 @@ def rounded(name: str, weight: mx.array, dtype: mx.Dtype) -> mx.array:
             hint="take another number format, see afm export --list",
         )
     return found
-
-
-def parts(name: str) -> str:
-    """Component of a tensor in tables of sizes: embedding, norms or linears."""
-    layer = name.removesuffix(".weight")
-    if layer == EMBEDDING:
-        return "embedding"
-    return "norms" if layer.endswith("norm") else "linears"

@@ -18,10 +18,10 @@ import mlx.core as mx
 import numpy as np
 
 from afm_mlx.decoder.checkpoint import tensor_shapes
-from afm_mlx.decoder.decoder import llama3_wavelengths
-from afm_mlx.decoder.gguf import NAMES, read_gguf
+from afm_mlx.decoder.gguf import NAMES, ROTATION, read_gguf, rotation_factors
+from afm_mlx.decoder.palette_format import component_of
 from afm_mlx.errors import ExportError
-from afm_mlx.export.dense import dense_weights, parts, rounded
+from afm_mlx.export.dense import dense_weights, rounded
 from afm_mlx.export.gguf_pieces import tokenizer_fields
 from afm_mlx.export.in_mlx import MlxRuntime, dense_model
 from afm_mlx.export.targets import Size, Source, Target
@@ -39,7 +39,6 @@ ONE_THREAD_BYTES = 2**26
 """Files below this are run on one thread: llama.cpp's threads wait for each other in a loop, which
 on a busy machine takes far longer than a small model's work. Ours."""
 
-_ROTATION = "rope_freqs.weight"
 _GGUF_NAMES = {ours: theirs for theirs, ours in NAMES.items()}
 
 # Bytes of a block of 32 weights. Source: ggml-org/ggml, src/ggml-common.h.
@@ -161,10 +160,8 @@ def tensors_of(source: Source, settings: Gguf) -> Iterator[tuple[str, Any, str]]
     shape = source.shape
     heads = {"q_proj": shape.num_heads, "k_proj": shape.num_kv_heads}
     if shape.rope_scaling is not None:
-        pairs = mx.arange(0, shape.head_dim, 2) / shape.head_dim
-        plain = shape.rope_base**pairs
-        found = llama3_wavelengths(shape.head_dim, shape.rope_base, shape.rope_scaling) / plain
-        yield _ROTATION, np.array(found.astype(mx.float32)), "F32"
+        factors = rotation_factors(shape.head_dim, shape.rope_base, shape.rope_scaling)
+        yield ROTATION, factors, "F32"
     for name, weight in dense_weights(source):
         kind = _format(name, settings.weights)
         projection = name.split(".")[-2]
@@ -189,7 +186,7 @@ def gguf_name(name: str) -> str:
 
 def _format(name: str, weights: GgufWeights) -> str:
     """Format of a tensor. Gains stay float32; below 8 bits, embedding and output have 8."""
-    if parts(name) == "norms":
+    if component_of(name) == "norms":
         return "F32"
     outer = name.startswith(("model.embed_tokens", "lm_head"))
     small = weights in (GgufWeights.Q4_0, GgufWeights.Q4_1)
@@ -224,11 +221,11 @@ def _write(source: Source, folder: Path, settings: Gguf) -> None:
     file = folder / f"{source.name}-{settings.weights.value.upper()}.gguf"
     writer = gguf.GGUFWriter(file, architecture_of(source.shape))
     for name, value in fields.items():
-        _add(writer, name, value)
+        add_setting(writer, name, value)
     # Sizes go first, so that the weights can be made one after the other.
     if source.shape.rope_scaling is not None:
         half = source.shape.head_dim // 2
-        writer.add_tensor_info(_ROTATION, (half,), np.dtype(np.float32), 4 * half)
+        writer.add_tensor_info(ROTATION, (half,), np.dtype(np.float32), 4 * half)
     for name, sizes in tensor_shapes(source.shape).items():
         kind = _format(name, settings.weights)
         writer.add_tensor_info(
@@ -246,8 +243,8 @@ def _write(source: Source, folder: Path, settings: Gguf) -> None:
     writer.close()
 
 
-def _add(writer: Any, name: str, value: Any) -> None:
-    """One setting, in the type that GGUF has for it."""
+def add_setting(writer: Any, name: str, value: Any) -> None:
+    """Give gguf's writer one setting, in the type that GGUF has for it."""
     if isinstance(value, bool):
         writer.add_bool(name, value)
     elif isinstance(value, int):
@@ -343,9 +340,9 @@ def _sizes(folder: Path, source: Source, settings: Gguf) -> list[Size]:
     found = dict(planned)
     for name, size in sizes.values():
         kind = _format(name, settings.weights)
-        planned[parts(name)] += math.prod(size) * _bytes_of(kind) // BLOCK
+        planned[component_of(name)] += math.prod(size) * _bytes_of(kind) // BLOCK
     for tensor in gguf.GGUFReader(file).tensors:
-        part = "norms" if tensor.name == _ROTATION else parts(sizes[tensor.name][0])
+        part = "norms" if tensor.name == ROTATION else component_of(sizes[tensor.name][0])
         found[part] += int(tensor.n_bytes)
     if source.shape.rope_scaling is not None:
         planned["norms"] += 4 * source.shape.head_dim // 2

@@ -20,11 +20,13 @@ from afm_mlx.decoder.checkpoint import (
     TOKENIZER_FILES,
     read_facts,
     read_tensors,
+    stored_bits,
     tensor_shapes,
     write_checkpoint,
 )
-from afm_mlx.decoder.weights import read_headers
-from afm_mlx.export.dense import dense_weights, parts, rounded
+from afm_mlx.decoder.palette_format import component_of
+from afm_mlx.decoder.weights import weight_files
+from afm_mlx.export.dense import dense_weights, rounded
 from afm_mlx.export.in_mlx import MlxRuntime
 from afm_mlx.export.model_card import model_card
 from afm_mlx.export.targets import Size, Source, Target
@@ -179,15 +181,12 @@ def _open(folder: Path, settings: HuggingFace, adapter: str) -> Runtime:
 
 def _sizes(folder: Path, source: Source, settings: HuggingFace) -> list[Size]:
     planned = dict.fromkeys(("embedding", "linears", "norms"), 0)
-    found = dict(planned)
     width = _DTYPES[settings.dtype].size
     for name, shape in tensor_shapes(source.shape).items():
-        planned[parts(name)] += width * math.prod(shape)
-    headers = read_headers(folder)
-    sizes_of = {"BF16": 2, "F16": 2, "F32": 4}
-    for name, fact in headers.items():
-        found[parts(name)] += sizes_of[fact.dtype] * math.prod(fact.shape)
-    weights = sum(file.stat().st_size for file in {fact.file for fact in headers.values()})
+        planned[component_of(name)] += width * math.prod(shape)
+    held = stored_bits(folder)
+    found = {part: held[part].bits // 8 for part in planned}
+    weights = sum(file.stat().st_size for file in weight_files(folder))
     named = {*TOKENIZER_FILES} - {GENERATION_CONFIG}
     tokenizer = sum((folder / name).stat().st_size for name in named if (folder / name).is_file())
     return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from afm_mlx.export.verify import Prompt
-from afm_mlx.inference.prompts import chat_ids, has_chat_template, plain_ids
+from afm_mlx.inference.prompts import chat_ids, plain_ids
 from afm_mlx.text.tokenizer import Tokenizer
 
 TEXTS: dict[str, str] = {
@@ -48,14 +48,3 @@ def prompts(folder: Path, *, chats: bool) -> list[Prompt]:
         ids = chat_ids(tokenizer, messages, None) if chats else plain_ids(tokenizer, messages)
         found.append(Prompt(name, text, tuple(ids), chats))
     return found
-
-
-def chats_with(folder: Path, *, is_base: bool, adapter_chats: bool) -> bool:
-    """Whether prompts go through the chat template: unless nothing in use has seen conversations.
-
-    Args:
-        folder: with the tokenizer's files.
-        is_base: whether the model continues text, as its facts say.
-        adapter_chats: whether the adapter in use has seen conversations.
-    """
-    return has_chat_template(folder) and (not is_base or adapter_chats)

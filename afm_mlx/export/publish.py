@@ -21,14 +21,14 @@ import mlx.core as mx
 
 from afm_mlx.artifact import made_whole, write_text
 from afm_mlx.decoder.adapters import NONE, Adapters, base_hash, read_adapter, read_adapter_facts
-from afm_mlx.decoder.checkpoint import open_checkpoint, read_facts
+from afm_mlx.decoder.checkpoint import open_checkpoint
 from afm_mlx.decoder.weights import listed
 from afm_mlx.errors import ExportError
 from afm_mlx.export.in_mlx import MlxRuntime, dense_model
-from afm_mlx.export.prompts import chats_with, prompts
+from afm_mlx.export.prompts import prompts
 from afm_mlx.export.targets import Size, Source, Target, check_needs
 from afm_mlx.export.verify import STEPS, Comparison, Runtime, Thresholds, table, verify
-from afm_mlx.inference.engine import BASE_STAGES
+from afm_mlx.inference.prompts import chats_with
 from afm_mlx.settings.sections import Section
 from afm_mlx.text.tokenizer import Tokenizer
 
@@ -143,13 +143,12 @@ def _verified(
     model = open_checkpoint(source.folder, dtype=mx.float32)
     adapters = Adapters(model, source.folder, dtype=mx.float32)
     names = [adapters.add(each) for each in source.adapters]
-    is_base = read_facts(source.folder).get("stage") in BASE_STAGES
     found: dict[str, Comparison] = {}
     rounding = None
     for name in (names or [NONE]) if target.folds else [NONE, *names]:
         adapters.use(None if name == NONE else name)
         adapter_chats = name != NONE and adapters[name].facts.chat
-        chats = chats_with(source.folder, is_base=is_base, adapter_chats=adapter_chats)
+        chats = chats_with(source.folder, adapter_chats=adapter_chats)
         asked = prompts(source.folder, chats=chats)
         wanted = model
         if (stored := target.stored(source, settings)) is not None:

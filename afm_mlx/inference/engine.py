@@ -15,7 +15,7 @@ from afm_mlx.errors import DataError
 from afm_mlx.inference.answers import Answer
 from afm_mlx.inference.memory import PROMPT_SHARE, Budget, Sizes, default_budget, sizes_of
 from afm_mlx.inference.prompt_cache import PromptCache
-from afm_mlx.inference.prompts import chat_ids, has_chat_template, plain_ids
+from afm_mlx.inference.prompts import chat_ids, chats_with, plain_ids
 from afm_mlx.inference.requests import Chunk as Chunk
 from afm_mlx.inference.requests import Guide, Message, Sampling
 from afm_mlx.inference.requests import Stats as Stats
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from afm_mlx.inference.calls import ToolFormat
     from afm_mlx.inference.guided import Guides
     from afm_mlx.inference.speculative import Draft
-
-BASE_STAGES = ("core", "continued", "context", "prune", "distill")
-"""Stages whose models continue text: they have not seen their own tokenizer's chat template."""
 
 
 class Engine:
@@ -57,7 +54,7 @@ class Engine:
             DataError: there is no tokenizer in the folder, or it cannot be read.
             ModelError: the tokenizer has more pieces than the model has rows.
         """
-        from afm_mlx.decoder.checkpoint import check_tokenizer, read_facts
+        from afm_mlx.decoder.checkpoint import check_tokenizer
         from afm_mlx.text.tokenizer import Tokenizer
 
         self.model = model
@@ -71,9 +68,7 @@ class Engine:
         """Name of the adapter that the folder wants to be used with."""
         self.budget_bytes = default_budget() if memory_gb is None else int(memory_gb * 1e9)
         """Memory that may be used, weights included."""
-        facts = read_facts(folder) if (folder / "config.json").is_file() else {}
-        self._has_template = has_chat_template(folder)
-        self._is_base = facts.get("stage") in BASE_STAGES
+        self._chats = {chats: chats_with(folder, adapter_chats=chats) for chats in (False, True)}
         self._reuse_cache = reuse_cache
         self._read = PromptCache()
 
@@ -107,12 +102,8 @@ class Engine:
         return self.chats_with(self.adapters.active)
 
     def chats_with(self, adapter: str | None) -> bool:
-        """Whether messages go through the chat template when this adapter answers, or none.
-
-        They do unless nothing in use, model or adapter, has seen conversations.
-        """
-        adapter_chats = adapter is not None and self.adapters[adapter].facts.chat
-        return self._has_template and (not self._is_base or adapter_chats)
+        """Whether messages go through the chat template when this adapter answers, or none."""
+        return self._chats[adapter is not None and self.adapters[adapter].facts.chat]
 
     @cached_property
     def adapters(self) -> Adapters:

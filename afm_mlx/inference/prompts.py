@@ -14,6 +14,9 @@ from afm_mlx.inference.requests import Message
 from afm_mlx.text.chat import plain_messages, render_chat
 from afm_mlx.text.tokenizer import Tokenizer
 
+BASE_STAGES = ("core", "continued", "context", "prune", "distill")
+"""Stages whose models continue text: they have not seen their own tokenizer's chat template."""
+
 
 def chat_ids(
     tokenizer: Tokenizer,
@@ -51,6 +54,22 @@ def has_chat_template(folder: Path) -> bool:
     if (folder / "chat_template.jinja").is_file():
         return True
     return file.is_file() and '"chat_template"' in file.read_text(encoding="utf-8")
+
+
+def chats_with(folder: Path, *, adapter_chats: bool) -> bool:
+    """Whether messages to a model go through its chat template; else they are continued.
+
+    They do unless nothing in use, model or adapter, has seen conversations.
+
+    Args:
+        folder: with the tokenizer's files; a checkpoint's says by its facts what it is.
+        adapter_chats: whether an adapter is in use that has seen conversations.
+    """
+    from afm_mlx.decoder.checkpoint import read_facts
+
+    facts = read_facts(folder) if (folder / "config.json").is_file() else {}
+    is_base = facts.get("stage") in BASE_STAGES
+    return has_chat_template(folder) and (not is_base or adapter_chats)
 
 
 @lru_cache(maxsize=4)

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-import mlx.core as mx
 import numpy as np
 import pytest
 
 from afm_mlx.compression.qat import prepare, store
 from afm_mlx.corpus.documents import Document
 from afm_mlx.corpus.shards import Shards, write_shards
-from afm_mlx.decoder.decoder import Decoder, initialize, named_parameters
+from afm_mlx.decoder.decoder import Decoder, initialize
 from afm_mlx.settings.sections import Shape
 from afm_mlx.text.tokenizer import Tokenizer
+from tests.conftest import random_gains
 
 TINY = Shape(
     num_layers=2,
@@ -32,13 +32,7 @@ def build(seed: int = 3, **changes: object) -> Decoder:
     """A decoder with random weights, its gains too."""
     model = Decoder(TINY.model_copy(update=changes))
     initialize(model, seed)
-    gains = [
-        (name, mx.random.uniform(0.7, 1.3, array.shape, key=mx.random.key(len(name))))
-        for name, array in named_parameters(model).items()
-        if array.ndim == 1
-    ]
-    model.load_weights(gains, strict=False)
-    return model
+    return random_gains(model)
 
 
 @pytest.fixture(scope="session")

@@ -3,13 +3,12 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
-from afm_mlx.decoder.decoder import Decoder, initialize, named_parameters
+from afm_mlx.decoder.decoder import Decoder, initialize
 from afm_mlx.decoder.palette import (
     Int8Embedding,
     Int8Linear,
@@ -51,19 +50,13 @@ def any_shape(request: pytest.FixtureRequest) -> Shape:
 
 
 @pytest.fixture
-def make() -> Callable[..., Decoder]:
+def make(with_random_gains) -> Callable[..., Decoder]:
     """Makes a model with random weights and gains from 0.7 to 1.3, by changes to a tiny shape."""
 
     def make(shape: Shape = TINY, **changes: object) -> Decoder:
         model = Decoder(shape.model_copy(update=changes))
         initialize(model, seed=7)
-        gains = [
-            (name, mx.random.uniform(0.7, 1.3, array.shape, key=mx.random.key(len(name))))
-            for name, array in named_parameters(model).items()
-            if array.ndim == 1
-        ]
-        model.load_weights(gains, strict=False)
-        return model
+        return with_random_gains(model)
 
     return make
 
@@ -141,32 +134,3 @@ def tokenizer_folder(tmp_path: Path) -> Path:
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
-
-
-@pytest.fixture
-def tokenizer_fields() -> Callable[..., dict[str, Any]]:
-    """Makes the settings of a tokenizer in a GGUF file, by its pre-tokenizer and changes."""
-    return _tokenizer_fields
-
-
-def _byte_pieces() -> list[str]:
-    """GPT-2's printable stand-ins for the 256 bytes, in the order of bytes."""
-    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    spare = iter(range(256, 512))
-    return [chr(byte) if byte in kept else chr(next(spare)) for byte in range(256)]
-
-
-def _tokenizer_fields(pre: str = "gpt-2", **changes: Any) -> dict[str, Any]:
-    """A byte-level tokenizer: 256 bytes, a few merges, two control pieces, one unused."""
-    merges = ["1 2", "12 3", "123 4", "h e", "\u0120 he", "\u0120 h"]
-    pieces = [*_byte_pieces(), *(merge.replace(" ", "") for merge in merges)]
-    return {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": pre,
-        "tokenizer.ggml.tokens": [*pieces, "<|start|>", "<|end|>", "[PAD264]"],
-        "tokenizer.ggml.token_type": [1] * len(pieces) + [3, 3, 5],
-        "tokenizer.ggml.merges": merges,
-        "tokenizer.ggml.bos_token_id": len(pieces),
-        "tokenizer.ggml.eos_token_id": len(pieces) + 1,
-        "tokenizer.chat_template": "{{ messages[0].content }}",
-    } | changes

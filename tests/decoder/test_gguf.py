@@ -11,9 +11,10 @@ from afm_mlx.decoder.checkpoint import open_checkpoint
 from afm_mlx.decoder.convert import import_model
 from afm_mlx.decoder.decoder import Decoder, llama3_wavelengths, named_parameters
 from afm_mlx.errors import ModelError
+from afm_mlx.export.gguf import add_setting
 from afm_mlx.settings.sections import Llama3Rope
 
-ROWS = 272  # the tokenizer has 265 pieces
+ROWS = 272  # the tokenizer has 266 pieces
 # The rescaling that Llama 3.1 has.
 LLAMA31_ROPE = Llama3Rope(
     factor=8, low_freq_factor=1, high_freq_factor=4, original_max_tokens=8_192
@@ -39,14 +40,14 @@ NAMES = {
 
 
 @pytest.fixture
-def write(tokenizer_fields: Callable[..., dict[str, Any]]) -> Callable[..., None]:
+def write(byte_level_fields: Callable[..., dict[str, Any]]) -> Callable[..., None]:
     """Writes a model as a GGUF file, the way llama.cpp's converter does.
 
     `changes` are settings; a name that ends in "weight" is a tensor, None removes either.
     """
 
     def write(file: Path, model: Decoder, kind: str = "F32", **changes: Any) -> None:
-        fields: dict[str, Any] = shape_fields(model) | tokenizer_fields()
+        fields: dict[str, Any] = shape_fields(model) | byte_level_fields()
         arrays: dict[str, Any] = tensors(model)
         for name, value in changes.items():
             table = arrays if name.endswith("weight") else fields
@@ -110,16 +111,7 @@ def write_gguf(
     """Write a GGUF file. Matrices are stored as `kind`, vectors in float32."""
     writer = gguf.GGUFWriter(file, architecture)
     for name, value in fields.items():
-        if isinstance(value, bool):
-            writer.add_bool(name, value)
-        elif isinstance(value, int):
-            writer.add_uint32(name, value)
-        elif isinstance(value, float):
-            writer.add_float32(name, value)
-        elif isinstance(value, str):
-            writer.add_string(name, value)
-        else:
-            writer.add_array(name, value)
+        add_setting(writer, name, value)
     for name, array in arrays.items():
         stored = gguf.GGMLQuantizationType[kind if array.ndim == 2 else "F32"]
         data = gguf.quants.quantize(np.ascontiguousarray(array), stored)
@@ -223,7 +215,7 @@ def test_other_quantizations_are_refused_by_name(make, tmp_path, write):
 
 def test_a_tokenizer_with_more_pieces_than_rows_is_refused(make, tmp_path, write):
     write(tmp_path / "m.gguf", make(vocab_size=256))
-    with pytest.raises(ModelError, match="264 pieces and the model 256 rows"):
+    with pytest.raises(ModelError, match="265 pieces and the model 256 rows"):
         import_model(tmp_path / "m.gguf", tmp_path / "out")
 
 

@@ -13,11 +13,11 @@ START, END = 262, 263
 
 
 @pytest.fixture
-def tokenizer(tokenizer_fields: Callable[..., dict[str, Any]], tmp_path: Path) -> Any:
+def tokenizer(byte_level_fields: Callable[..., dict[str, Any]], tmp_path: Path) -> Any:
     """Writes a tokenizer and opens it with the library that everybody uses."""
 
     def tokenizer(pre: str, **changes: Any) -> Tokenizer:
-        write_tokenizer(tokenizer_fields(pre, **changes), tmp_path, Path("m.gguf"))
+        write_tokenizer(byte_level_fields(pre, **changes), tmp_path, Path("m.gguf"))
         return Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
 
     return tokenizer
@@ -70,12 +70,12 @@ def test_control_pieces_are_found_in_text_and_not_decoded(tokenizer):
 
 def test_unused_pieces_are_left_out(tokenizer):
     fast = tokenizer("gpt-2")
-    assert fast.get_vocab_size() == 264
-    assert fast.token_to_id("[PAD264]") is None
+    assert fast.get_vocab_size() == 265
+    assert fast.token_to_id("[PAD265]") is None
 
 
-def test_settings_name_the_special_pieces_and_the_template(tmp_path, tokenizer_fields):
-    ids = write_tokenizer(tokenizer_fields(), tmp_path, Path("m.gguf"))
+def test_settings_name_the_special_pieces_and_the_template(tmp_path, byte_level_fields):
+    ids = write_tokenizer(byte_level_fields(), tmp_path, Path("m.gguf"))
     assert ids == {"bos_token_id": START, "eos_token_id": END, "pad_token_id": None}
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert settings["eos_token"] == "<|end|>"
@@ -83,8 +83,8 @@ def test_settings_name_the_special_pieces_and_the_template(tmp_path, tokenizer_f
     assert settings["add_bos_token"] is False
 
 
-def test_a_second_piece_that_ends_turns_is_kept(tmp_path, tokenizer_fields):
-    fields = tokenizer_fields(**{"tokenizer.ggml.eot_token_id": START})
+def test_a_second_piece_that_ends_turns_is_kept(tmp_path, byte_level_fields):
+    fields = byte_level_fields(**{"tokenizer.ggml.eot_token_id": START})
     assert write_tokenizer(fields, tmp_path, Path("m.gguf"))["eos_token_id"] == [END, START]
 
 
@@ -102,11 +102,11 @@ def test_bos_is_added_where_the_file_says_so(tokenizer):
         ({"tokenizer.ggml.model": None}, "of kind 'None'"),
         ({"tokenizer.ggml.pre": "falcon"}, "pre-tokenizer is 'falcon', not one of gpt-2, smollm"),
         ({"tokenizer.ggml.pre": None}, "pre-tokenizer is 'None'"),
-        ({"tokenizer.ggml.token_type": [1, 1]}, "has 265 pieces, 2 kinds and 6 merges"),
-        ({"tokenizer.ggml.eos_token_id": 265}, "eos_token_id is 265, of 265 pieces"),
+        ({"tokenizer.ggml.token_type": [1, 1]}, "has 266 pieces, 2 kinds and 6 merges"),
+        ({"tokenizer.ggml.eos_token_id": 266}, "eos_token_id is 266, of 266 pieces"),
     ],
 )
-def test_other_tokenizers_are_refused_by_name(change, message, tmp_path, tokenizer_fields):
+def test_other_tokenizers_are_refused_by_name(change, message, tmp_path, byte_level_fields):
     with pytest.raises(ModelError, match=message):
-        write_tokenizer(tokenizer_fields(**change), tmp_path, Path("m.gguf"))
+        write_tokenizer(byte_level_fields(**change), tmp_path, Path("m.gguf"))
     assert not list(tmp_path.iterdir())

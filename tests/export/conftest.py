@@ -10,12 +10,13 @@ import pytest
 
 from afm_mlx.decoder.adapters import AdapterFacts, base_hash, write_adapter
 from afm_mlx.decoder.checkpoint import read_shape, save_checkpoint
-from afm_mlx.decoder.decoder import Decoder, initialize, named_parameters
+from afm_mlx.decoder.decoder import Decoder, initialize
 from afm_mlx.decoder.lora import add_lora, lora_arrays
 from afm_mlx.decoder.palette import Int8Embedding, PaletteLinear, int8_rows, linears, pack
 from afm_mlx.decoder.palette import replace_linears as put
 from afm_mlx.export.targets import Source, Target
 from afm_mlx.settings.sections import Llama3Rope, Shape
+from tests.conftest import random_gains
 
 SMALL = Shape(
     num_layers=2,
@@ -41,16 +42,10 @@ def tokenizer_folder(small_tokenizer, tmp_path_factory) -> Path:
 
 
 def random_model(shape: Shape = SMALL, **changes: object) -> Decoder:
-    """Random weights, and gains from 0.7 to 1.3: gains of one would hide a missing norm."""
+    """Random weights, and random gains."""
     model = Decoder(shape.model_copy(update=changes))
     initialize(model, seed=7)
-    gains = [
-        (name, mx.random.uniform(0.7, 1.3, array.shape, key=mx.random.key(len(name))))
-        for name, array in named_parameters(model).items()
-        if array.ndim == 1
-    ]
-    model.load_weights(gains, strict=False)
-    return model
+    return random_gains(model)
 
 
 @pytest.fixture
@@ -116,27 +111,3 @@ def spoiled(target: Target, spoil: Callable[[Path], None], **changes: object) ->
         spoil(folder)
 
     return replace(target, write=write, **changes)
-
-
-def _byte_pieces() -> list[str]:
-    """GPT-2's printable stand-ins for the 256 bytes, in the order of bytes."""
-    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    spare = iter(range(256, 512))
-    return [chr(byte) if byte in kept else chr(next(spare)) for byte in range(256)]
-
-
-def byte_level_fields(pre: str) -> dict[str, Any]:
-    """Settings of a byte-level tokenizer of 265 pieces in a GGUF file."""
-    merges = ["1 2", "12 3", "h e", "\u0120 he", "\u0120 h"]
-    pieces = [*_byte_pieces(), *(merge.replace(" ", "") for merge in merges)]
-    return {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": pre,
-        "tokenizer.ggml.tokens": [*pieces, "<|start|>", "<|end|>", "<think>", "[PAD264]"],
-        "tokenizer.ggml.token_type": [1] * len(pieces) + [3, 3, 4, 5],
-        "tokenizer.ggml.merges": merges,
-        "tokenizer.ggml.bos_token_id": len(pieces),
-        "tokenizer.ggml.eos_token_id": len(pieces) + 1,
-        "tokenizer.ggml.add_bos_token": pre == "llama-bpe",
-        "tokenizer.chat_template": "{{ messages[0].content }}",
-    }

@@ -22,15 +22,15 @@ from afm_mlx.decoder.palette import PaletteLinear, pack, replace_linears
 from afm_mlx.errors import ExportError, ModelError
 from afm_mlx.export.coreml.contents import planned_bytes
 from afm_mlx.export.coreml.package import Package, constants, is_stored
+from afm_mlx.export.coreml.parts import HEAD_ROWS
 from afm_mlx.export.coreml.runtime import NumpyEngine, PackageRuntime
 from afm_mlx.export.coreml.target import FACTS, README, TARGET, packages
-from afm_mlx.export.coreml.weights import HEAD_ROWS
 from afm_mlx.export.publish import check, export_model
 from afm_mlx.export.targets import Source
 from afm_mlx.settings.export import CoreMl, CoreMlVerifier
 from afm_mlx.zoo import resolve_model
 
-from .conftest import LLAMA3_ROPE, random_model, spoiled
+from .conftest import LLAMA3_ROPE, spoiled
 
 pytestmark = pytest.mark.filterwarnings("default")  # coremltools has its own
 
@@ -294,24 +294,6 @@ def test_what_a_package_cannot_hold_is_refused_before_anything_is_written(
     monkeypatch.setattr("sys.platform", "linux")
     with pytest.raises(ExportError, match=reason):
         check(source(**changes), TARGET, tmp_path / "out", CoreMl(**settings))
-
-
-def test_tables_that_end_within_a_group_are_refused(source, tmp_path):
-    model = source(intermediate_size=72)
-    network = random_model(model.shape)
-    name = "model.layers.0.mlp.up_proj"
-    ids, tables = mx.zeros((72, 32), mx.uint32), mx.zeros((5, 16), mx.float16)
-    cut = PaletteLinear(pack(ids, 4), tables, bits=4, group_rows=16, in_features=32)
-    replace_linears(network, {name: cut})
-    save_checkpoint(model.folder, network, model.folder)
-    with pytest.raises(ExportError, match=f"{name} has 72 rows, not a multiple of the 16 of"):
-        check(model, TARGET, tmp_path / "out", SHORT)
-
-
-def test_adapters_whose_functions_would_have_one_name_are_refused(source, with_adapter, tmp_path):
-    model = with_adapter(with_adapter(source(), "a-b"), "a_b")
-    with pytest.raises(ExportError, match="functions of adapters a-b, a_b would have the same"):
-        check(model, TARGET, tmp_path / "out", SHORT)
 
 
 def test_a_missing_coremltools_is_named_with_what_to_type(source, tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
 import importlib.util
+from itertools import islice
 
 import gguf
 import mlx.core as mx
@@ -16,10 +17,11 @@ from afm_mlx.export.publish import export_model
 from afm_mlx.export.targets import Source
 from afm_mlx.export.verify import Thresholds
 from afm_mlx.inference.engine import Engine
+from afm_mlx.inference.prompts import chat_ids
 from afm_mlx.settings.export import Gguf, GgufWeights
 from afm_mlx.zoo import resolve_model
 
-from .conftest import LLAMA3_ROPE, byte_level_fields, spoiled
+from .conftest import LLAMA3_ROPE, spoiled
 
 EXACT = Gguf(weights=GgufWeights.F32)
 HAS_LLAMA_CPP = importlib.util.find_spec("llama_cpp") is not None
@@ -161,7 +163,13 @@ def test_what_it_cannot_hold_is_refused(source, changes, settings, reason, tmp_p
 
 
 def test_rows_of_any_width_go_into_16_bits(source, tmp_path):
-    export_model(source(hidden_size=48), TARGET, tmp_path / "out", Gguf(), steps=1)
+    model = source(hidden_size=48)
+    export_model(model, TARGET, tmp_path / "out", Gguf(), steps=1)
+    found = read_gguf(the_file(tmp_path / "out"))
+    assert found.shape == model.shape
+    for name, array in read_tensors(model.folder, model.shape).items():
+        wanted = array if array.ndim == 1 else array.astype(mx.float16)
+        assert mx.array_equal(found.weights[name], wanted), name
 
 
 @pytest.mark.skipif(not HAS_LLAMA_CPP, reason="llama-cpp-python is not installed")
@@ -183,7 +191,9 @@ def test_llama_cpp_gives_the_logits_of_every_kind(source, changes, tmp_path):
 
 @pytest.mark.skipif(not HAS_LLAMA_CPP, reason="llama-cpp-python is not installed")
 @pytest.mark.parametrize("pre", ["gpt-2", "smollm", "qwen2", "llama-bpe"])
-def test_llama_cpp_makes_the_same_prompts_of_byte_level_pieces(source, pre, tmp_path):
+def test_llama_cpp_makes_the_same_prompts_of_byte_level_pieces(
+    source, pre, byte_level_fields, tmp_path
+):
     (tmp_path / "tokenizer").mkdir()
     write_tokenizer(byte_level_fields(pre), tmp_path / "tokenizer", tmp_path / "x.gguf")
     model = source(tokenizer=tmp_path / "tokenizer")
@@ -205,11 +215,14 @@ def test_llama_cpp_answers_from_smollm2_as_we_do(tmp_path):
     TARGET.write(Source(folder, "smollm2", engine.model.shape), tmp_path / "out", Gguf())
     theirs = llama_cpp.Llama(str(the_file(tmp_path / "out")), n_ctx=512, verbose=False)
     messages = [{"role": "user", "content": "Why is the sky blue? Answer at length."}]
-    ours = "".join(chunk.text for chunk in engine.stream(messages, max_tokens=64))
+    ours = list(engine.stream(messages, max_tokens=64))
     said = theirs.create_chat_completion(messages, max_tokens=64, temperature=0.0)
     assert said["usage"]["prompt_tokens"] == engine.stats.prompt_tokens
     assert said["usage"]["completion_tokens"] == engine.stats.answer_tokens == 64
-    assert said["choices"][0]["message"]["content"] == ours
+    assert said["choices"][0]["message"]["content"] == "".join(chunk.text for chunk in ours)
+    prompt = chat_ids(engine.tokenizer, messages, None)
+    tokens = theirs.generate(prompt, temp=0.0)
+    assert list(islice(tokens, 64)) == [chunk.token for chunk in ours]
 
 
 def test_the_thresholds_are_closer_where_nothing_is_rounded():

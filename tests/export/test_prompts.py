@@ -1,4 +1,4 @@
-from afm_mlx.export.prompts import TEXTS, chats_with, prompts
+from afm_mlx.export.prompts import TEXTS, prompts
 from afm_mlx.text.tokenizer import Tokenizer
 
 
@@ -21,10 +21,3 @@ def test_a_chat_model_gets_its_template_and_another_plain_text(tokenizer_folder)
     text = TEXTS["question"]
     assert tokenizer.decode(chat.ids) == f"</s><turn:user>{text}<turn:end><turn:assistant>"
     assert tokenizer.decode(plain.ids) == f"</s>{text}"
-
-
-def test_a_base_model_chats_only_with_an_adapter_that_does(tokenizer_folder, tmp_path):
-    assert chats_with(tokenizer_folder, is_base=False, adapter_chats=False)
-    assert chats_with(tokenizer_folder, is_base=True, adapter_chats=True)
-    assert not chats_with(tokenizer_folder, is_base=True, adapter_chats=False)
-    assert not chats_with(tmp_path, is_base=False, adapter_chats=True)

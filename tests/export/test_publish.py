@@ -111,9 +111,12 @@ def test_a_model_without_a_tokenizer_is_refused(source, target, refuse):
 
 def test_a_write_that_fails_leaves_nothing(source, target, refuse):
     def fail(folder):
+        assert list(folder.iterdir())  # something is there, to be taken away
         raise OSError("disk full")
 
-    refuse(source(), spoiled(target, fail), OSError)
+    message, _, said = refuse(source(), spoiled(target, fail), OSError)
+    assert message == "disk full"
+    assert said == [f"writing {target.name}"]
 
 
 def test_another_models_weights_are_not_published(source, target, refuse, tmp_path):

@@ -13,15 +13,14 @@ swift/Sources/CoreAILanguageModels/Bundle.
 from __future__ import annotations
 
 import json
-import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from afm_mlx.decoder.checkpoint import TOKENIZER_FILES
+from afm_mlx.decoder.checkpoint import copy_tokenizer
 from afm_mlx.errors import ExportError
+from afm_mlx.export.tables import plain
 from afm_mlx.export.targets import Source
 from afm_mlx.text.tokenizer import Tokenizer
 
@@ -54,7 +53,7 @@ def function_name(role: str, sizes: Sizes, query: int, prefix: str = "") -> str:
 
 def prefix_of(variant: str) -> str:
     """Beginning of the names of an adapter's functions. The runner looks at none that has it."""
-    return f"adapter_{re.sub('[^A-Za-z0-9]', '_', variant)}_"
+    return f"adapter_{plain(variant)}_"
 
 
 @dataclass(frozen=True)
@@ -135,9 +134,7 @@ def _copy_tokenizer(model: Path, folder: Path) -> None:
     as special; it does not read generation_config.json, where models say that a turn's end is one.
     """
     folder.mkdir()
-    for name in TOKENIZER_FILES:
-        if (model / name).is_file():
-            shutil.copyfile(model / name, folder / name)
+    copy_tokenizer(model, folder)
     tokenizer, file = Tokenizer.open(model), folder / "tokenizer_config.json"
     config: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
     template = model / "chat_template.jinja"

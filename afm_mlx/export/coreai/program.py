@@ -37,16 +37,10 @@ from coreai._compiler.ir import (
     StringAttr,
 )
 
+from afm_mlx.decoder.palette import INT8_BITS
 from afm_mlx.decoder.palette_format import EMBEDDING
 from afm_mlx.export.coreai.bundle import EXTEND, GATHER, LOAD, PROMPT, Sizes, function_name
-from afm_mlx.export.coreai.weights import (
-    AdapterWeights,
-    Array,
-    Integers,
-    Tables,
-    Weights,
-    rotation_angles,
-)
+from afm_mlx.export.tables import Adapter, Array, Weights, rotations
 
 MASKED = -40_000.0
 """What the runner adds to scores of tokens that may not be seen. Source: CM, the Swift file."""
@@ -72,7 +66,7 @@ def write_program(
     file: Path,
     weights: Weights,
     sizes: Sizes,
-    variants: Sequence[tuple[str, AdapterWeights | None]],
+    variants: Sequence[tuple[str, Adapter | None]],
     *,
     description: str,
 ) -> None:
@@ -105,10 +99,9 @@ class _Author:
     def __init__(self, weights: Weights, sizes: Sizes) -> None:
         self.weights, self.shape, self.sizes = weights, weights.shape, sizes
         self._made: dict[tuple[Any, ...], Any] = {}
-        table = weights.matrices[EMBEDDING]
-        assert not isinstance(table, Tables)  # config.json allows 8 bits, or none
-        self.scales = table.scales[:, None, None] if isinstance(table, Integers) else None
-        self.table = table.ids if isinstance(table, Integers) else table.values
+        embedding = weights.matrix(EMBEDDING)  # config.json allows 8 bits of it, or none
+        self.scales = None if embedding.values is None else embedding.values[:, :, None]
+        self.table = embedding.ids
 
     def load_embeddings(self) -> None:
         graph = ops.GraphOp(name=LOAD, input_types=[], result_types=[])
@@ -129,7 +122,7 @@ class _Author:
             rows = _reshape(rows, (1, query, 1, self.shape.hidden_size))
         graph.outputs_spec = [(GATHERED, rows)]
 
-    def layers(self, name: str, role: str, query: int, adapter: AdapterWeights | None) -> None:
+    def layers(self, name: str, role: str, query: int, adapter: Adapter | None) -> None:
         shape, context = self.shape, self.sizes.context
         cache = (shape.num_layers, 1, shape.num_kv_heads * shape.head_dim, 1, context)
         inputs = [
@@ -150,17 +143,15 @@ class _Author:
 
     def matrix(self, name: str) -> Any:
         """The weight [O, I, 1, 1] of a linear layer, made from what the file holds of it."""
-        matrix = self.weights.matrices[name]
-        if isinstance(matrix, Tables):
-            groups = matrix.tables.shape[0]
-            ids = self._packed(matrix.ids[:, :, None, None], matrix.bits)
-            tables = self._constant(matrix.tables.reshape(groups, 1, 1, 1, -1, 1))
-            return ops.lut_to_dense(ids, tables, self._constant(np.array(0, np.int16)))
-        if isinstance(matrix, Integers):
-            return self.scaled(
-                self._constant(matrix.ids[:, :, None, None]), matrix.scales[:, None, None, None]
-            )
-        return self._constant(matrix.values[:, :, None, None])
+        matrix = self.weights.matrix(name)
+        ids = matrix.ids[:, :, None, None]
+        if matrix.values is None:
+            return self._constant(ids)
+        if matrix.bits == INT8_BITS:
+            return self.scaled(self._constant(ids), matrix.values[:, :, None, None])
+        tables = self._constant(matrix.values.reshape(-1, 1, 1, 1, 2**matrix.bits, 1))
+        packed = self._packed(ids, matrix.bits)
+        return ops.lut_to_dense(packed, tables, self._constant(np.array(0, np.int16)))
 
     def scaled(self, integers: Any, scales: Array) -> Any:
         """Integers times what a step of their row is worth, in float16."""
@@ -175,15 +166,14 @@ class _Author:
         return self._constant(values[:, :, None, None])
 
     def gain(self, name: str, shape: tuple[int, ...]) -> Any:
-        return self._constant(self.weights.gains[name].reshape(shape))
+        return self._constant(self.weights.gain(name).reshape(shape))
 
     def number(self, value: float) -> Any:
         return self._constant(np.full((1, 1, 1, 1), value, np.float16))
 
     def rotation(self) -> tuple[Any, Any]:
         """Cosines and sines [C, E / 2] of all positions."""
-        angles = rotation_angles(self.shape, self.sizes.context)
-        cosines, sines = (np.array(turn(angles), np.float16) for turn in (np.cos, np.sin))
+        cosines, sines = rotations(self.shape, self.sizes.context)
         return self._constant(cosines), self._constant(sines)
 
     def _constant(self, array: Array) -> Any:
@@ -242,7 +232,7 @@ class _Layers:
     """One function of the layers, in the making."""
 
     def __init__(
-        self, author: _Author, given: dict[str, Any], query: int, adapter: AdapterWeights | None
+        self, author: _Author, given: dict[str, Any], query: int, adapter: Adapter | None
     ) -> None:
         self.author, self.shape, self.context = author, author.shape, author.sizes.context
         self.given, self.query, self.adapter = given, query, adapter
@@ -302,9 +292,9 @@ class _Layers:
 
     def _linear(self, name: str, x: Any) -> Any:
         y = _convolve(x, self.author.matrix(name))
-        if self.adapter is not None and name in self.adapter.factors:
-            down, up = (self.author.factor(each) for each in self.adapter.factors[name])
-            y = ops.add(y, _convolve(_convolve(x, down), up))
+        if self.adapter is not None and (factors := self.adapter.factors.get(name)) is not None:
+            a, b = self.author.factor(factors.a), self.author.factor(factors.b)
+            y = ops.add(y, _convolve(_convolve(x, a), b))
         return y
 
     def _norm(self, x: Any, name: str, *, axis: int) -> Any:

@@ -5,14 +5,11 @@ What writes and runs it is coreai-core, which is imported only when that is aske
 
 from __future__ import annotations
 
-import math
 import platform
 import sys
 from pathlib import Path
 
-from afm_mlx.decoder.adapters import NONE, read_adapter, read_adapter_facts
-from afm_mlx.decoder.checkpoint import read_palette, tensor_shapes
-from afm_mlx.decoder.palette import INT8_BITS
+from afm_mlx.decoder.adapters import NONE
 from afm_mlx.export.coreai.bundle import (
     EXTEND,
     PROMPT,
@@ -23,8 +20,13 @@ from afm_mlx.export.coreai.bundle import (
     read_bundle,
     write_bundle,
 )
-from afm_mlx.export.coreai.weights import read_weights
-from afm_mlx.export.dense import parts
+from afm_mlx.export.tables import (
+    Weights,
+    adapter_names,
+    planned_sizes,
+    read_adapters,
+    refusals,
+)
 from afm_mlx.export.targets import Need, Size, Source, Target
 from afm_mlx.export.verify import Runtime, Thresholds
 from afm_mlx.settings.export import CoreAi
@@ -35,8 +37,6 @@ VERSION = "1.0.0b3"
 INSTALL = 'pip install "afm-mlx[coreai]"'
 WHEELS = "Python 3.11 to 3.14 on macOS 26 or later (arm64), or Linux with glibc 2.34 (x86-64)"
 """Source: the files of coreai-core 1.0.0b3."""
-
-_HALF = 2  # bytes of a float16
 
 # All of it is computed in float16. On afm-tiny, which is trained, 3 % of a standard deviation.
 _THRESHOLDS = Thresholds(cosine=0.999, error=0.15, agreement=1.0, tie=0.05)
@@ -51,7 +51,7 @@ def sizes_of(source: Source, settings: CoreAi) -> Sizes:
 
 def bundle_of(source: Source, settings: CoreAi) -> Bundle:
     """What metadata.json is to say."""
-    names = [NONE, *(read_adapter_facts(folder).name for folder in source.adapters)]
+    names = [NONE, *adapter_names(source)]
     used = settings.runner_uses or (names[1] if len(names) > 1 else NONE)
     variants = {name: "" if name == used else prefix_of(name) for name in names}
     sizes = sizes_of(source, settings)
@@ -73,31 +73,17 @@ def _refusals(source: Source, settings: CoreAi) -> list[str]:
             f"a context of {sizes.context:,} tokens is below the {width:,} numbers of a key, which "
             "Apple's runner would take for it (--set context_tokens=N)"
         )
-    palette = read_palette(source.folder, shape)
-    if palette is not None:
-        for name, size in tensor_shapes(shape).items():
-            bits = palette.bits.get(name.removesuffix(".weight"), INT8_BITS)
-            if bits != INT8_BITS and size[0] % palette.group_rows:
-                reasons.append(
-                    f"{name} has {size[0]:,} rows, not a multiple of {palette.group_rows}"
-                )
     if bundle.runner_uses not in bundle.variants:
         known = ", ".join(bundle.variants)
         reasons.append(f"runner_uses is '{bundle.runner_uses}', and there are {known}")
-    prefixes = [prefix_of(name) for name in bundle.variants]
-    if len(set(prefixes)) < len(prefixes):
-        reasons.append(
-            f"the adapters {', '.join(list(bundle.variants)[1:])} differ in signs only that names "
-            "of functions cannot have"
-        )
-    return reasons
+    return [*reasons, *refusals(source)]
 
 
 def _write(source: Source, folder: Path, settings: CoreAi) -> None:
     from afm_mlx.export.coreai.program import write_program
 
-    bundle, weights = bundle_of(source, settings), read_weights(source)
-    adapters = {each.name: each for each in weights.adapters}
+    bundle, weights = bundle_of(source, settings), Weights(source.folder, source.shape)
+    adapters = {each.name: each for each in read_adapters(source)}
     variants = [(prefix, adapters.get(name)) for name, prefix in bundle.variants.items()]
     folder.mkdir()
     description = f"{source.name}, exported with afm-mlx"
@@ -118,36 +104,15 @@ def _sizes(folder: Path, source: Source, settings: CoreAi) -> list[Size]:
     asset = folder / bundle.asset
     names, plain = bundle.functions(), "" if bundle.runner_uses == NONE else f"/{NONE}"
     found = constant_bytes(asset, [*names[EXTEND + plain], *names[PROMPT + plain]])
-    planned = planned_bytes(source)
+    planned = dict.fromkeys(("embedding", "linears", "norms"), 0)
+    for _, component, size in planned_sizes(source):
+        planned[component] = planned.get(component, 0) + size
     rest = _bytes_in(asset) - sum(found.values())
     return [
         *(Size(part, found.get(part, 0), planned[part]) for part in planned),
         Size("functions", rest, None),
         Size("tokenizer", _bytes_in(folder / TOKENIZER), None),
     ]
-
-
-def planned_bytes(source: Source) -> dict[str, int]:
-    """What shapes and bits say that each component takes."""
-    palette = read_palette(source.folder, source.shape)
-    planned = dict.fromkeys(("embedding", "linears", "norms"), 0)
-    for name, size in tensor_shapes(source.shape).items():
-        bits = None if palette is None else palette.bits.get(name.removesuffix(".weight"))
-        numbers = math.prod(size)
-        if palette is None or bits is None:
-            planned[parts(name)] += _HALF * numbers
-        elif bits == INT8_BITS:
-            planned[parts(name)] += numbers + _HALF * size[0]
-        else:
-            tables = -(-size[0] // palette.group_rows) * 2**bits
-            planned[parts(name)] += numbers * bits // 8 + _HALF * tables
-    if source.adapters:
-        planned["adapters"] = sum(
-            _HALF * array.size
-            for folder in source.adapters
-            for array in read_adapter(folder, source.folder).arrays.values()
-        )
-    return planned
 
 
 def _bytes_in(folder: Path) -> int:

@@ -56,7 +56,7 @@ from afm_mlx.export.coreai.program import (
     TOKENS,
     VALUES,
 )
-from afm_mlx.export.coreai.weights import Array
+from afm_mlx.export.tables import Array
 from afm_mlx.export.verify import Logits
 
 NEAR = 0.05

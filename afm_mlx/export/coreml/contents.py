@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from afm_mlx.decoder.checkpoint import TOKENIZER_FILES, read_palette, tensor_shapes
+from afm_mlx.decoder.checkpoint import TOKENIZER_FILES, tensor_shapes
 from afm_mlx.decoder.palette import INT8_BITS
-from afm_mlx.decoder.palette_format import EMBEDDING
+from afm_mlx.decoder.palette_format import EMBEDDING, component_of
 from afm_mlx.export.coreml.package import INLINE_NUMBERS, Array, Package, constants, is_stored
-from afm_mlx.export.coreml.program import plain, rotations
-from afm_mlx.export.coreml.weights import Part, Weights, pieces, read_adapters
-from afm_mlx.export.dense import parts as component_of
+from afm_mlx.export.coreml.parts import Part, pieces
+from afm_mlx.export.tables import Weights, plain, planned_sizes, read_adapters, rotations
 from afm_mlx.export.targets import Size, Source
 from afm_mlx.settings.export import CoreMl
 from afm_mlx.settings.sections import Shape
@@ -32,8 +30,8 @@ def context_of(source: Source, settings: CoreMl) -> int:
 def cut(source: Source, settings: CoreMl) -> list[Part]:
     """The parts of a model: each as many layers as fit into `package_bytes`, one at least."""
     held: dict[int | None, int] = {}
-    for number, _, size in _planned(source):
-        held[number] = held.get(number, 0) + size
+    for name, _, size in planned_sizes(source):
+        held[_layer(name)] = held.get(_layer(name), 0) + size
     starts, filled = [0], held[None]
     for layer in range(source.shape.num_layers):
         size = held[layer]
@@ -52,7 +50,7 @@ def planned_bytes(source: Source, settings: CoreMl) -> dict[str, int]:
     """What each component takes in weight files, from shapes and bits alone."""
     context, count = context_of(source, settings), len(cut(source, settings))
     planned = dict.fromkeys(COMPONENTS, 0)
-    for _, component, size in _planned(source):
+    for _, component, size in planned_sizes(source):
         planned[component] += size
     # Cosines and sines of half a head in float16, then counters in int32, in every package.
     numbers = (context, *{settings.decode_tokens, settings.prefill_tokens})
@@ -111,23 +109,8 @@ def differences(packages: Sequence[Package], source: Source, settings: CoreMl) -
     return wrong
 
 
-def _planned(source: Source) -> Iterator[tuple[int | None, str, int]]:
-    """Layer, or None outside of the layers, component and bytes of each tensor and factor."""
-    shape, palette = source.shape, read_palette(source.folder, source.shape)
-    for name, size in tensor_shapes(shape).items():
-        layer = name.removesuffix(".weight")
-        bits = None if palette is None else palette.bits.get(layer)
-        needed = 2 * math.prod(size)
-        if palette is not None and bits is not None:
-            values = size[0] if bits == INT8_BITS else size[0] // palette.group_rows * 2**bits
-            needed = math.prod(size) * bits // 8 + 2 * values
-        yield _layer(name), component_of(name), needed
-    for adapter in read_adapters(source):
-        for name, each in adapter.factors.items():
-            yield _layer(name), "adapters", each.a.nbytes + each.b.nbytes
-
-
 def _layer(name: str) -> int | None:
+    """Number of a tensor's layer; None outside of the layers."""
     parts = name.split(".")
     return int(parts[2]) if parts[1] == "layers" else None
 

@@ -38,11 +38,11 @@ from typing import Any
 
 import numpy as np
 
-from afm_mlx.decoder.decoder import llama3_wavelengths
 from afm_mlx.decoder.palette import INT8_BITS
+from afm_mlx.decoder.palette_format import EMBEDDING
 from afm_mlx.export.coreml.package import import_coremltools
-from afm_mlx.export.coreml.weights import Adapter, Array, Matrix, Part, Weights
-from afm_mlx.settings.sections import Shape
+from afm_mlx.export.coreml.parts import Part, pieces
+from afm_mlx.export.tables import Adapter, Array, Matrix, Weights, plain, rotations
 
 HIDDEN = 4e4
 """Taken from the scores of keys that a query may not see: float16 ends at 65,504."""
@@ -74,22 +74,6 @@ def build(weights: Weights, calls: Sequence[Call], context_tokens: int, part: Pa
     program.default_function_name = calls[0].name
     program.export_as_multifunction = True
     return program
-
-
-def plain(name: str) -> str:
-    """A name of ours as a program may have it."""
-    return "".join(each if each.isalnum() and each.isascii() else "_" for each in name)
-
-
-def rotations(shape: Shape, context_tokens: int) -> tuple[Array, Array]:
-    """Cosines and sines of all positions, [C, E / 2] float16 each."""
-    if shape.rope_scaling is None:
-        periods = float(shape.rope_base) ** (np.arange(0, shape.head_dim, 2) / shape.head_dim)
-    else:
-        found = llama3_wavelengths(shape.head_dim, shape.rope_base, shape.rope_scaling)
-        periods = np.array(found).astype(np.float64)
-    angles = np.arange(context_tokens)[:, None] / periods
-    return np.cos(angles).astype(np.float16), np.sin(angles).astype(np.float16)
 
 
 def _function(weights: Weights, call: Call, context_tokens: int, part: Part) -> Any:
@@ -164,9 +148,10 @@ class _Body:
     @cached_property
     def _pieces(self) -> list[tuple[int, int, Any]]:
         """First row, number of rows, and the rows [rows, D, 1, 1] of the embedding's pieces."""
+        whole = self.weights.matrix(EMBEDDING)
         return [
-            (start, len(rows.ids), self._weight(f"model.embed_tokens.{number}", rows))
-            for number, (start, rows) in enumerate(self.weights.pieces())
+            (start, end - start, self._weight(f"{EMBEDDING}.{number}", whole.rows(start, end)))
+            for number, (start, end) in enumerate(pieces(self.shape.vocab_size))
         ]
 
     def _embedded(self) -> Any:

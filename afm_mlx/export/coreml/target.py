@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -21,20 +20,19 @@ from typing import Any
 
 from afm_mlx.decoder.adapters import NONE, read_adapter_facts
 from afm_mlx.decoder.base_hash import base_hash
-from afm_mlx.decoder.checkpoint import TOKENIZER_FILES, read_facts, read_palette, tensor_shapes
+from afm_mlx.decoder.checkpoint import copy_tokenizer, read_facts
 from afm_mlx.decoder.config import read_config
-from afm_mlx.decoder.palette import INT8_BITS
 from afm_mlx.errors import ExportError
 from afm_mlx.export.coreml.contents import context_of, cut, differences, sizes
 from afm_mlx.export.coreml.package import Package, save
-from afm_mlx.export.coreml.program import Call, build, plain
+from afm_mlx.export.coreml.parts import Part
+from afm_mlx.export.coreml.program import Call, build
 from afm_mlx.export.coreml.readme import about, readme
 from afm_mlx.export.coreml.runtime import CoreMlEngine, Engine, NumpyEngine, PackageRuntime
-from afm_mlx.export.coreml.weights import Part, Weights, adapter_names, read_adapters
-from afm_mlx.export.prompts import chats_with
+from afm_mlx.export.tables import Weights, plain, read_adapters, refusals
 from afm_mlx.export.targets import Need, Source, Target
 from afm_mlx.export.verify import Runtime, Thresholds
-from afm_mlx.inference.engine import BASE_STAGES
+from afm_mlx.inference.prompts import chats_with
 from afm_mlx.settings.export import CoreMl, CoreMlVerifier
 
 FACTS = "coreml.json"
@@ -83,17 +81,7 @@ def _refusals(source: Source, settings: CoreMl) -> Iterator[str]:
     for name in ("prefill_tokens", "decode_tokens"):
         if (width := getattr(settings, name)) > context:
             yield f"{name} is {width:,}, and the context has {context:,} tokens"
-    palette = read_palette(source.folder, shape)
-    rows_of = {name.removesuffix(".weight"): size[0] for name, size in tensor_shapes(shape).items()}
-    for layer, bits in ({} if palette is None else palette.bits).items():
-        if bits != INT8_BITS and palette is not None and rows_of[layer] % palette.group_rows:
-            yield (
-                f"{layer} has {rows_of[layer]:,} rows, not a multiple of the "
-                f"{palette.group_rows} of a table"
-            )
-    names = adapter_names(source)
-    if len({plain(name) for name in names}) < len(names):
-        yield f"functions of adapters {', '.join(names)} would have the same names"
+    yield from refusals(source)
     if settings.verify_with is CoreMlVerifier.COREML and sys.platform != "darwin":
         yield "verify_with is coreml, and Core ML is on macOS only"
 
@@ -119,15 +107,12 @@ def _write(source: Source, folder: Path, settings: CoreMl) -> None:
         for file in (package.program_file, package.weight_file):
             facts["sha256"][str(file.relative_to(folder))] = _sha256(file)
     _write_json(folder / FACTS, facts)
-    for name in TOKENIZER_FILES:
-        if (source.folder / name).is_file():
-            shutil.copyfile(source.folder / name, folder / name)
+    copy_tokenizer(source.folder, folder)
     config = read_config(source.folder)
     config.pop("quantization_config", None)  # of a checkpoint's files, which are not here
     _write_json(folder / "config.json", config)
     chats = chats_with(
         source.folder,
-        is_base=read_facts(source.folder).get("stage") in BASE_STAGES,
         adapter_chats=any(read_adapter_facts(each).chat for each in source.adapters),
     )
     (folder / README).write_text(readme(source, facts, chats=chats), encoding="utf-8")
