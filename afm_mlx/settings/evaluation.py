@@ -37,10 +37,18 @@ class EvalTask(Examples):
         """Whether the data are a file or folder of the user's."""
         return bool(self.path) and self.path != HELD_OUT and not self.path.startswith("hub:")
 
+    def asks(self, stage: str) -> bool:
+        """Whether a stage's model is asked."""
+        return not self.stages or stage in self.stages
+
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
         if self.path and self.make:
             raise ValueError(f"it has a path ({self.path}) and a make: leave one away")
+        if self.generated:
+            raise ValueError(
+                f"path is {self.path}, which is trained on: make = {{ kind = ... }} makes others"
+            )
         return self
 
 

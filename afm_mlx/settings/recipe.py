@@ -138,17 +138,18 @@ class Recipe(Section):
 
     def evaluated_stages(self) -> list[str]:
         """Stages whose models or adapters the tasks of [eval] are asked, in order."""
-        if self.eval is None:
-            return []
-        wanted = [set(task.stages) for task in self.eval.tasks.values()]
-        some = all(wanted) and set().union(*wanted)
-        return [name for name in self.stages_with_models() if not some or name in some]
+        tasks = self.eval.tasks.values() if self.eval else ()
+        return [name for name in self.stages_with_models() if any(t.asks(name) for t in tasks)]
 
     def stages_with_models(self) -> list[str]:
         """Stages that leave a model that answers, or an adapter, in order."""
-        trained = [name for name in self.post_training_stages() if name not in ("reward", "reject")]
         base = ["base"] if self.base else []
-        return [*base, *self.trained_stages(), *trained, *self.finishing_stages()]
+        aligned = self._stages_with_assistants()
+        return [*base, *self.trained_stages(), *aligned, *self.finishing_stages()]
+
+    def _stages_with_assistants(self) -> list[str]:
+        """Post-training stages that leave a model that answers, in order."""
+        return [name for name in self.post_training_stages() if name not in ("reward", "reject")]
 
     def generated(self, stage: str) -> list[str]:
         """Names of the [synthetic.NAME] that a stage reads."""
@@ -206,11 +207,7 @@ class Recipe(Section):
 
     def trained_last(self) -> str | None:
         """Stage that leaves the model at the end of all training."""
-        stages = [
-            name
-            for name in self.stages_with_models()
-            if name in (*PRETRAINING_STAGES, *POST_TRAINING_STAGES)
-        ]
+        stages = [*self.pretraining_stages(), *self._stages_with_assistants()]
         return stages[-1] if stages else "prune" if self.prune else "base" if self.base else None
 
     def compared_with(self) -> str | None:

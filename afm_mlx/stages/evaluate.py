@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +43,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     }
     results: list[dict[str, Any]] = []
     for stage in recipe.evaluated_stages():
-        wanted = [name for name, each in recipe.eval.tasks.items() if _asks(each.stages, stage)]
-        if not wanted:
-            continue
+        wanted = [name for name, each in recipe.eval.tasks.items() if each.asks(stage)]
         subject = None
         for name in wanted:
             folder = out / stage / name
@@ -62,11 +59,6 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     write_text(out / SCORES, json.dumps(results, indent=2) + "\n")
     words = ("stage", "name", "task", "model", "items", "scores")
     return {"results": [{word: each[word] for word in words} for each in results]}
-
-
-def _asks(stages: Sequence[str], stage: str) -> bool:
-    """Whether a task that names `stages`, or none, is asked of this one."""
-    return not stages or stage in stages
 
 
 def _told(result: Result) -> str:

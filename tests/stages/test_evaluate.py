@@ -111,6 +111,10 @@ def test_a_task_without_a_score_is_shown_as_such():
             ],
             "it has a path (x.jsonl) and a make",
         ),
+        (
+            ["eval.tasks.a.task=checks", "eval.tasks.a.path=synthetic:sums"],
+            "path is synthetic:sums, which is trained on: make = { kind = ... } makes others",
+        ),
     ],
 )
 def test_what_cannot_be_asked_is_refused_before_anything_runs(recipe_file, tmp_path, changes, said):

@@ -67,14 +67,15 @@ def find_run(word: str, runs: Path) -> Path:
     """
     if word.endswith(".toml"):
         word = load_named_recipe(word).name
-    places = [runs / word, Path(word).expanduser()]
-    for folder in places if word else ():
-        if folder.is_dir():
+    path = Path(word).expanduser()
+    is_name = path.name == word != ".."
+    for folder in (runs / word, path) if is_name else (path,):
+        if word and folder.is_dir():
             return folder
     known = sorted(path.name for path in runs.iterdir() if path.is_dir()) if runs.is_dir() else []
     near = nearest(word, known)
     raise RunError(
-        f"no run is called '{word}': there is no folder {places[0]}",
+        f"no run is called '{word}': there is no folder {runs / word if is_name else path}",
         hint=f"did you mean '{near}'?"
         if near
         else f"there are {', '.join(known)}"

@@ -39,6 +39,14 @@ def test_a_folder_can_be_named_in_place_of_a_recipe(afm, whole):
     assert afm("report", "runs/small", "--markdown")[1] == "runs/small/report.md\n"
 
 
+def test_the_folder_one_is_in_can_be_named(afm, whole, monkeypatch):
+    monkeypatch.chdir(whole.folder)
+    assert afm("report", ".", "--markdown")[1] == "report.md\n"
+    assert (whole.folder / "report.md").read_text().startswith("# small\n")
+    monkeypatch.chdir(whole.folder / "core")
+    assert afm("report", "..", "--markdown")[1] == "../report.md\n"
+
+
 def test_a_recipes_file_stands_for_its_run(afm, whole, tmp_path):
     code, _, err = afm("report", "small.toml")
     assert code == 2
