@@ -28,6 +28,7 @@ from mlx.utils import tree_flatten, tree_map, tree_map_with_path, tree_unflatten
 
 from afm_mlx import artifact, compat
 from afm_mlx.errors import FitError, RunError
+from afm_mlx.profile import BATCH, UPDATE, stage_profile
 from afm_mlx.progress import Progress, bar, duration
 from afm_mlx.settings.sections import Watch
 from afm_mlx.training.schedule import warmup_cosine
@@ -148,9 +149,15 @@ def train(
         wanted = dict(tree_flatten(model.trainable_parameters()))
         state.params = tree_unflatten([(name, kept[name]) for name in wanted])
     _cut_log(log, state.step)
+    profile = stage_profile(_stage(work), course.steps - state.step, progress.say)
+    if not (fuse and compat.on_gpu()):  # then the loss can be asked for by itself
+        loss = profile.timed("forward", loss)
     gradient, apply = _halves(model, loss, rule, course, partial(_cast, compute, exact))
     if fuse:
         gradient, apply = compat.compiled(gradient), compat.compiled(apply)
+    batches, gradient = profile.timed(BATCH, batches), profile.timed("gradients", gradient)
+    apply, save = profile.timed(UPDATE, apply), profile.timed("snapshot", save_snapshot)
+    evaluate = profile.timed("evaluation", evaluate) if evaluate else None
     outcome = Outcome(earlier_seconds=state.seconds)
     memory_limit = watch.memory_fraction * compat.device_memory_bytes()
     started = saved = lap = time.monotonic()
@@ -204,15 +211,16 @@ def train(
                 lap, lap_tokens = time.monotonic(), 0.0
             if record:
                 _append(log, record)
-                progress.record({"stage": work.name.removesuffix(".part")} | record)
+                progress.record({"stage": _stage(work)} | record)
             stop = _reason_to_stop(interrupted, skipped, course, outcome.peak_bytes, memory_limit)
             if stop or now - saved >= watch.snapshot_every_seconds:
-                save_snapshot(snapshots, state)
+                save(snapshots, state)
                 saved = time.monotonic()
             if stop:
                 model.update(state.params)
                 raise _with_place(stop, step, snapshots)
 
+    profile.end()
     model.update(state.params)
     outcome.rule = state.rule
     return outcome
@@ -245,6 +253,11 @@ def _halves(
         )
 
     return gradient, apply
+
+
+def _stage(work: Path) -> str:
+    """Name of the stage whose folder in the making this is."""
+    return work.name.removesuffix(".part")
 
 
 def _accumulate(
