@@ -17,6 +17,7 @@ from .options import (
     LogJsonFlag,
     ModelArgument,
     OutFlag,
+    ProfileFlag,
     RunsFlag,
     SetFlag,
     SkipBadFlag,
@@ -59,6 +60,7 @@ def adapt(
     set_: SetFlag = [],
     runs: RunsFlag = RUNS,
     log_json: LogJsonFlag = None,
+    profile: ProfileFlag = None,
     json_: JsonFlag = False,
 ) -> None:
     """Train an adapter on conversations: a small change to a model, which stays as it is."""

@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from .models_io import find_model
-from .options import RUNS, JsonFlag, LogJsonFlag, ModelArgument, RunsFlag, SetFlag, SkipBadFlag
+from .options import (
+    RUNS,
+    JsonFlag,
+    LogJsonFlag,
+    ModelArgument,
+    ProfileFlag,
+    RunsFlag,
+    SetFlag,
+    SkipBadFlag,
+)
 from .shrink import run_own_model
 
 
@@ -28,6 +37,7 @@ def sft(
     set_: SetFlag = [],
     runs: RunsFlag = RUNS,
     log_json: LogJsonFlag = None,
+    profile: ProfileFlag = None,
     json_: JsonFlag = False,
 ) -> None:
     """Teach a model to say what the assistant says in conversations."""

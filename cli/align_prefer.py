@@ -14,6 +14,7 @@ from .options import (
     LogJsonFlag,
     ModelArgument,
     OutFlag,
+    ProfileFlag,
     RunsFlag,
     SetFlag,
     SkipBadFlag,
@@ -36,6 +37,7 @@ def reward(
     set_: SetFlag = [],
     runs: RunsFlag = RUNS,
     log_json: LogJsonFlag = None,
+    profile: ProfileFlag = None,
     json_: JsonFlag = False,
 ) -> None:
     """Make a reward model, which says how good an answer is."""
@@ -68,6 +70,7 @@ def prefer(
     set_: SetFlag = [],
     runs: RunsFlag = RUNS,
     log_json: LogJsonFlag = None,
+    profile: ProfileFlag = None,
     json_: JsonFlag = False,
 ) -> None:
     """Move a model towards the answers that were preferred."""

@@ -14,6 +14,7 @@ from .options import (
     LogJsonFlag,
     ModelArgument,
     OutFlag,
+    ProfileFlag,
     RunsFlag,
     SetFlag,
     SkipBadFlag,
@@ -36,6 +37,7 @@ def rl(
     set_: SetFlag = [],
     runs: RunsFlag = RUNS,
     log_json: LogJsonFlag = None,
+    profile: ProfileFlag = None,
     json_: JsonFlag = False,
 ) -> None:
     """Train a model on its own answers: better ones get likelier."""
@@ -93,6 +95,7 @@ def itec(
     set_: SetFlag = [],
     runs: RunsFlag = RUNS,
     log_json: LogJsonFlag = None,
+    profile: ProfileFlag = None,
     json_: JsonFlag = False,
 ) -> None:
     """Hold rounds: a committee answers, the best answers teach the next models."""

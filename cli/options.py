@@ -24,6 +24,29 @@ LogJsonFlag = Annotated[
     Path | None,
     typer.Option("--log-json", metavar="FILE", help="Write the log as JSON lines, too."),
 ]
+
+
+def _trace(context: typer.Context, file: Path | None) -> Path | None:
+    """Where `--profile` is given, trace what trains until the command ends."""
+    if file is not None and not context.resilient_parsing:
+        from afm_mlx.profile import close_profile, open_profile
+        from afm_mlx.ranks import joined
+
+        open_profile(file, joined().rank)
+        context.call_on_close(close_profile)
+    return file
+
+
+ProfileFlag = Annotated[
+    Path | None,
+    typer.Option(
+        "--profile",
+        metavar="FILE",
+        callback=_trace,
+        help="Trace where the time of some training steps goes, for chrome://tracing or Perfetto.",
+        show_default=False,
+    ),
+]
 ModelArgument = Annotated[
     str,
     typer.Argument(

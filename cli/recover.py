@@ -8,7 +8,16 @@ from typing import Annotated, Any, Literal
 import typer
 
 from .models_io import find_model
-from .options import RUNS, JsonFlag, LogJsonFlag, ModelArgument, OutFlag, RunsFlag, SetFlag
+from .options import (
+    RUNS,
+    JsonFlag,
+    LogJsonFlag,
+    ModelArgument,
+    OutFlag,
+    ProfileFlag,
+    RunsFlag,
+    SetFlag,
+)
 from .shrink import KindFlag, TextsFlag, run_own_model, source_kind
 
 
@@ -38,6 +47,7 @@ def recover(
     set_: SetFlag = [],
     runs: RunsFlag = RUNS,
     log_json: LogJsonFlag = None,
+    profile: ProfileFlag = None,
     json_: JsonFlag = False,
 ) -> None:
     """Train a quantized model to predict what the model predicted before."""

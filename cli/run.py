@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import DryRunFlag, JsonFlag, LogJsonFlag, RunsFlag, SetFlag
+from .options import DryRunFlag, JsonFlag, LogJsonFlag, ProfileFlag, RunsFlag, SetFlag
 from .terminal import tell
 
 
@@ -21,6 +21,7 @@ def run(
     set_: SetFlag = [],
     runs: RunsFlag = Path("runs"),
     log_json: LogJsonFlag = None,
+    profile: ProfileFlag = None,
     json_: JsonFlag = False,
 ) -> None:
     """Run a recipe's stages; what is done already is kept, what was interrupted goes on."""
@@ -55,6 +56,7 @@ def pretrain(
     set_: SetFlag = [],
     runs: RunsFlag = Path("runs"),
     log_json: LogJsonFlag = None,
+    profile: ProfileFlag = None,
     json_: JsonFlag = False,
 ) -> None:
     """Run one pre-training stage, and what it needs that is not done yet."""

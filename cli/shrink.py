@@ -9,7 +9,16 @@ from typing import Annotated, Any, Literal
 import typer
 
 from .models_io import find_model
-from .options import RUNS, JsonFlag, LogJsonFlag, ModelArgument, OutFlag, RunsFlag, SetFlag
+from .options import (
+    RUNS,
+    JsonFlag,
+    LogJsonFlag,
+    ModelArgument,
+    OutFlag,
+    ProfileFlag,
+    RunsFlag,
+    SetFlag,
+)
 
 TextsFlag = Annotated[
     Path, typer.Option("--data", metavar="PATH", help="Texts to train on: a file or a folder.")
@@ -39,6 +48,7 @@ def prune(
     set_: SetFlag = [],
     runs: RunsFlag = RUNS,
     log_json: LogJsonFlag = None,
+    profile: ProfileFlag = None,
     json_: JsonFlag = False,
 ) -> None:
     """Make a model's feed-forward layers narrower, and keep the units that matter."""
@@ -75,6 +85,7 @@ def distill(
     set_: SetFlag = [],
     runs: RunsFlag = RUNS,
     log_json: LogJsonFlag = None,
+    profile: ProfileFlag = None,
     json_: JsonFlag = False,
 ) -> None:
     """Train a model on what a larger one predicts."""

@@ -74,3 +74,14 @@ def test_a_recipe_of_ones_own_from_the_first_look_to_an_answer(afm, folder, tmp_
     imported = parsed("import", "small", "--runs", "runs", "--out", tmp_path / "copy")
     assert imported["parameters"] == shown["parameters"]
     assert parsed("generate", tmp_path / "copy", *question)["text"] == answer["text"]
+
+
+def test_profile_traces_the_stages_that_train_and_ends_with_the_command(afm, folder, tmp_path):
+    words = ["run", folder / "small.toml", "--until", "core"]
+    ran = afm(*words, "--runs", "runs", "--profile", "trace.json")
+    assert ran.code == 0, ran.err
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    assert {event["name"] for event in events} >= {"batch", "gradients", "update"}
+    assert events[0]["args"] == {"name": "core"}
+    assert "profile of " in ran.err
+    assert "profile of " not in afm(*words, "--runs", "others").err
