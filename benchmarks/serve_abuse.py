@@ -34,10 +34,22 @@ from typing import Any
 
 from afm_mlx import compat  # before MLX: it loads the BLAS  # isort: skip  # noqa: F401
 
+from declared import Declaration
+
 from afm_mlx.decoder.checkpoint import save_checkpoint
 from afm_mlx.decoder.decoder import Decoder, initialize
 from afm_mlx.settings.sections import Shape
 from afm_mlx.text.tokenizer import train_tokenizer
+
+BENCH = Declaration(
+    seconds=60,
+    figures={
+        "a server treated badly, requests with a wrong outcome": "at most 0",
+        "a server treated badly, memory / its budget": "at most 1",
+    },
+    small="--requests 600",
+    needs=("starlette", "uvicorn"),
+)
 
 TINY = Shape(
     num_layers=2,
@@ -400,7 +412,9 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=2_000)
     parser.add_argument("--memory-gb", type=float, default=0.03)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    fullest = 0.0
     with tempfile.TemporaryDirectory() as folder:
         model = make_model(Path(folder))
         with serving(str(model), options.memory_gb) as (process, port):
@@ -417,6 +431,7 @@ def main() -> None:
                     f"| {start + step:,} | {resident_mb(process.pid):,.0f} "
                     f"| {health['memory_bytes'] / 1e6:,.1f} | {health['budget_bytes'] / 1e6:,.0f} |"
                 )
+                fullest = max(fullest, health["memory_bytes"] / health["budget_bytes"])
                 if health["memory_bytes"] > health["budget_bytes"]:
                     abuse.failures.append("the memory budget was exceeded")
             seconds = time.perf_counter() - began
@@ -433,6 +448,10 @@ def main() -> None:
     print(", ".join(f"{kind} {count:,}" for kind, count in sorted(abuse.counts.items())))
     for failure in abuse.failures[:20]:
         print(f"FAILED {failure}")
+    if options.json:
+        values = [[len(abuse.failures)], [fullest]]
+        figures = dict(zip(BENCH.figures, values, strict=True))
+        options.json.write_text(json.dumps({"figures": figures}))
     sys.exit(1 if abuse.failures else 0)
 
 

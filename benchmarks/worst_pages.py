@@ -16,9 +16,17 @@ import sys
 import time
 from collections.abc import Iterator
 
+from declared import Declaration
+
 from afm_mlx.corpus.record import Record
 from afm_mlx.corpus.web.extract import Extractor
 from afm_mlx.settings.extraction import Extract, ExtractMode
+
+BENCH = Declaration(
+    seconds=900,
+    long="ten minutes",
+    results="Pages made to be slow: `python benchmarks/worst_pages.py`",
+)
 
 SENTENCE = "The harbour was built in the year when the river changed its bed, and it stayed. "
 CHINESE = "\u6e2f\u53e3\u5efa\u4e8e\u6cb3\u6d41\u6539\u9053\u7684\u90a3\u4e00\u5e74" * 5
