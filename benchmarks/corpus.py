@@ -63,7 +63,7 @@ from afm_mlx.settings.web import Warc
 from afm_mlx.text.tokenizer import Tokenizer, train_tokenizer
 
 BENCH = Declaration(
-    seconds=110,
+    seconds=100,
     figures={"corpus step tokens, documents/s beside sentencepiece": ""},
     small="--size 4 --rounds 1",
     large="--size 32",

@@ -43,7 +43,7 @@ from afm_mlx.settings.decontamination import Benchmark, Decontaminate
 from afm_mlx.settings.sections import Source, SourceKind
 
 BENCH = Declaration(
-    seconds=140,
+    seconds=110,
     figures={
         "benchmark items with choices or answer, found: verbatim": "at least 100 %",
         "benchmark items with choices or answer, found: upper case": "at least 100 %",

@@ -46,7 +46,7 @@ from afm_mlx.settings.overlap import Dedup
 from afm_mlx.settings.sections import Source, SourceKind
 
 BENCH = Declaration(
-    seconds=110,
+    seconds=100,
     figures={
         "duplicates, found as the LSH curve says: worst bin's distance": "at most 4 sd",
         "duplicates, found of planted copies: worst share's distance": "at most 4 sd",

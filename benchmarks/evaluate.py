@@ -48,7 +48,7 @@ from afm_mlx.inference.engine import Engine
 from afm_mlx.progress import Progress
 
 BENCH = Declaration(
-    seconds=200,
+    seconds=150,
     figures={
         "MMLU of smollm2, items/s beside mlx_lm.evaluate": "at least 1.5",
         "MMLU of smollm2, the same choices": "at least 100 %",

@@ -26,7 +26,7 @@ from afm_mlx.settings.policy import Questions
 from afm_mlx.zoo import resolve_model
 
 BENCH = Declaration(
-    seconds=30,
+    seconds=20,
     figures={
         "guardrails, a prompt of IFEval": "ms",
         "guardrails, a character of an answer": "us",

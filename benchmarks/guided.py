@@ -33,7 +33,7 @@ from afm_mlx.inference.guided import Guides
 from afm_mlx.inference.requests import Sampling
 
 BENCH = Declaration(
-    seconds=130,
+    seconds=110,
     figures={
         "guided answers that are valid": "at least 100 %",
         "guided / unguided, tokens/s, 4M model": "at least 0.8",

@@ -26,7 +26,7 @@ from declared import Declaration
 from afm_mlx.decoder.palette import PaletteLinear, pack
 
 BENCH = Declaration(
-    seconds=60,
+    seconds=40,
     figures={
         "products with 4-bit tables, 1 row: dense / tables, made anew": "",
         "products with 4-bit tables, 1 row: dense / tables": "",

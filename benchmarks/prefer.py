@@ -34,7 +34,7 @@ from afm_mlx.settings.sections import Shape
 from afm_mlx.training.objectives import dpo_loss, preference_margin
 
 BENCH = Declaration(
-    seconds=60,
+    seconds=40,
     figures={
         "preferences, pairs/s beside two padded batches": "",
         "preferences, memory of two padded batches / ours": "",

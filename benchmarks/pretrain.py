@@ -32,7 +32,7 @@ from typing import Any
 from declared import Declaration
 
 BENCH = Declaration(
-    seconds=170,
+    seconds=150,
     figures={
         "training, tokens/s beside mlx-lm's trainer": "at least 1.3",
         "training, tokens/s beside mlx-lm's trainer as installed": "at least 8",

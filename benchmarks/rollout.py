@@ -29,7 +29,7 @@ from afm_mlx.alignment.sampling import Sampled, sample_answers
 from afm_mlx.inference.engine import Engine
 
 BENCH = Declaration(
-    seconds=120,
+    seconds=100,
     figures={
         "answers sampled together / one at a time, tokens/s, 4M model": "at least 4",
         "answers sampled together / one at a time, tokens/s, smollm2": "at least 4",

@@ -39,7 +39,7 @@ from afm_mlx.training.objectives import next_token_loss
 from afm_mlx.training.optimizer import UpdateRule
 
 BENCH = Declaration(
-    seconds=60,
+    seconds=40,
     figures={
         "matrix products": "GFLOP/s",
         "copy, read and written": "GB/s",

@@ -30,7 +30,7 @@ from afm_mlx.inference.engine import Engine
 from afm_mlx.inference.requests import Chunk, Sampling
 
 BENCH = Declaration(
-    seconds=170,
+    seconds=150,
     figures={
         "8 requests together / one at a time, tokens/s, 4M model": "at least 2.5",
         "8 requests together / mlx-lm's one at a time, tokens/s, 4M model": "",

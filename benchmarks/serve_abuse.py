@@ -42,7 +42,7 @@ from afm_mlx.settings.sections import Shape
 from afm_mlx.text.tokenizer import train_tokenizer
 
 BENCH = Declaration(
-    seconds=60,
+    seconds=30,
     figures={
         "a server treated badly, requests with a wrong outcome": "at most 0",
         "a server treated badly, memory / its budget": "at most 1",
