@@ -28,7 +28,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -368,7 +367,8 @@ def main() -> None:
     print(machine())
     report: dict[str, Any] = {"machine": machine(), "task": options.task, "figures": {}}
     tasks = ["mmlu", "hellaswag"] if options.task == "both" else [options.task]
-    for (name, engine), task in product(engines(options.model), tasks):
+    turns = ((*each, task) for each in engines(options.model) for task in tasks)
+    for name, engine, task in turns:
         print(f"{name}, {task}")
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)

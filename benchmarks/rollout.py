@@ -66,7 +66,7 @@ def one_at_a_time(engine: Engine, asked: Sequence[list[int]], samples: int, toke
     """Each answer alone, by the engine, which reads the prompt again for each."""
     found = []
     for place, ids in enumerate(asked):
-        engine.prompt_ids = lambda prompt, raw=False, ids=ids: ids
+        engine.prompt_ids = lambda prompt, ids=ids, **_: ids
         group = []
         for sample in range(samples):
             key = seed * 1_000_003 + place * 1_009 + sample

@@ -8,6 +8,7 @@ time: 100 % is a part that cannot be faster here. Parts are those of one step of
 
     python benchmarks/roofline.py
     python benchmarks/roofline.py --recipe afm-mac --row-tokens 1024 --rows 8
+    OMP_NUM_THREADS=1 python benchmarks/roofline.py --processor   # of one core, on a busy machine
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from pretrain import shape_of
 
 from afm_mlx.decoder.attention import causal_attention
 from afm_mlx.decoder.decoder import Decoder, initialize
+from afm_mlx.decoder.exponential import silu
 from afm_mlx.planning.cost import flops_per_token
-from afm_mlx.planning.hardware import matmul_flops, read_bandwidth
 from afm_mlx.settings.sections import Optimizer, OptimizerName, Training
 from afm_mlx.training.cross_entropy import linear_cross_entropy
 from afm_mlx.training.objectives import next_token_loss
@@ -54,6 +55,7 @@ BENCH = Declaration(
     small="--rounds 3",
     large="--recipe afm-mac --row-tokens 1024 --rows 8 --rounds 5",
 )
+PRODUCT_SIDE = 8_192  # on a GPU; a quarter of it on a CPU
 COPY_BYTES = 2**28  # more than any cache of these chips
 # Arrays as large as the weights that AdamW reads (weight, gradient, two moments) and writes.
 UPDATE_READS, UPDATE_WRITES = 4, 3
@@ -72,14 +74,33 @@ class Part:
     """That it must at least read and write."""
 
 
+clock: Callable[[], float] = time.perf_counter
+
+
 def seconds(run: Callable[[], Any], rounds: int) -> list[float]:
     """Times until the result is computed, after one that warms up."""
     found = []
     for _ in range(rounds + 1):
-        began = time.perf_counter()
+        began = clock()
         mx.eval(run())
-        found.append(time.perf_counter() - began)
+        found.append(clock() - began)
     return found[1:]
+
+
+def product_rate(rounds: int) -> float:
+    """Operations per second of a large matrix product; the fastest round."""
+    side = PRODUCT_SIDE if compat.on_gpu() else PRODUCT_SIDE // 4
+    matrix = mx.random.normal((side, side)).astype(compat.compute_dtype())
+    mx.eval(matrix)
+    return 2 * side**3 / min(seconds(lambda: matrix @ matrix, rounds))
+
+
+def read_bandwidth(rounds: int) -> float:
+    """Bytes per second at which a matrix is read to multiply a vector; the fastest round."""
+    matrix = mx.full((COPY_BYTES // 4 // 4_096, 4_096), 0.5, mx.float32)
+    vector = mx.ones((4_096,), mx.float32)
+    mx.eval(matrix, vector)
+    return matrix.nbytes / min(seconds(lambda: matrix @ vector, rounds))
 
 
 def copy_bandwidth(rounds: int) -> float:
@@ -139,7 +160,7 @@ def parts(args: argparse.Namespace) -> list[Part]:
 
     def others(stream: mx.array, gate: mx.array, up: mx.array) -> mx.array:
         normed = mx.fast.rms_norm(stream, gain, 1e-5)
-        return normed.sum() + (gate * mx.sigmoid(gate) * up).sum()
+        return normed.sum() + (silu(gate) * up).sum()
 
     rule = UpdateRule(Optimizer(name=OptimizerName.ADAMW, eps=1e-8), hidden_size=D)
     params = model.trainable_parameters()
@@ -218,13 +239,17 @@ def main() -> None:
     parser.add_argument("--recipe", help="take its shape; --layers, --hidden, --vocab are ignored")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--loss-bytes", type=int, help="training.loss_bytes")
+    parser.add_argument("--processor", action="store_true", help="time of the processor")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    if args.processor:
+        global clock
+        clock = time.process_time
     dtype = str(compat.compute_dtype()).removeprefix("mlx.core.")
     rates = {
-        "matrix products": matmul_flops(dtype, 1.0) / 1e9,
+        "matrix products": product_rate(args.rounds) / 1e9,
         "copy, read and written": copy_bandwidth(args.rounds) / 1e9,
-        "matrix times vector, read": read_bandwidth() / 1e9,
+        "matrix times vector, read": read_bandwidth(args.rounds) / 1e9,
     }
     print(f"{machine()}, {dtype}")
     for name, rate in rates.items():
