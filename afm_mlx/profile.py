@@ -10,6 +10,7 @@ What MLX has compiled into one piece, as it does with gradients on a GPU, shows 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -97,11 +98,13 @@ def open_profile(file: Path, rank: int = 0) -> None:
     """From now on, stages that train in this process leave a trace in `file`.
 
     Raises:
-        OSError: `file` cannot be written.
+        OSError: there can be no such file.
     """
-    profile = Profile(file, rank)
-    profile.write()
-    _opened[:] = [profile]
+    if file.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder", str(file))
+    if not file.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such folder", str(file))
+    _opened[:] = [Profile(file, rank)]
 
 
 def close_profile() -> None:

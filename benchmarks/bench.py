@@ -59,13 +59,10 @@ class Job:
     name: str
     bench: Declaration
     arguments: tuple[str, ...]
+    command: str
+    """What one would type, DATA in place of the folder of data."""
     left_out: str
     """Why it does not run; empty when it does."""
-
-    @property
-    def command(self) -> str:
-        """What one would type."""
-        return shlex.join(["python", f"benchmarks/{self.name}.py", *self.arguments])
 
     @property
     def limit(self) -> float:
@@ -81,13 +78,26 @@ def jobs(folder: Path, data: Path, *, gpu: bool, only: Sequence[str]) -> list[Jo
         if bench is None:
             continue
         words = bench.large if gpu and bench.large else bench.small
-        words = words.replace("{data}", str(data)).replace("{folder}", str(folder))
-        arguments = tuple(shlex.split(words))
+        places = {"{data}": str(data), "{folder}": str(folder)}
+        arguments = tuple(filled(word, places) for word in shlex.split(words))
         why = missing(bench, data)
         if not why and bench.long and file.stem not in only:
             why = bench.long
-        found.append(Job(file.stem, bench, arguments, why))
+        found.append(Job(file.stem, bench, arguments, typed(file.stem, words), why))
     return found
+
+
+def typed(name: str, words: str) -> str:
+    """A command as one would type it."""
+    places = {"{data}": "DATA", "{folder}": "benchmarks"}
+    return f"python benchmarks/{name}.py {filled(words, places)}".strip()
+
+
+def filled(word: str, places: Mapping[str, str]) -> str:
+    """A word with names of places in it."""
+    for name, place in places.items():
+        word = word.replace(name, place)
+    return word
 
 
 def missing(bench: Declaration, data: Path) -> str:
@@ -254,8 +264,10 @@ LONGER = (
 )
 
 
-def report(all_jobs: Sequence[Job], work: Work, facts: Mapping[str, Any]) -> str:
-    """The page, in Markdown."""
+def report(
+    all_jobs: Sequence[Job], work: Work, facts: Mapping[str, Any], pictures: Sequence[str] = ()
+) -> str:
+    """The page, in Markdown; with pictures that benchmarks have left, as lines."""
     found = list(lines(all_jobs, work))
     with_goal = [line for line in found if line.goal.number is not None]
     measured = [line for line in with_goal if line.values]
@@ -278,7 +290,7 @@ def report(all_jobs: Sequence[Job], work: Work, facts: Mapping[str, Any]) -> str
         f"BLAS {facts['blas'] or 'none'}, Python {facts['python']}; {versions(all_jobs)}. "
         f"Commit {facts['commit']}, "
         f"{' to '.join(dict.fromkeys([dates[0], dates[-1]])) if dates else 'nothing ran'}; "
-        f"{minutes:.0f} minutes in all.",
+        f"{minutes:.1f} minutes in all.",
         "",
         "## Goals",
         "",
@@ -290,6 +302,7 @@ def report(all_jobs: Sequence[Job], work: Work, facts: Mapping[str, Any]) -> str
         "",
         "![Figures and their goals](bench.png)",
         "",
+        *pictures,
         "## Without a goal",
         "",
         "| figure | measured | rounds | benchmark |",
@@ -347,7 +360,8 @@ def row(line: Line) -> str:
 def job_row(job: Job, result: Mapping[str, Any] | None) -> str:
     """A benchmark as a row."""
     if result is None:
-        return f"| {job.name} | `{job.command}` | | | left out: {job.left_out or 'not run yet'} |"
+        left_out = f"left out: {job.left_out}" if job.left_out else "not run"
+        return f"| {job.name} | `{job.command}` | | | {left_out} |"
     return (
         f"| {job.name} | `{result['command']}` | {result['seconds']:,.0f} | {result['load']} "
         f"| {result['ended']} |"
@@ -458,7 +472,9 @@ def main() -> int:
     if why:
         tell(why)
     page = args.folder / "BENCH.md"
-    page.write_text(report(all_jobs, work, facts), encoding="utf-8")
+    grows = args.folder / "growth.png"
+    pictures = ["![How cost grows with the corpus](growth.png)", ""] if grows.exists() else []
+    page.write_text(report(all_jobs, work, facts, pictures), encoding="utf-8")
     if not args.only:
         work.end()
     tell(f"written: {page}")

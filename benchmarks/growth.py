@@ -10,7 +10,7 @@ programs run over it, each at each size in a process of its own, which tells its
 Seconds are those of the processor; in `train` from the third step on, and on a GPU of the clock.
 What is constant makes a corpus of any size take its share of time, and no more memory.
 
-    python benchmarks/growth.py                            # 0.2, 2 and 20 MB: three minutes
+    python benchmarks/growth.py                            # 0.3, 3 and 30 MB: three minutes
     python benchmarks/growth.py --base-mb 1 --plot growth.png
 """
 
@@ -244,7 +244,7 @@ def alone(words: list[str]) -> dict[str, Any]:
 def main() -> None:
     """Make the corpora, run all programs, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--base-mb", type=float, default=0.2, help="text of the smallest corpus")
+    parser.add_argument("--base-mb", type=float, default=0.3, help="text of the smallest corpus")
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=PROGRAMS)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path, help="PNG; needs matplotlib")

@@ -185,7 +185,9 @@ def test_one_that_takes_too_long_is_stopped_with_its_children(tmp_path):
     class Short(bench.Job):
         limit = 2.0
 
-    found = bench.run(Short("hangs", Declaration(1.0), (), ""), tmp_path, tmp_path)
+    found = bench.run(
+        Short("hangs", Declaration(1.0), (), "python hangs.py", ""), tmp_path, tmp_path
+    )
     assert found["ended"].startswith("stopped after 2 s; its last line: child ")
     child = int(found["ended"].split()[-1])
     alive = subprocess.run(["ps", "-o", "stat=", "-p", str(child)], capture_output=True, text=True)

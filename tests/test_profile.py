@@ -155,6 +155,9 @@ def test_only_rank_0_writes(tmp_path):
     assert not (tmp_path / "trace.json").exists()
 
 
-def test_a_file_that_cannot_be_written_is_refused_at_once(tmp_path):
+def test_a_file_that_cannot_be_is_refused_before_anything_is_done(tmp_path):
     with pytest.raises(FileNotFoundError):
         profile.open_profile(tmp_path / "no folder" / "trace.json")
+    with pytest.raises(IsADirectoryError):
+        profile.open_profile(tmp_path)
+    assert not list(tmp_path.iterdir())

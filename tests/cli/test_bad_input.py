@@ -304,6 +304,7 @@ def test_folder_that_exists_is_never_written_over(refused, finished, runs, tmp_p
         (["--log-json", "no/such/folder.jsonl"], "no such file or folder: no/such/folder.jsonl"),
         (["--log-json", "."], "a folder is where a file must be: ."),
         (["--profile", "no/such/trace.json"], "no such file or folder: no/such/trace.json"),
+        (["--profile", "."], "a folder is where a file must be: ."),
     ],
 )
 def test_place_that_cannot_be_written_to_is_named(refused, recipe, tmp_path, words, said):
