@@ -230,9 +230,14 @@ WHOLE = Layout()
 """One rank, which has everything."""
 
 
+def data_ranks() -> Ranks:
+    """The ranks among whom the rows of a step are shared out."""
+    return joined()
+
+
 def layout_of(model: Any, settings: Training) -> Layout:
     """How the trained weights of a model lie on the ranks of this run, as [training] says."""
-    ranks = joined()
+    ranks = data_ranks()
     if settings.shard is Shard.NONE or ranks.size == 1:
         return Layout(ranks)
     flat: Any = tree_flatten(model.trainable_parameters())
