@@ -97,10 +97,8 @@ class Ranks:
 
     def most(self, values: Sequence[int]) -> list[int]:
         """The largest that any rank has, of each of some integers."""
-        if self.size == 1:
-            return list(values)
-        largest = mx.distributed.all_max(mx.array([*values], mx.int64), group=self.group)
-        return [int(value) for value in np.array(largest)]
+        told = self.gathered(mx.array([[*values]], mx.int64))
+        return [int(value) for value in np.array(told).max(axis=0)]
 
     def any(self, value: bool) -> bool:
         """Whether it is so on any rank."""

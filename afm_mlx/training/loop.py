@@ -195,7 +195,6 @@ def train(
                 batch = batches(step + 1)  # while the device is busy
             mx.eval(state.params, state.rule, stats, sums)
             now = time.monotonic()
-            # What only one rank knows: the others must know it in the same step.
             peak = max(outcome.peak_bytes, mx.get_peak_memory())
             late = now - saved >= watch.snapshot_every_seconds
             # What only one rank knows, all must know in the same step.
