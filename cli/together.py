@@ -22,13 +22,23 @@ class Ended(Exception):
 
 def hand_over(context: typer.Context, hosts: str | None) -> None:
     """Where `--hosts` is given, run this command once for each rank, and end as they do."""
+    _hand_over(context, hosts, keyboard=False)
+
+
+def hand_over_keyboard(context: typer.Context, hosts: str | None) -> None:
+    """`hand_over` of a command that is talked with: rank 0 reads this process's stdin."""
+    _hand_over(context, hosts, keyboard=True)
+
+
+def _hand_over(context: typer.Context, hosts: str | None, *, keyboard: bool) -> None:
     if hosts is None or context.resilient_parsing:
         return
     from afm_mlx.launch.hosts import read_hosts
     from afm_mlx.launch.processes import run
 
     words = context.find_root().obj
-    ending = run(read_hosts(hosts), without_hosts(sys.argv[1:] if words is None else words))
+    command = without_hosts(sys.argv[1:] if words is None else words)
+    ending = run(read_hosts(hosts), command, keyboard=keyboard)
     if ending.message:
         show_error(ending.message, ending.hint)
     raise Ended(ending.code)
