@@ -68,7 +68,7 @@ def commands(base, chatty, chats, tmp_path):
             ["rl.rounds=2", "rl.prompts_per_step=2", "rl.max_tokens=6", "rl.lr=0.001"],
         ),
         "prune": (
-            ["prune", base, "--data", prose, "--width", "32"],
+            ["prune", base, "--data", prose, "--ffn", 32],
             [f"prune.{each}" for each in rows],
         ),
         "lora": (["recover", tables, *taught, "--rank", 2], shrunk),
