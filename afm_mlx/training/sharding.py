@@ -109,8 +109,8 @@ class Layout:
                     module._source = None
 
     def restore(self, model: Any, parts: Any) -> None:
-        """Give a model its whole weights, in float32, on every rank."""
-        model.update(self.whole(parts))
+        """Give a model its whole weights, in float32, on every rank; or the parts it has."""
+        model.update(self.whole(parts) if self.gathers else parts)
         self.gather(model)
 
     def total(self, sums: dict[str, mx.array], grads: Any) -> tuple[dict[str, mx.array], Any]:
