@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 import typer
@@ -31,14 +30,13 @@ def hand_over_keyboard(context: typer.Context, hosts: str | None) -> None:
 
 
 def _hand_over(context: typer.Context, hosts: str | None, *, keyboard: bool) -> None:
-    if hosts is None or context.resilient_parsing:
+    words = context.find_root().obj
+    if hosts is None or words is None:  # None: the command line is only looked at
         return
     from afm_mlx.launch.hosts import read_hosts
     from afm_mlx.launch.processes import run
 
-    words = context.find_root().obj
-    command = without_hosts(sys.argv[1:] if words is None else words)
-    ending = run(read_hosts(hosts), command, keyboard=keyboard)
+    ending = run(read_hosts(hosts), without_hosts(words), keyboard=keyboard)
     if ending.message:
         show_error(ending.message, ending.hint)
     raise Ended(ending.code)
