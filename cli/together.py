@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import typer
 
+from afm_mlx.errors import AfmError
+
 from .terminal import show_error, tell
 
 OPTION = "--hosts"
@@ -37,7 +39,9 @@ def _hand_over(context: typer.Context, hosts: str | None, *, keyboard: bool) -> 
     from afm_mlx.launch.processes import run
 
     ending = run(read_hosts(hosts), without_hosts(words), keyboard=keyboard)
-    if ending.message:
+    if ending.message and ending.code == 130:
+        tell(ending.message)
+    elif ending.message:
         show_error(ending.message, ending.hint)
     raise Ended(ending.code)
 
@@ -69,13 +73,15 @@ def end_for_another_rank(error: Exception) -> int:
     """
     from afm_mlx.launch import rank
 
+    if isinstance(error, typer.Abort | typer.Exit):  # RuntimeErrors, for Typer
+        return 0
     lost = rank.is_from_another_rank(error)
     if lost and rank.was_asked_to_stop():
         tell(f"interrupted; {rank.AGAIN}")
         return 130
     if lost or isinstance(error, RuntimeError):
         rank.hold_back()
-    if not lost:
+    if not lost or isinstance(error, AfmError):  # which has better words
         return 0
     show_error("another rank was lost", rank.AGAIN)
     return 2
