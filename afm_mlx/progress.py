@@ -25,7 +25,10 @@ class Progress:
         self._last = 0.0
 
     def close(self) -> None:
-        """Close the JSON log, if there is one."""
+        """End the live line, and close the JSON log, if there is one."""
+        if self._width:  # else what comes next would stand behind it
+            self._stream.write("\n")
+            self._width = 0
         if self._log:
             self._log.close()
 
@@ -63,6 +66,19 @@ class Progress:
         if self._width:
             self._stream.write("\r" + " " * self._width + "\r")
             self._width = 0
+
+
+class Silence(Progress):
+    """Tells nothing: for a process that works beside the one that tells."""
+
+    def __init__(self) -> None:
+        super().__init__(stream=sys.stderr)
+
+    def say(self, line: str) -> None:
+        """Print nothing."""
+
+    def status(self, line: str, *, last: bool = False) -> None:
+        """Show nothing."""
 
 
 def bar(done: int, total: int, width: int = 20) -> str:

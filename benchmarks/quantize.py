@@ -8,6 +8,7 @@ scales, biases, tables and adapters. mlx-lm's methods run as `quantize_peers.py`
     python benchmarks/quantize.py peers --json peers.json             # hours on two cores
     python benchmarks/quantize.py peers affine-4-64 --json peers.json  # a method apart
     python benchmarks/quantize.py ours --json ours.json
+    python benchmarks/quantize.py plain --json plain.json             # tables by k-means alone
     python benchmarks/quantize.py check                      # that the faster ways are the same
     python benchmarks/quantize.py show peers.json ours.json --plot benchmarks/quantize.png
 """
@@ -50,6 +51,11 @@ PEERS = (
 OURS_BITS = (4.0, 3.7, 3.5, 2.5)
 OURS_TOKENS = 40_960
 OURS_RANKS = (8, 16, 32)
+PLAIN = (  # the report's tables, as far as it says: k-means of 16 rows
+    "quantize.error_feedback=false",
+    "quantize.equalize=false",
+    "quantize.correct_drift=false",
+)
 METHODS = ("lora", "tables", "both")  # what is trained: adapters, tables, or one after the other
 FAMILIES = {
     "affine": "mlx-lm affine",
@@ -58,6 +64,8 @@ FAMILIES = {
     "awq": "mlx-lm AWQ",
     "dwq": "mlx-lm DWQ",
     "ours": "tables",
+    "plain": "tables by k-means alone",
+    "plain-rank-16": "the same, and adapter of rank 16",
     "trained": "tables, trained",
     "rank-8": "tables and adapter of rank 8",
     "rank-16": "tables and adapter of rank 16",
@@ -203,13 +211,16 @@ def run_peer(book: Book, name: str) -> None:
 
 
 def run_ours(book: Book, args: argparse.Namespace) -> None:
-    """Tables at each average, before and after recovery by each method."""
+    """Tables at each average, ours or plain, before and after recovery by each method."""
     row_tokens = f"quantize.calibration_row_tokens={book.setup.ROW_TOKENS}"
+    is_plain = args.part == "plain"
+    sets = [*(PLAIN if is_plain else ()), *args.set]
     for target in args.bits:
-        folder, name = book.work / f"tables-{target:g}", f"ours-{target:g}"
+        name = f"{args.part}-{target:g}"
+        folder = book.work / (name if is_plain else f"tables-{target:g}")
         book.start()
         asked = ["--bits-per-weight", str(target), "--set", row_tokens]
-        make(book, folder, ["quantize", str(book.model), *asked], args.set)
+        make(book, folder, ["quantize", str(book.model), *asked], sets)
         if not book.has(name):
             measure_ours(book, name, folder)
         for tokens in args.tokens:
@@ -304,9 +315,10 @@ def tables(rows: Sequence[dict[str, Any]]) -> str:
 def _claims(rows: Sequence[dict[str, Any]]) -> list[str]:
     found = {row["name"]: row for row in rows}
     ours = [row for row in rows if row["name"].startswith("ours")]
+    plain = [row for row in rows if row["name"].startswith("plain")]
     lines = []
     for row in rows:
-        if row in ours:
+        if row in ours or row in plain:
             continue
         for bits, where in (("adapted_bits", "true"), ("scaled_bits", "2.7B's")):
             fewer = [each for each in ours if each[bits] <= row[bits] + 1e-9]
@@ -319,11 +331,13 @@ def _claims(rows: Sequence[dict[str, Any]]) -> list[str]:
                 f"{row[bits]:.3f}, and KL {best['kl']:.4f} to {row['kl']:.4f}: "
                 + ("lower" if best["kl"] < row["kl"] else "NOT lower")
             )
-    for row in ours:
-        before = found["-".join(row["name"].split("-")[:2])]
-        if row is not before:
-            share = 1 - row["kl"] / before["kl"]
-            lines.append(f"{row['name']}: {share:.1%} of KL {before['kl']:.4f} is won back")
+    for row in (*ours, *plain):
+        kind, bits = row["name"].split("-")[:2]
+        for before in dict.fromkeys((f"{kind}-{bits}", f"plain-{bits}")):
+            if before in found and row is not found[before] and row["rank"]:
+                lost = found[before]["kl"]
+                share = 1 - row["kl"] / lost
+                lines.append(f"{row['name']}: {share:.1%} less than the {lost:.4f} of {before}")
     return lines
 
 
@@ -331,12 +345,15 @@ def family(row: Mapping[str, Any]) -> str:
     """Which line of the plot a result is on."""
     trained = "trained" in row["name"]
     if row["rank"]:
-        return f"{'trained-' * trained}rank-{row['rank']}"
+        plain = row["name"].startswith("plain")
+        return f"{'plain-' * plain}{'trained-' * trained}rank-{row['rank']}"
     return "trained" if trained else row["name"].split("-")[0].split("_")[0]
 
 
 STYLES = {
     "ours": ("s--", "black"),
+    "plain": ("x--", "tab:brown"),
+    "plain-rank-16": ("+--", "tab:brown"),
     "trained": ("D-", "tab:blue"),
     "rank-8": ("o--", "tab:orange"),
     "rank-16": ("o--", "tab:red"),
@@ -372,7 +389,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axis.set_xlabel(title)
     curves: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
-        if row["name"].startswith(("dwq", "ours")):
+        if row["name"].startswith(("dwq", "ours", "plain")):
             curves.setdefault(row["name"], []).append((row["tokens"], row["kl"]))
     starts = {row["name"]: row["kl"] for row in rows if not row["tokens"]}
     for name, points in sorted(curves.items()):
@@ -404,12 +421,16 @@ def main() -> None:
     peers = parts.add_parser("peers", help="mlx-lm's methods")
     peers.add_argument("names", nargs="*", default=PEERS, metavar="METHOD")
     ours = parts.add_parser("ours", help="tables and recovery")
-    ours.add_argument("--bits", type=float, nargs="+", default=OURS_BITS)
-    ours.add_argument("--ranks", type=int, nargs="*", default=OURS_RANKS)
-    ours.add_argument("--tokens", type=int, nargs="+", default=[OURS_TOKENS], help="of recovery")
-    ours.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS)
-    ours.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
-    for part in (peers, ours):
+    plain = parts.add_parser("plain", help="the report's tables, and recovery")
+    for part in (ours, plain):
+        part.add_argument("--bits", type=float, nargs="+", default=OURS_BITS)
+        part.add_argument("--ranks", type=int, nargs="*", default=OURS_RANKS)
+        part.add_argument(
+            "--tokens", type=int, nargs="+", default=[OURS_TOKENS], help="to train on"
+        )
+        part.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS)
+        part.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    for part in (peers, ours, plain):
         part.add_argument("--json", type=Path)
     parts.add_parser("check", help="that the faster ways to compute are the same functions")
     show = parts.add_parser("show", help="what files hold")

@@ -31,6 +31,7 @@ from .run import pretrain, run
 from .serve import serve
 from .shrink import distill, prune
 from .terminal import show_error, tell
+from .together import Ended, end_for_another_rank, follow_launcher
 
 START, USE, BUILD = "Start here", "Use a model", "Build a model"
 ALIGN, SHRINK = "Teach a model to answer", "Make a model smaller"
@@ -127,12 +128,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     command = typer.main.get_command(app)
+    is_rank = follow_launcher()
     try:
         code = command.main(
-            [word for word in words if word != "--debug"], prog_name="afm", standalone_mode=False
+            [word for word in words if word != "--debug"],
+            prog_name="afm",
+            standalone_mode=False,
+            obj=words,
         )
         sys.stdout.flush()  # a full disk or a closed pipe shows up here and not after us
+    except Ended as ended:
+        return ended.code
     except Exception as error:
+        if is_rank and (code := end_for_another_rank(error)):
+            return code
         if debug:
             traceback.print_exc()
         return _explain(error, debug)

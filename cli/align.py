@@ -10,6 +10,7 @@ import typer
 from .models_io import find_model
 from .options import (
     RUNS,
+    HostsFlag,
     JsonFlag,
     LogJsonFlag,
     ModelArgument,
@@ -29,6 +30,7 @@ def sft(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder to create.")
     ] = None,
+    hosts: HostsFlag = None,
     skip_bad: SkipBadFlag = False,
     show_masks: Annotated[
         bool,

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .together import hand_over
+
 SetFlag = Annotated[
     list[str],
     typer.Option(
@@ -24,11 +26,21 @@ LogJsonFlag = Annotated[
     Path | None,
     typer.Option("--log-json", metavar="FILE", help="Write the log as JSON lines, too."),
 ]
+HostsFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--hosts",
+        metavar="FILE|local:N",
+        callback=hand_over,
+        help="Share the work with other machines, or between N processes on this one.",
+        show_default=False,
+    ),
+]
 
 
 def _trace(context: typer.Context, file: Path | None) -> Path | None:
     """Where `--profile` is given, trace what trains until the command ends."""
-    if file is not None and not context.resilient_parsing:
+    if file is not None and context.find_root().obj is not None:  # None: only looked at
         from afm_mlx.profile import close_profile, open_profile
         from afm_mlx.ranks import joined
 

@@ -10,6 +10,7 @@ import typer
 from .models_io import find_model
 from .options import (
     RUNS,
+    HostsFlag,
     JsonFlag,
     LogJsonFlag,
     ModelArgument,
@@ -25,6 +26,7 @@ def recover(
     model: ModelArgument,
     data: TextsFlag,
     out: OutFlag,
+    hosts: HostsFlag = None,
     teacher: Annotated[
         str | None,
         typer.Option(

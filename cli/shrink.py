@@ -11,6 +11,7 @@ import typer
 from .models_io import find_model
 from .options import (
     RUNS,
+    HostsFlag,
     JsonFlag,
     LogJsonFlag,
     ModelArgument,
@@ -19,6 +20,7 @@ from .options import (
     RunsFlag,
     SetFlag,
 )
+from .terminal import open_progress
 
 TextsFlag = Annotated[
     Path, typer.Option("--data", metavar="PATH", help="Texts to train on: a file or a folder.")
@@ -40,6 +42,7 @@ def prune(
     ],
     data: TextsFlag,
     out: OutFlag,
+    hosts: HostsFlag = None,
     method: Annotated[
         Literal["masks", "activation"],
         typer.Option(help="Learn which to keep, or take the most active ones without training."),
@@ -81,6 +84,7 @@ def distill(
     ],
     data: TextsFlag,
     out: OutFlag,
+    hosts: HostsFlag = None,
     kind: KindFlag = None,
     set_: SetFlag = [],
     runs: RunsFlag = RUNS,
@@ -133,10 +137,9 @@ def run_own_model(
     from contextlib import closing
 
     from afm_mlx import own_model
-    from afm_mlx.progress import Progress
 
     try:
-        with closing(Progress(log_json=log_json)) as progress:
+        with closing(open_progress(log_json)) as progress:
             manifest = own_model.run(recipe, stage, out, progress)
     except KeyboardInterrupt as error:  # Typer would drop what it says: where training saved
         raise typer.Abort(str(error) or "interrupted; the same command goes on") from None

@@ -69,13 +69,13 @@ def find_run(word: str, runs: Path) -> Path:
         word = load_named_recipe(word).name
     path = Path(word).expanduser()
     is_name = path.name == word != ".."
-    for folder in (runs / word, path) if is_name else (path,):
+    for folder in (runs / word, path) if is_name else (path, runs / word):
         if word and folder.is_dir():
             return folder
     known = sorted(path.name for path in runs.iterdir() if path.is_dir()) if runs.is_dir() else []
     near = nearest(word, known)
     raise RunError(
-        f"no run is called '{word}': there is no folder {runs / word if is_name else path}",
+        f"no run is called '{word}': there is no folder {runs / word}",
         hint=f"did you mean '{near}'?"
         if near
         else f"there are {', '.join(known)}"
