@@ -16,29 +16,23 @@ import argparse
 import contextlib
 import hashlib
 import json
-import math
 import os
 import platform
 import shlex
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from declared import Declaration, Goal, read_bench
+from bench_page import OURS, lines, plot, report
+from declared import Declaration, Job, installed, read_bench
 
 HERE = Path(__file__).parent
 DATA = HERE.parents[1] / "shared" / "data"
-PATIENCE = 6  # times the declared seconds, after which a benchmark is stopped
-LEAST_SECONDS = 120  # before one is stopped
-OURS = ("afm-mlx", "mlx", "mlx-lm", "numpy")
 
 MACHINE = """
 import json, os, platform
@@ -50,24 +44,6 @@ print(json.dumps({
     "format": str(compat.compute_dtype()).removeprefix("mlx.core."),
 }))
 """
-
-
-@dataclass(frozen=True)
-class Job:
-    """A benchmark on this machine."""
-
-    name: str
-    bench: Declaration
-    arguments: tuple[str, ...]
-    command: str
-    """What one would type, DATA in place of the folder of data."""
-    left_out: str
-    """Why it does not run; empty when it does."""
-
-    @property
-    def limit(self) -> float:
-        """Seconds after which it is stopped."""
-        return max(LEAST_SECONDS, PATIENCE * self.bench.seconds)
 
 
 def jobs(folder: Path, data: Path, *, gpu: bool, only: Sequence[str]) -> list[Job]:
@@ -107,14 +83,6 @@ def missing(bench: Declaration, data: Path) -> str:
     if packages:
         return f"not installed: {', '.join(packages)}"
     return f"no data: {', '.join(files)}" if files else ""
-
-
-def installed(package: str) -> str | None:
-    """Version of a package; None where it is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def machine() -> dict[str, Any]:
@@ -213,217 +181,6 @@ def last_line(text: str) -> str:
     return lines[-1][:160].replace("|", "/") if lines else "it said nothing"
 
 
-@dataclass(frozen=True)
-class Line:
-    """A figure of the table."""
-
-    name: str
-    goal: Goal
-    values: tuple[float, ...]
-    """One of each round; none where it was not measured."""
-    why: str
-    """Why it was not measured."""
-    source: str
-    """Name of its benchmark."""
-
-    @property
-    def value(self) -> float:
-        """The median of all rounds."""
-        return statistics.median(self.values)
-
-    @property
-    def is_met(self) -> bool | None:
-        """Whether the goal is reached; None where there is none, or no value."""
-        return self.goal.is_met(self.value) if self.values else None
-
-
-def lines(all_jobs: Sequence[Job], work: Work) -> Iterator[Line]:
-    """All figures, declared or not."""
-    for job in all_jobs:
-        result = work.read(job.name) or {}
-        figures, why = result.get("figures", {}), result.get("missing", {})
-        instead = job.left_out or result.get("ended") or "not measured"
-        for name in dict.fromkeys([*job.bench.figures, *figures, *why]):
-            goal = Goal(job.bench.figures.get(name, ""))
-            values = tuple(figures.get(name, ()))
-            yield Line(name, goal, values, why.get(name, instead), job.name)
-
-
-HEAD = (
-    "Written by `make bench`. Longer runs, read and explained, are in [RESULTS.md](RESULTS.md),",
-    "and [performance.md](../docs/performance.md) says what the figures mean. In a ratio both",
-    "sides took turns on this machine; do not compare it with those of another.",
-)
-GOALS = (
-    "Goals are those that each part was built to. A figure is the median of its rounds, beside",
-    "the lowest and the highest.",
-)
-LONGER = (
-    "What they found when they were last run is in RESULTS.md.",
-    "`python benchmarks/bench.py --only NAME` runs one and puts its figures above.",
-)
-
-
-def report(
-    all_jobs: Sequence[Job], work: Work, facts: Mapping[str, Any], pictures: Sequence[str] = ()
-) -> str:
-    """The page, in Markdown; with pictures that benchmarks have left, as lines."""
-    found = list(lines(all_jobs, work))
-    with_goal = [line for line in found if line.goal.number is not None]
-    measured = [line for line in with_goal if line.values]
-    here = [line for line in with_goal if line.values or not is_long(all_jobs, line.source)]
-    met = sum(bool(line.is_met) for line in measured)
-    results = {job.name: work.read(job.name) for job in all_jobs}
-    jobs_here = [job for job in all_jobs if not job.bench.long or results[job.name]]
-    ran = {name: result for name, result in results.items() if result}
-    minutes = sum(result["seconds"] for result in ran.values()) / 60
-    dates = sorted({result["date"] for result in ran.values()})
-    text = [
-        "# What `make bench` found",
-        "",
-        *HEAD,
-        "",
-        f"**{met} of {len(measured)} goals that were measured are met**"
-        + (f"; {len(here) - len(measured)} could not be measured here." if here else "."),
-        "",
-        f"{facts['device']} ({facts['system']}), {facts['format']}, "
-        f"BLAS {facts['blas'] or 'none'}, Python {facts['python']}; {versions(all_jobs)}. "
-        f"Commit {facts['commit']}, "
-        f"{' to '.join(dict.fromkeys([dates[0], dates[-1]])) if dates else 'nothing ran'}; "
-        f"{minutes:.1f} minutes in all.",
-        "",
-        "## Goals",
-        "",
-        *GOALS,
-        "",
-        "| figure | measured | rounds | goal | met | benchmark |",
-        "|---|---|---|---|---|---|",
-        *(row(line) for line in here),
-        "",
-        "![Figures and their goals](bench.png)",
-        "",
-        *pictures,
-        "## Without a goal",
-        "",
-        "| figure | measured | rounds | benchmark |",
-        "|---|---|---|---|",
-        *(row(line) for line in found if line.goal.number is None),
-        "",
-        "## What ran",
-        "",
-        "Load is that of the machine just before: above a few tenths, other work took part.",
-        "",
-        "| benchmark | command | seconds | load | |",
-        "|---|---|---|---|---|",
-        *(job_row(job, results[job.name]) for job in jobs_here),
-        "",
-        "## Longer runs",
-        "",
-        *LONGER,
-        "",
-        "| benchmark | how long | goal | findings |",
-        "|---|---|---|---|",
-        *(long_row(job) for job in all_jobs if job not in jobs_here),
-    ]  # fmt: skip
-    return "\n".join(text) + "\n"
-
-
-def is_long(all_jobs: Sequence[Job], name: str) -> bool:
-    """Whether `make bench` leaves a benchmark out for its length."""
-    return any(job.name == name and job.bench.long for job in all_jobs)
-
-
-def versions(all_jobs: Sequence[Job]) -> str:
-    """Packages of ours and of all peers that are installed."""
-    names = dict.fromkeys(OURS)
-    for job in all_jobs:
-        names |= dict.fromkeys([*job.bench.needs, *job.bench.peers])
-    return ", ".join(f"{name} {found}" for name in names if (found := installed(name)))
-
-
-def row(line: Line) -> str:
-    """A figure as a row of its table."""
-    unit = line.goal.unit
-    if line.values:
-        measured = f"{number(line.value)} {unit}".strip()
-        low, high = min(line.values), max(line.values)
-        rounds = f"{number(low)} to {number(high)}" if len(line.values) > 1 else ""
-    else:
-        measured, rounds = line.why, ""
-    cells = [line.name, measured, rounds]
-    if line.goal.number is not None:
-        verdict = {True: "yes", False: "**no**", None: ""}[line.is_met]
-        cells += [line.goal.text, verdict]
-    return f"| {' | '.join([*cells, line.source])} |"
-
-
-def job_row(job: Job, result: Mapping[str, Any] | None) -> str:
-    """A benchmark as a row."""
-    if result is None:
-        left_out = f"left out: {job.left_out}" if job.left_out else "not run"
-        return f"| {job.name} | `{job.command}` | | | {left_out} |"
-    return (
-        f"| {job.name} | `{result['command']}` | {result['seconds']:,.0f} | {result['load']} "
-        f"| {result['ended']} |"
-    )
-
-
-def long_row(job: Job) -> str:
-    """A benchmark that is left out for its length, as a row."""
-    goals = "; ".join(f"{name}: {goal}" for name, goal in job.bench.figures.items())
-    heading = job.bench.results
-    anchor = "".join(c for c in heading.lower().replace(" ", "-") if c.isalnum() or c in "-_")
-    link = f"[{heading.partition(': `')[0]}](RESULTS.md#{anchor})" if heading else ""
-    return f"| {job.name} | {job.bench.long} | {goals} | {link} |"
-
-
-def number(value: float) -> str:
-    """Three digits, more of large numbers."""
-    if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
-    digits = max(0, 2 - math.floor(math.log10(abs(value))))
-    text = f"{value:,.{min(digits, 6)}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def plot(found: Sequence[Line], file: Path) -> str:
-    """A picture of all figures that have a goal, in goals; why there is none, if so."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return "no plot: matplotlib is not installed; pip install 'afm-mlx[bench]'"
-    shown = [line for line in found if line.goal.number and line.values and line.value > 0]
-    if not shown:
-        return "no plot: nothing to show"
-    figure = Figure(figsize=(9, 1.3 + 0.32 * len(shown)), layout="constrained")
-    axes = figure.add_subplot()
-    for place, line in enumerate(reversed(shown)):
-        assert line.goal.number is not None
-        ratios = [value / line.goal.number for value in line.values]
-        if not line.goal.is_least:
-            ratios = [1 / ratio for ratio in ratios]  # right is better, in all rows
-        color = "tab:blue" if line.is_met else "tab:red"
-        axes.plot([min(ratios), max(ratios)], [place, place], color=color, alpha=0.4, linewidth=5)
-        axes.plot(statistics.median(ratios), place, "o", color=color)
-    axes.axvline(1, color="black", linewidth=1)
-    axes.set_xscale("log")
-    ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if in_range(tick, axes)]
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.minorticks_off()
-    labels = [f"{line.name}, {line.goal.text}" for line in reversed(shown)]
-    axes.set_yticks(range(len(shown)), labels, fontsize=8)
-    axes.set_xlabel("times the goal: right of the line it is met")
-    axes.grid(alpha=0.3, axis="x")
-    figure.savefig(file, dpi=130)
-    return ""
-
-
-def in_range(tick: float, axes: Any) -> bool:
-    """Whether a tick is on the axis."""
-    low, high = axes.get_xlim()
-    return low <= tick <= high
-
-
 def main() -> int:
     """Run what is to be run, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -468,13 +225,14 @@ def main() -> int:
     except KeyboardInterrupt:
         tell("interrupted; the same command goes on")
         return 130
-    why = plot(list(lines(all_jobs, work)), args.folder / "bench.png")
+    results = {job.name: found for job in all_jobs if (found := work.read(job.name))}
+    why = plot(list(lines(all_jobs, results)), args.folder / "bench.png")
     if why:
         tell(why)
     page = args.folder / "BENCH.md"
     grows = args.folder / "growth.png"
     pictures = ["![How cost grows with the corpus](growth.png)", ""] if grows.exists() else []
-    page.write_text(report(all_jobs, work, facts, pictures), encoding="utf-8")
+    page.write_text(report(all_jobs, results, facts, pictures), encoding="utf-8")
     if not args.only:
         work.end()
     tell(f"written: {page}")

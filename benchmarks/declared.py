@@ -10,7 +10,11 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+PATIENCE = 6  # times the declared seconds, after which a benchmark is stopped
+LEAST_SECONDS = 120  # before one is stopped
 
 
 @dataclass(frozen=True)
@@ -82,3 +86,29 @@ def read_bench(file: Path) -> Declaration | None:
                 **{str(k.arg): ast.literal_eval(k.value) for k in node.value.keywords}
             )
     return None
+
+
+def installed(package: str) -> str | None:
+    """Version of a package; None where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A benchmark on this machine."""
+
+    name: str
+    bench: Declaration
+    arguments: tuple[str, ...]
+    command: str
+    """What one would type, DATA in place of the folder of data."""
+    left_out: str
+    """Why it does not run; empty when it does."""
+
+    @property
+    def limit(self) -> float:
+        """Seconds after which it is stopped."""
+        return max(LEAST_SECONDS, PATIENCE * self.bench.seconds)
