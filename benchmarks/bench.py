@@ -32,6 +32,7 @@ from bench_page import OURS, lines, plot, report
 from declared import Declaration, Job, installed, read_bench
 
 HERE = Path(__file__).parent
+WRITTEN = ("BENCH.md", "bench.png", "growth.png")  # by this program and what it runs
 DATA = HERE.parents[1] / "shared" / "data"
 
 MACHINE = """
@@ -90,16 +91,24 @@ def machine() -> dict[str, Any]:
     asked = subprocess.run([sys.executable, "-c", MACHINE], capture_output=True, text=True)
     if asked.returncode:
         sys.exit(f"error: afm-mlx does not run here: {last_line(asked.stderr)}")
-    commit = subprocess.run(
-        ["git", "-C", str(HERE), "describe", "--always", "--dirty"], capture_output=True, text=True
-    )
     return json.loads(asked.stdout) | {
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "versions": {name: installed(name) for name in OURS},
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit(),
     }
+
+
+def commit() -> str:
+    """The commit that is measured, and whether files differ from it, those written here apart."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(HERE), *words], capture_output=True, text=True)
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--", ":/", *(f":!{name}" for name in WRITTEN))
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + (", changed" if changed else "")
 
 
 class Work:
