@@ -67,4 +67,4 @@ if __name__ == "__main__":
 
     module, name, text = sys.argv[1:]
     called = getattr(importlib.import_module(module), name)
-    print(json.dumps(called(joined(), *json.loads(text))))
+    sys.stdout.write(json.dumps(called(joined(), *json.loads(text))) + "\n")
