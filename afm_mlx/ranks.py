@@ -1,7 +1,8 @@
 """Processes that work on one model together: who they are, and what they tell each other.
 
-`mlx.launch` starts them, on one machine or several; MLX carries the messages. A rank is the number
-of a process. Alone, there is one rank, and nothing here costs anything or changes a bit.
+`afm ... --hosts` starts them, on one machine or several, or `mlx.launch` does; MLX carries the
+messages. A rank is the number of a process. Alone, there is one rank, and nothing here costs
+anything or changes a bit.
 
 Every rank must ask for every exchange, in the same order: one that does not leaves the others
 waiting. So nothing here may depend on what only one of them knows.
@@ -9,16 +10,35 @@ waiting. So nothing here may depend on what only one of them knows.
 
 from __future__ import annotations
 
+import json
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
+
+from afm_mlx.errors import RunError
 
 MESSAGE_BYTES = 32 * 2**20
 """Arrays are added up in messages of about this size, as in `nn.average_gradients`."""
+
+VARIABLE = "AFM_RANKS"
+"""Environment variable by which `afm ... --hosts` says what ranks there are: see `Together`."""
+
+OTHER_LAUNCHERS = ("MLX_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK")
+"""Variables by which `mlx.launch` and MPI's launchers say that a process is one of several."""
+
+SECONDS_BETWEEN_LOOKS = 0.1
+"""How often a rank looks whether its leader is done. Ours: a directory is cheap to list."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +51,17 @@ class Ranks:
     """How many there are."""
     group: Any = None
     """MLX's group; None for one process alone."""
+    hosts: tuple[str, ...] = ()
+    """Machine of each rank, where it is known."""
 
     @property
     def speaks(self) -> bool:
         """Whether this process tells the user how things go."""
         return self.rank == 0
+
+    def name(self, rank: int) -> str:
+        """What a rank is called in messages."""
+        return f"rank {rank} ({self.hosts[rank]})" if self.hosts else f"rank {rank}"
 
     def total(self, tree: Any) -> Any:
         """The sum over all ranks of a tree of arrays; every rank gets the same bits. Lazy."""
@@ -73,6 +99,69 @@ class Ranks:
         """Go on when every rank has come here."""
         self.any(False)
 
+    def same(self, tree: Any) -> Any:
+        """Rank 0's tree of arrays, on every rank; all have trees of these shapes. Lazy."""
+        mine = tree if self.rank == 0 else tree_map(mx.zeros_like, tree)
+        return self.total(mine)
+
+    def agree(self, facts: Mapping[str, str], *, hint: str = "") -> None:
+        """Check that every rank has the same facts, by their names.
+
+        Raises:
+            RunError: they differ; on every rank, with the same words.
+        """
+        told = [json.loads(text) for text in self.all_texts(json.dumps(dict(facts)))]
+        for rank, others in enumerate(told):
+            for name in sorted({*told[0], *others}):
+                here, there = told[0].get(name, "none"), others.get(name, "none")
+                if here != there:
+                    raise RunError(
+                        f"{name} is {here} on {self.name(0)}, and {there} on {self.name(rank)}",
+                        hint=hint,
+                    )
+
+    def leader(self, folder: Path) -> int:
+        """The lowest rank that sees the same files in `folder`, which is made where it is not.
+
+        Machines may share a disk or not; whether they do is found out by files, not by names.
+        """
+        if self.size == 1:
+            return self.rank
+        token = self.all_texts(secrets.token_hex(8))[0]
+        marks = [f".rank-{token}-{rank}" for rank in range(self.size)]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / marks[self.rank]).touch()
+        self.wait()
+        seen = set(os.listdir(folder))
+        self.wait()
+        (folder / marks[self.rank]).unlink()
+        return next(rank for rank, mark in enumerate(marks) if mark in seen)
+
+    def leads(self, folder: Path) -> bool:
+        """Whether this rank is the one that writes to `folder`, for all that see the same files."""
+        return self.leader(folder) == self.rank
+
+    def once(self, folder: Path, work: Callable[[], object]) -> None:
+        """Let the leader of `folder` do `work`, once for all that see the same files.
+
+        The others sleep meanwhile: to wait for a message would take a core's time. All go on when
+        every leader is done. `work` must leave `folder` where it is.
+        """
+        if self.size == 1:
+            work()
+            return
+        leader = self.leader(folder)
+        mark = f".done-{self.all_texts(secrets.token_hex(8))[0]}"
+        if leader == self.rank:
+            work()
+            (folder / mark).touch()
+        # To list the folder: a network disk may not notice a new file of a known name for a while.
+        while mark not in os.listdir(folder):
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        self.wait()
+        if leader == self.rank:
+            (folder / mark).unlink()
+
     def _gathered(self, array: mx.array) -> mx.array:
         return mx.distributed.all_gather(array, group=self.group)
 
@@ -80,11 +169,77 @@ class Ranks:
 ALONE = Ranks()
 
 
-@cache
+@dataclass(frozen=True)
+class Together:
+    """What a launcher tells a process about the ranks it is one of."""
+
+    hosts: tuple[str, ...]
+    """Machine of each rank; as many as there are ranks."""
+    backend: str
+    """Who carries messages, as `mx.distributed.init` calls it."""
+    files: Mapping[str, str]
+    """Texts of files that MLX reads, by the variables that name the files."""
+
+    def text(self) -> str:
+        """The value of `VARIABLE`."""
+        return json.dumps(vars(self) | {"files": dict(self.files)})
+
+    @classmethod
+    def of(cls, text: str) -> Together:
+        """What `text` makes."""
+        found = json.loads(text)
+        return cls(tuple(found["hosts"]), found["backend"], found["files"])
+
+
+_apart: list[None] = []  # one for each `apart` that we are in
+
+
 def joined() -> Ranks:
-    """The ranks that `mlx.launch` has started this process with; alone where nothing did."""
+    """The ranks that this process was started as one of; alone where it was started by itself.
+
+    Raises:
+        RunError: it was to be one of several, and the others could not be reached.
+    """
+    return ALONE if _apart else _started()
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Be alone for a while: for work that only one of the ranks does."""
+    _apart.append(None)
+    try:
+        yield
+    finally:
+        _apart.pop()
+
+
+@cache
+def _started() -> Ranks:
+    if VARIABLE in os.environ:
+        return _join(Together.of(os.environ[VARIABLE]))
+    if not any(name in os.environ for name in OTHER_LAUNCHERS):
+        return ALONE  # to ask MLX would start MPI where there is one
     group = mx.distributed.init()
     return Ranks(group.rank(), group.size(), group) if group.size() > 1 else ALONE
+
+
+def _join(told: Together) -> Ranks:
+    """Meet the other ranks, all of which must come."""
+    size = len(told.hosts)
+    if size == 1:
+        return ALONE
+    with tempfile.TemporaryDirectory(prefix="afm-ranks-") as folder:
+        for variable, text in told.files.items():
+            path = Path(folder, variable)
+            path.write_text(text, encoding="utf-8")
+            os.environ[variable] = str(path)
+        try:
+            group = mx.distributed.init(strict=True, backend=told.backend)
+        except (RuntimeError, ValueError) as error:
+            raise RunError(f"the {size} ranks cannot meet: {error}") from None
+    if group.size() != size:
+        raise RunError(f"{size} ranks were started, and {group.size()} have met")
+    return Ranks(group.rank(), size, group, told.hosts)
 
 
 def _messages(flat: list[tuple[str, mx.array]]) -> list[list[tuple[str, mx.array]]]:
