@@ -15,7 +15,7 @@ from afm_mlx.errors import AfmError
 
 from .chat_display import shown_answer
 from .chat_input import questions
-from .models_io import find_model, open_engine, open_guardrails
+from .models_io import find_model, follows, open_engine, open_guardrails
 from .options import (
     MAX_TOKENS,
     RUNS,
@@ -93,6 +93,8 @@ def chat(
     from afm_mlx.inference.chat import COMMANDS, run_command
     from afm_mlx.inference.session import Session
 
+    if follows(model, runs):
+        return
     engine = open_engine(model, runs, adapter)
     session = Session(
         engine,
@@ -113,6 +115,7 @@ def chat(
     for line in questions(list(COMMANDS)):
         if not _respond(session, line):
             break
+    engine.dismiss()
 
 
 def _draft(word: str | None, runs: Path) -> Draft | None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .models_io import open_engine
+from .models_io import follows, open_engine
 from .options import (
     MAX_TOKENS,
     RUNS,
@@ -46,6 +46,8 @@ def generate(
     """Answer one prompt, or continue it, with any model."""
     from afm_mlx.inference.schema_files import read_schema
 
+    if follows(model, runs):
+        return
     form: Any = None if schema is None else read_schema(schema)
     text = sys.stdin.read() if prompt == "-" else prompt
     engine = open_engine(model, runs, [adapter] if adapter else [])
@@ -67,6 +69,7 @@ def generate(
         if not json_:
             typer.echo(chunk.text, nl=False)
             sys.stdout.flush()
+    engine.dismiss()
     stats = engine.stats
     if json_:
         speed = {"tokens_per_second": stats.tokens_per_second}
