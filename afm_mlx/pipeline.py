@@ -45,7 +45,7 @@ from afm_mlx.stages import (
 )
 from afm_mlx.zoo import identity
 
-MEMORY_SETTINGS = ("micro_rows", "activation_checkpointing", "loss_bytes")
+MEMORY_SETTINGS = ("micro_rows", "activation_checkpointing", "loss_bytes", "shard")
 """Settings of [training] that trade memory for time. The result is the same but for rounding, so a
 run that met the memory guard goes on with other values."""
 

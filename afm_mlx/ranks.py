@@ -15,7 +15,7 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -78,6 +78,32 @@ class Ranks:
                 start += array.size
         return tree_unflatten(summed)
 
+    def own_sum(self, rows: mx.array) -> mx.array:
+        """Row [1, n] of this rank in the sum over all ranks of `rows` [size, n]. Lazy."""
+        if self.size == 1:
+            return rows
+        if _scatters(self.group):
+            own = mx.distributed.sum_scatter(rows.reshape(-1), group=self.group)
+        else:
+            # Without the copy, the sums of all rows would stay in memory.
+            own = mx.contiguous(mx.distributed.all_sum(rows, group=self.group)[self.rank])
+        return own.reshape(1, -1)
+
+    def gathered(self, row: mx.array) -> mx.array:
+        """Rows [size, ...] of all ranks, from one [1, ...] of each. Lazy."""
+        return row if self.size == 1 else mx.distributed.all_gather(row, group=self.group)
+
+    def share(self, count: int) -> slice:
+        """Which of `count` things are this rank's: as many as the others', or one more or less."""
+        return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+
+    def most(self, values: Sequence[int]) -> list[int]:
+        """The largest that any rank has, of each of some integers."""
+        if self.size == 1:
+            return list(values)
+        largest = mx.distributed.all_max(mx.array([*values], mx.int64), group=self.group)
+        return [int(value) for value in np.array(largest)]
+
     def any(self, value: bool) -> bool:
         """Whether it is so on any rank."""
         if self.size == 1:
@@ -89,10 +115,10 @@ class Ranks:
         if self.size == 1:
             return [text]
         data = np.frombuffer(text.encode(), np.uint8)
-        lengths = np.array(self._gathered(mx.array([len(data)], mx.int32)))
+        lengths = np.array(self.gathered(mx.array([len(data)], mx.int32)))
         padded = np.zeros(int(lengths.max()), np.uint8)
         padded[: len(data)] = data
-        rows = np.array(self._gathered(mx.array(padded))).reshape(self.size, -1)
+        rows = np.array(self.gathered(mx.array(padded))).reshape(self.size, -1)
         return [bytes(row[:length]).decode() for row, length in zip(rows, lengths, strict=True)]
 
     def wait(self) -> None:
@@ -161,9 +187,6 @@ class Ranks:
         self.wait()
         if leader == self.rank:
             (folder / mark).unlink()
-
-    def _gathered(self, array: mx.array) -> mx.array:
-        return mx.distributed.all_gather(array, group=self.group)
 
 
 ALONE = Ranks()
@@ -240,6 +263,16 @@ def _join(told: Together) -> Ranks:
     if group.size() != size:
         raise RunError(f"{size} ranks were started, and {group.size()} have met")
     return Ranks(group.rank(), size, group, told.hosts)
+
+
+@cache
+def _scatters(group: Any) -> bool:
+    """Whether MLX can sum and scatter in one: not with its ring (MLX 0.32.4)."""
+    try:
+        mx.eval(mx.distributed.sum_scatter(mx.zeros(group.size()), group=group))
+    except RuntimeError:
+        return False
+    return True
 
 
 def _messages(flat: list[tuple[str, mx.array]]) -> list[list[tuple[str, mx.array]]]:

@@ -26,7 +26,7 @@ from afm_mlx.decoder.palette_format import (
     format_of_model,
     tensors,
 )
-from afm_mlx.decoder.tensor_parallel import cut, filled_decoder, part_shape
+from afm_mlx.decoder.tensor_parallel import checked_part, cut, filled_decoder
 from afm_mlx.decoder.weights import (
     INDEX,
     SHARD_BYTES,
@@ -197,7 +197,7 @@ def open_checkpoint(
     if dense:
         check_dense(folder, shape)
     palette = read_palette(folder, shape)
-    part = part_shape(shape, ranks.size, palette)
+    part = checked_part(shape, ranks.size, palette)
     weights = read_tensors(folder, shape)
     if dtype is not None:
         weights = {

@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import mlx.core as mx
@@ -129,11 +130,33 @@ class FeedForward(nn.Module):
         return self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x))
 
 
+@dataclass(frozen=True)
+class Source:
+    """What a block's weights are made of for a pass, when they are made of less."""
+
+    made: dict[str, mx.array]
+    """The weights, by their names in the block, as they were put into it."""
+    parts: list[mx.array]
+    """What they are made of."""
+    make: Callable[[list[mx.array]], dict[str, mx.array]]
+    """How: weights by name from the parts, also other ones."""
+
+    @classmethod
+    def of(cls, layer: Block) -> Source:
+        """What it was told of its weights, or the weights themselves if it has others."""
+        flat: dict[str, mx.array] = dict(tree_flatten(layer.trainable_parameters()))
+        told = layer._source
+        if told and all(told.made.get(name) is array for name, array in flat.items()):
+            return told
+        return cls(flat, list(flat.values()), lambda parts: dict(zip(flat, parts, strict=True)))
+
+
 class Block(nn.Module):
     """One layer: attention, then feed-forward, each on the normalized stream and added to it."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
+        self._source: Source | None = None
         self.self_attn = Attention(shape)
         self.mlp = FeedForward(shape)
         self.input_layernorm = nn.RMSNorm(shape.hidden_size, shape.norm_eps)
@@ -252,13 +275,13 @@ def _recomputed(layer: Block, x: mx.array, mask: Mask, branch: Branch | None) ->
     so keeps all recomputed values alive (MLX 0.32.4). Here a block's gradients are finished before
     those of the block below are begun: half the memory, the same bits.
     """
-    trained = layer.trainable_parameters()
-    flat: Any = tree_flatten(trained)
-    names = [name for name, _ in flat]
+    source = Source.of(layer)
 
     def call(*arrays: mx.array) -> mx.array:
-        *weights, x = arrays
-        layer.update(tree_unflatten(list(zip(names, weights, strict=True))))
+        *parts, x = arrays
+        if source is layer._source:  # not before `x` is there: else all blocks' weights are
+            parts = list(mx.depends(parts, [x]))
+        layer.update(tree_unflatten(list(source.make(parts).items())))
         # The mask is closed over, and what `branch` holds: all array arguments are differentiated.
         return layer(x, mask, branch=branch)
 
@@ -275,8 +298,9 @@ def _recomputed(layer: Block, x: mx.array, mask: Mask, branch: Branch | None) ->
         (to_x,) = mx.depends([to_x], gradients)
         return *gradients, to_x
 
-    y = block(*(weight for _, weight in flat), x)
-    layer.update(trained)  # or the layer would be left with the arguments of `call`
+    y = block(*source.parts, x)
+    # Or the layer would be left with what was made of the arguments of `call`.
+    layer.update(tree_unflatten(list(source.made.items())))
     return cast(mx.array, y)
 
 

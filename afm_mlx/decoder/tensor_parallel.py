@@ -14,7 +14,6 @@ Source: arXiv:1909.08053, section 3.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -26,6 +25,7 @@ from afm_mlx.decoder.attention import Mask
 from afm_mlx.decoder.decoder import Attention, Decoder, FeedForward, named_parameters
 from afm_mlx.decoder.palette import INT8_BITS, WORD_BITS
 from afm_mlx.decoder.palette_format import PaletteFormat, format_of_model, place, tensors
+from afm_mlx.decoder.parts import part_shape
 from afm_mlx.errors import ModelError
 from afm_mlx.ranks import Ranks
 from afm_mlx.settings.sections import Shape
@@ -67,39 +67,18 @@ def cut(name: str, array: mx.array, ranks: Ranks) -> mx.array:
     return mx.contiguous(mx.split(array, ranks.size, axis=axis)[ranks.rank])
 
 
-def part_shape(shape: Shape, size: int, palette: PaletteFormat | None = None) -> Shape:
-    """Shape of what each of `size` ranks computes of a model.
+def checked_part(shape: Shape, size: int, palette: PaletteFormat | None) -> Shape:
+    """`part_shape`, where tables and words of ids divide, too.
 
     Args:
         shape: of the whole model.
         size: number of ranks.
-        palette: which layers are palettized.
+        palette: which layers are palettized; None: none is.
 
     Raises:
-        ModelError: heads or units do not divide among the ranks, or tables do not.
+        ModelError: something does not divide among the ranks.
     """
-    counts = {
-        "heads": shape.num_heads,
-        "key/value heads": shape.num_kv_heads,
-        "feed-forward units": shape.intermediate_size,
-    }
-    for what, count in counts.items():
-        if count % size:
-            most = math.gcd(*counts.values())
-            fitting = [str(each) for each in range(2, most + 1) if most % each == 0]
-            raise ModelError(
-                f"{count:,} {what} do not divide among {size} machines",
-                hint=f"this model can be cut in {', '.join(fitting)}"
-                if fitting
-                else "this model cannot be cut: each machine must hold all of it",
-            )
-    part = shape.model_copy(
-        update={
-            "num_heads": shape.num_heads // size,
-            "num_kv_heads": shape.num_kv_heads // size,
-            "intermediate_size": shape.intermediate_size // size,
-        }
-    )
+    part = part_shape(shape, size)
     if palette is not None and size > 1:
         _check_tables(part, size, palette)
     return part
@@ -176,10 +155,10 @@ def cut_decoder(model: Decoder, ranks: Ranks) -> Decoder:
     """This rank's part of a model in memory, which has no low-rank factors yet.
 
     Raises:
-        ModelError: as `part_shape`.
+        ModelError: as `checked_part`.
     """
     palette = format_of_model(model)
-    part = part_shape(model.shape, ranks.size, palette)
+    part = checked_part(model.shape, ranks.size, palette)
     weights = {name: cut(name, array, ranks) for name, array in named_parameters(model).items()}
     return filled_decoder(part, palette, weights, ranks)
 

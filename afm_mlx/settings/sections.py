@@ -242,6 +242,13 @@ class Compute(StrEnum):
     FLOAT32 = "float32"
 
 
+class Shard(StrEnum):
+    """What is cut when several processes train."""
+
+    NONE = "none"
+    FULL = "full"
+
+
 class Training(Section):
     """What every training stage shares, and what changes the resulting weights."""
 
@@ -257,6 +264,10 @@ class Training(Section):
     """Tokens attend only within their own document. Source: AX trains without."""
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory, about 40 % more time."""
+    shard: Shard = Shard.NONE
+    """How several processes hold the weights. none: all have all of them, and share out the rows.
+    full: also weights and optimizer state are cut, for models that do not fit one machine; about
+    half as much again is sent. Source: arXiv:1910.02054, stage 3."""
     most_skipped_steps: Count = 20
     """Stop when this many steps in a row are skipped for their gradient. Ours."""
     loss_bytes: Count = 64 * 2**20

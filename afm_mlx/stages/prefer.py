@@ -19,7 +19,8 @@ from afm_mlx.progress import Progress, bar
 from afm_mlx.recipe import Recipe
 from afm_mlx.settings.alignment import PreferenceMethod
 from afm_mlx.text.tokenizer import Tokenizer
-from afm_mlx.training.loop import Batch, Course, train
+from afm_mlx.training.loop import Course, train
+from afm_mlx.training.micro_batches import Batch
 from afm_mlx.training.objectives import dpo_loss, ipo_loss, preference_margin
 from afm_mlx.training.optimizer import UpdateRule
 

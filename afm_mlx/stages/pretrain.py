@@ -18,7 +18,8 @@ from afm_mlx.progress import Progress
 from afm_mlx.recipe import Recipe
 from afm_mlx.settings.compression import Distill, LabelTime
 from afm_mlx.text.tokenizer import Tokenizer
-from afm_mlx.training.loop import Batch, Course, train
+from afm_mlx.training.loop import Course, train
+from afm_mlx.training.micro_batches import Batch
 from afm_mlx.training.objectives import distillation_targets, text_loss
 from afm_mlx.training.optimizer import UpdateRule
 from afm_mlx.training.texts import TrainingTexts, open_held_out

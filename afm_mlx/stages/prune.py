@@ -27,7 +27,8 @@ from afm_mlx.recipe import Recipe
 from afm_mlx.settings.compression import PruneMethod
 from afm_mlx.settings.sections import Shape
 from afm_mlx.text.tokenizer import Tokenizer
-from afm_mlx.training.loop import Batch, Course, Loss, train
+from afm_mlx.training.loop import Course, Loss, train
+from afm_mlx.training.micro_batches import Batch
 from afm_mlx.training.objectives import text_loss
 from afm_mlx.training.optimizer import Rates, UpdateRule
 from afm_mlx.training.texts import TrainingTexts, open_held_out

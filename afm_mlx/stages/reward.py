@@ -17,7 +17,8 @@ from afm_mlx.decoder.checkpoint import open_checkpoint
 from afm_mlx.progress import Progress
 from afm_mlx.recipe import Recipe
 from afm_mlx.text.tokenizer import Tokenizer
-from afm_mlx.training.loop import Batch, Course, train
+from afm_mlx.training.loop import Course, train
+from afm_mlx.training.micro_batches import Batch
 from afm_mlx.training.objectives import grade_loss, reward_ranking_loss
 from afm_mlx.training.optimizer import Rates, UpdateRule
 

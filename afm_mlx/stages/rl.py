@@ -23,7 +23,8 @@ from afm_mlx.recipe import Recipe
 from afm_mlx.settings.alignment import RatioMode, Rl
 from afm_mlx.synthetic.checks import score
 from afm_mlx.text.tokenizer import Tokenizer
-from afm_mlx.training.loop import Batch, Course, train
+from afm_mlx.training.loop import Course, train
+from afm_mlx.training.micro_batches import Batch
 from afm_mlx.training.optimizer import UpdateRule
 
 SHOWN = 3

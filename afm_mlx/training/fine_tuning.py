@@ -21,7 +21,8 @@ from afm_mlx.text.tokenizer import Tokenizer
 from afm_mlx.training.demonstrations import Demonstrations, read_demonstrations
 from afm_mlx.training.dropout import residual_dropout
 from afm_mlx.training.examples import PackedExamples
-from afm_mlx.training.loop import Batch, Course, train
+from afm_mlx.training.loop import Course, train
+from afm_mlx.training.micro_batches import Batch
 from afm_mlx.training.objectives import next_token_loss
 from afm_mlx.training.optimizer import UpdateRule
 from afm_mlx.training.state import step_key

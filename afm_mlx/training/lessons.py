@@ -24,7 +24,8 @@ from afm_mlx.progress import Progress
 from afm_mlx.settings.palette import LessonOrder, Recover
 from afm_mlx.settings.sections import Training, Watch
 from afm_mlx.training.examples import Examples, PackedExamples, Rows
-from afm_mlx.training.loop import Batch, Course, Outcome, Rule, train
+from afm_mlx.training.loop import Course, Outcome, Rule, train
+from afm_mlx.training.micro_batches import Batch
 from afm_mlx.training.objectives import distillation_targets, next_token_loss
 from afm_mlx.training.texts import TrainingTexts
 

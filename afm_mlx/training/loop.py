@@ -5,7 +5,8 @@ the model has not frozen. They stay float32 here; the loss sees them in the comp
 
 Losses are sums and come with the number of tokens they are sums over, and the gradient of a step
 is the sum over its micro-batches divided by the tokens of all: uneven micro-batches give the
-gradient of the full batch.
+gradient of the full batch. So it is with several ranks, each of which has some of the
+micro-batches: sums and gradients are added up once a step, and then all take the same step.
 """
 
 from __future__ import annotations
@@ -24,16 +25,17 @@ from types import FrameType
 from typing import Any, Protocol
 
 import mlx.core as mx
-from mlx.utils import tree_flatten, tree_map, tree_map_with_path, tree_unflatten
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from afm_mlx import artifact, compat
 from afm_mlx.errors import FitError, RunError
 from afm_mlx.progress import Progress, bar, duration
 from afm_mlx.settings.sections import Watch
+from afm_mlx.training.micro_batches import Batch, Idle
 from afm_mlx.training.schedule import warmup_cosine
+from afm_mlx.training.sharding import WHOLE, Cast, Layout
 from afm_mlx.training.state import State, load_snapshot, save_snapshot
 
-Batch = tuple[mx.array, ...]
 Sums = dict[str, mx.array]
 Loss = Callable[..., tuple[mx.array, Sums]]
 
@@ -45,7 +47,15 @@ class Rule(Protocol):
         """State before the first step."""
 
     def update(
-        self, params: Any, grads: Any, state: Any, *, lr: float, schedule: Any, weight_decay: float
+        self,
+        params: Any,
+        grads: Any,
+        state: Any,
+        *,
+        lr: float,
+        schedule: Any,
+        weight_decay: float,
+        layout: Layout,
     ) -> tuple[Any, Any, Sums]:
         """New weights, new state, and numbers about the step."""
 
@@ -107,6 +117,7 @@ def train(
     progress: Progress,
     evaluate: Callable[[Any], dict[str, Any]] | None = None,
     counted: str = "tokens",
+    layout: Layout = WHOLE,
 ) -> Outcome:
     """Train `model` in place; resume from the newest snapshot in `work`, if there is one.
 
@@ -115,9 +126,9 @@ def train(
         loss: `loss(model, *batch)` gives a sum over tokens to descend on, and sums to log, of
             which "tokens" is the number of tokens that count and "nll" their loss in nats. What
             is counted may be something else, such as pairs: then a sum is over these.
-        batches: micro-batches of a step, numbered from 1. A function of the step, and where they
-            depend on it of the weights that the step starts from: `model` holds them, in the
-            compute format, whenever it is called.
+        batches: micro-batches of a step, numbered from 1; of several ranks, this one's, see
+            `micro_batches`. A function of the step, and where they depend on it of the weights that
+            the step starts from: `model` holds them, in the compute format, whenever it is called.
         rule: the update rule.
         course: steps, learning rate, decay.
         compute: number format of the forward and backward pass.
@@ -129,6 +140,8 @@ def train(
         progress: where the journey is told.
         evaluate: called with the model at validations; its numbers go to the log.
         counted: what "tokens" counts, in the plural; only for the log.
+        layout: how the trained weights lie on the ranks of this run; see `layout_of`. Every rank
+            makes the same call, and in the end has the same whole weights.
 
     Raises:
         FitError: memory came near the device's limit; the run is saved.
@@ -136,9 +149,10 @@ def train(
         KeyboardInterrupt: the run was interrupted; it is saved.
     """
     snapshots, log = work / artifact.SNAPSHOTS, work / "metrics.jsonl"
-    state = load_snapshot(snapshots)
+    ranks, cast = layout.ranks, partial(_cast, compute, exact)
+    state = load_snapshot(snapshots, layout)
     if state is None:
-        state = State(0, model.trainable_parameters(), None)
+        state = State(0, layout.take(model), None)
         state.rule = rule.init(state.params)
     else:
         progress.say(f"going on from step {state.step:,}")
@@ -147,8 +161,10 @@ def train(
         kept = dict(tree_flatten(state.params))
         wanted = dict(tree_flatten(model.trainable_parameters()))
         state.params = tree_unflatten([(name, kept[name]) for name in wanted])
-    _cut_log(log, state.step)
-    gradient, apply = _halves(model, loss, rule, course, partial(_cast, compute, exact))
+        del kept, wanted
+    if ranks.speaks:
+        _cut_log(log, state.step)
+    gradient, apply = _halves(model, loss, rule, course, layout, cast)
     if fuse:
         gradient, apply = compat.compiled(gradient), compat.compiled(apply)
     outcome = Outcome(earlier_seconds=state.seconds)
@@ -158,7 +174,7 @@ def train(
     mx.reset_peak_memory()
 
     with _interrupts() as interrupted, compat.memory_settings():
-        model.update(_cast(compute, exact, state.params))
+        layout.place(model, state.params, cast)
         batch = batches(state.step + 1) if state.step < course.steps else ()
         while state.step < course.steps:
             step = state.step + 1
@@ -168,18 +184,25 @@ def train(
                 warmup_steps=course.warmup_steps,
                 final_fraction=course.final_lr_fraction,
             )
-            sums, grads = _accumulate(gradient, state.params, batch)
+            sums, grads = layout.total(*_accumulate(gradient, state.params, batch))
             state.params, state.rule, stats = apply(
                 state.params, grads, state.rule, sums["tokens"], mx.array(schedule)
             )
             del grads
             mx.async_eval(state.params, state.rule, stats, sums)
             if step < course.steps:
-                model.update(_cast(compute, exact, state.params))
+                layout.place(model, state.params, cast)
                 batch = batches(step + 1)  # while the device is busy
             mx.eval(state.params, state.rule, stats, sums)
-            outcome.peak_bytes = max(outcome.peak_bytes, mx.get_peak_memory())
-            state.step, now = step, time.monotonic()
+            now = time.monotonic()
+            # What only one rank knows: the others must know it in the same step.
+            peak = max(outcome.peak_bytes, mx.get_peak_memory())
+            late = now - saved >= watch.snapshot_every_seconds
+            # What only one rank knows, all must know in the same step.
+            outcome.peak_bytes, full, asked, due = ranks.most(
+                [peak, peak > memory_limit, interrupted.is_set(), late]
+            )
+            state.step = step
             state.seconds = outcome.earlier_seconds + now - started
             lap_tokens += float(sums["tokens"])
             skipped = skipped + 1 if float(stats["skipped"]) else 0
@@ -198,37 +221,43 @@ def train(
                 lap, lap_tokens = now, 0.0
                 progress.status(_line(record, state, course, counted), last=step == course.steps)
             if evaluate and (step % watch.evaluate_every_steps == 0 or step == course.steps):
-                model.update(_cast(compute, exact, state.params))
+                layout.place(model, state.params, cast)
+                if layout.axes:
+                    mx.eval(model.parameters())  # by messages; and then each rank for itself
                 outcome.evaluation = evaluate(model)
                 record |= {"step": step} | outcome.evaluation
                 lap, lap_tokens = time.monotonic(), 0.0
-            if record:
+            if record and ranks.speaks:
                 _append(log, record)
                 progress.record({"stage": work.name.removesuffix(".part")} | record)
-            stop = _reason_to_stop(interrupted, skipped, course, outcome.peak_bytes, memory_limit)
-            if stop or now - saved >= watch.snapshot_every_seconds:
-                save_snapshot(snapshots, state)
+            stop = _reason_to_stop(
+                bool(asked), skipped, course, bool(full), outcome.peak_bytes, memory_limit
+            )
+            if stop or due:
+                save_snapshot(snapshots, state, layout)
                 saved = time.monotonic()
             if stop:
-                model.update(state.params)
                 raise _with_place(stop, step, snapshots)
 
-    model.update(state.params)
-    outcome.rule = state.rule
+    layout.restore(model, state.params)
+    outcome.rule = layout.whole(state.rule)
     return outcome
 
 
 def _halves(
-    model: Any, loss: Loss, rule: Rule, course: Course, cast: Callable[[Any], Any]
+    model: Any, loss: Loss, rule: Rule, course: Course, layout: Layout, cast: Cast
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The two halves of a step: gradient of one micro-batch, and update."""
 
-    def objective(params: Any, *batch: mx.array) -> tuple[mx.array, Sums]:
-        model.update(cast(params))
-        return loss(model, *batch)
+    def objective(params: Any, counts: float, *batch: mx.array) -> tuple[mx.array, Sums]:
+        layout.place(model, params, cast)
+        total, sums = loss(model, *batch)
+        if not counts:  # but the backward pass must run: ranks may exchange gradients in it
+            total, sums = tree_map(lambda each: 0 * each, (total, sums))
+        return total, sums
 
-    def gradient(params: Any, *batch: mx.array) -> tuple[Sums, Any]:
-        (total, sums), grads = mx.value_and_grad(objective)(params, *batch)
+    def gradient(params: Any, counts: float, *batch: mx.array) -> tuple[Sums, Any]:
+        (total, sums), grads = mx.value_and_grad(objective)(params, counts, *batch)
         return {"loss": total} | sums, grads
 
     def apply(
@@ -242,6 +271,7 @@ def _halves(
             lr=course.lr,
             schedule=schedule,
             weight_decay=course.weight_decay,
+            layout=layout,
         )
 
     return gradient, apply
@@ -253,18 +283,15 @@ def _accumulate(
     """Sums and gradients of a step's micro-batches, of which one at a time is in memory."""
     total: Any = None
     for batch in micro_batches:
-        part = gradient(params, *batch)
+        part = gradient(params, 0.0 if isinstance(batch, Idle) else 1.0, *batch)
         total = part if total is None else tree_map(mx.add, total, part)
         if len(micro_batches) > 1:
             mx.eval(total)
     return total
 
 
-def _cast(dtype: mx.Dtype, exact: Collection[str], params: Any) -> Any:
-    def one(path: str, param: mx.array) -> mx.array:
-        return param if path.partition(".")[0] in exact else param.astype(dtype)
-
-    return tree_map_with_path(one, params)
+def _cast(dtype: mx.Dtype, exact: Collection[str], path: str, param: mx.array) -> mx.array:
+    return param if path.partition(".")[0] in exact else param.astype(dtype)
 
 
 def _record(step: int, sums: Sums, stats: Sums, lr: float) -> dict[str, Any]:
@@ -296,21 +323,22 @@ def _line(record: dict[str, Any], state: State, course: Course, counted: str) ->
 
 
 def _reason_to_stop(
-    interrupted: threading.Event,
+    interrupted: bool,
     skipped: int,
     course: Course,
+    full: bool,
     peak_bytes: int,
     memory_limit: float,
 ) -> BaseException | None:
     """Why the run must stop now, if it must."""
-    if interrupted.is_set():
+    if interrupted:
         return KeyboardInterrupt("interrupted")
     if skipped >= course.most_skipped_steps:
         return RunError(
             f"the last {skipped} steps were skipped: gradients not finite or too large",
             hint="--set STAGE.lr=... with a smaller value",
         )
-    if peak_bytes > memory_limit:
+    if full:
         return FitError(
             f"memory reached {peak_bytes / 1e9:.1f} GB, "
             f"and this run may use {memory_limit / 1e9:.1f} GB",

@@ -41,6 +41,7 @@ from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten
 from afm_mlx.compat import on_gpu
 from afm_mlx.settings.sections import Optimizer, OptimizerName
 from afm_mlx.training.muon import muon_direction
+from afm_mlx.training.sharding import WHOLE, Layout
 
 # Layers of a block that get the width multiplier, and Muon.
 BLOCK_LINEARS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
@@ -132,6 +133,7 @@ class UpdateRule:
         lr: float | mx.array,
         schedule: float | mx.array,
         weight_decay: float,
+        layout: Layout = WHOLE,
     ) -> tuple[Any, dict[str, Any], dict[str, mx.array]]:
         """Parameters and state after one step, and numbers about it. Lazy, and it may be compiled.
 
@@ -142,6 +144,8 @@ class UpdateRule:
             lr: peak learning rate.
             schedule: share of it at this step, 0 to 1.
             weight_decay: decoupled decay per step at the peak of the schedule.
+            layout: which of the tensors are parts, the rest of which is on other ranks. Norms are
+                those of the whole tensors.
 
         Returns:
             Parameters and state, in the form they came in, and {"grad_norm": of the gradient
@@ -151,30 +155,39 @@ class UpdateRule:
         gradients = {path: grad.astype(mx.float32) for path, grad in _flat(grads).items()}
         # The gradient of a score is divided by the temperature, and has nothing to do with the size
         # of a weight's. In one norm, either could scale the other down, or have the step skipped.
-        norm = _norm(grad for path, grad in gradients.items() if _layer(path) not in self.rates)
+        lengths = layout.sums({path: _sum_of_squares(grad) for path, grad in gradients.items()})
+        norm = _norm(each for path, each in lengths.items() if _layer(path) not in self.rates)
         apart = {
-            name: _norm(grad for path, grad in gradients.items() if _layer(path) == name)
+            name: _norm(each for path, each in lengths.items() if _layer(path) == name)
             for name in self.rates
         }
         usual = self._step(state["step"], norm, apart.values(), lr, schedule, weight_decay)
         momenta, squares = _flat(state["momentum"]), _flat(state["square"])
-        updated: dict[str, mx.array] = {}
-        for path, param in _flat(params).items():
-            step = usual
-            if (special := self.rates.get(_layer(path))) is not None:
-                step = replace(
-                    usual,
-                    clip=self._clip(apart[_layer(path)], usual.applied),
-                    shrink=1.0 - usual.schedule * special.weight_decay,
+        flat = _flat(params)
+        steps = {path: self._step_of(path, usual, apart) for path in flat}
+        directions: dict[str, mx.array] = {}
+        if self.settings.name is OptimizerName.AFM:
+            for path in flat:
+                directions[path], squares[path] = self._afm_direction(
+                    gradients[path], squares[path], steps[path]
                 )
+        lengths = layout.sums({path: _sum_of_squares(each) for path, each in directions.items()})
+        updated: dict[str, mx.array] = {}
+        for path, param in flat.items():
+            step = steps[path]
             rate = step.rate * self.multiplier(path)
-            tensor = param, gradients[path], momenta[path]
             if self._is_muon(path, param):
-                updated[path], momenta[path] = self._muon(*tensor, step, rate)
+                momenta[path], ahead = self._muon_momentum(gradients[path], momenta[path], step)
+                direction = muon_direction(layout.whole_of(path, ahead))
+                updated[path] = step.shrink * param - rate * layout.part_of(path, direction)
+            elif path in directions:
+                mean_square = lengths[path] / layout.size(path, param)
+                updated[path], momenta[path] = self._afm(
+                    param, directions[path], mean_square, momenta[path], step, rate
+                )
             else:
-                rule = self._afm if self.settings.name is OptimizerName.AFM else self._adamw
-                updated[path], momenta[path], squares[path] = rule(
-                    *tensor, squares[path], step, rate
+                updated[path], momenta[path], squares[path] = self._adamw(
+                    param, gradients[path], momenta[path], squares[path], step, rate
                 )
         new_state = {
             "step": state["step"] + usual.applied.astype(mx.uint32),
@@ -222,27 +235,42 @@ class UpdateRule:
     def _clip(self, norm: mx.array, applied: mx.array) -> mx.array:
         return mx.where(applied, mx.minimum(self.settings.clip_norm / norm, 1.0), 0.0)
 
-    def _afm(
-        self,
-        param: mx.array,
-        gradient: mx.array,
-        momentum: mx.array,
-        square: mx.array,
-        step: _Step,
-        rate: mx.array,
-    ) -> tuple[mx.array, mx.array, mx.array]:
-        settings = self.settings
+    def _step_of(self, path: str, usual: _Step, apart: Mapping[str, mx.array]) -> _Step:
+        """The step as the tensor at `path` takes it."""
+        if (special := self.rates.get(_layer(path))) is None:
+            return usual
+        return replace(
+            usual,
+            clip=self._clip(apart[_layer(path)], usual.applied),
+            shrink=1.0 - usual.schedule * special.weight_decay,
+        )
+
+    def _afm_direction(
+        self, gradient: mx.array, square: mx.array, step: _Step
+    ) -> tuple[mx.array, mx.array]:
+        """What u is a multiple of, and the new square."""
         gradient = mx.where(step.applied, gradient, 0.0)
         square = step.keep_square * square + mx.square(step.clip) * mx.square(gradient)
         # The sum of eps so far belongs to the square, and is the same for all its entries.
-        direction = gradient / mx.sqrt(square + settings.eps * step.square_mass)
-        # u is `scale * direction`.
+        return gradient / mx.sqrt(square + self.settings.eps * step.square_mass), square
+
+    def _afm(
+        self,
+        param: mx.array,
+        direction: mx.array,
+        mean_square: mx.array,
+        momentum: mx.array,
+        step: _Step,
+        rate: mx.array,
+    ) -> tuple[mx.array, mx.array]:
+        settings = self.settings
+        # u is `scale * direction`, whose mean square is that of the whole tensor.
         scale = step.clip * mx.sqrt(step.square_mass)
-        rms = scale * mx.sqrt(_sum_of_squares(direction) / direction.size)
+        rms = scale * mx.sqrt(mean_square)
         scale = scale / mx.maximum(rms / settings.block_clip, 1.0)
         momentum = step.keep_update * momentum + scale * direction
         rate = rate * (1 - settings.update_decay)
-        return step.shrink * param - rate * momentum, momentum, square
+        return step.shrink * param - rate * momentum, momentum
 
     def _adamw(
         self,
@@ -262,18 +290,13 @@ class UpdateRule:
         param = step.shrink * param - rate * (momentum / (mx.sqrt(square) + least))
         return param, momentum, square
 
-    def _muon(
-        self,
-        param: mx.array,
-        gradient: mx.array,
-        momentum: mx.array,
-        step: _Step,
-        rate: mx.array,
+    def _muon_momentum(
+        self, gradient: mx.array, momentum: mx.array, step: _Step
     ) -> tuple[mx.array, mx.array]:
+        """The new momentum, and what is to be orthogonalized."""
         gradient = step.clip * mx.where(step.applied, gradient, 0.0)
         momentum = step.keep_update * momentum + gradient
-        direction = muon_direction(gradient + self.settings.update_decay * momentum)
-        return step.shrink * param - rate * direction, momentum
+        return momentum, gradient + self.settings.update_decay * momentum
 
 
 def _mass(decay: float, step: mx.array) -> mx.array:
@@ -283,8 +306,8 @@ def _mass(decay: float, step: mx.array) -> mx.array:
     return -mx.expm1(count * logarithm) / (1 - decay)  # 1 - decay**count loses digits near 1
 
 
-def _norm(gradients: Iterable[mx.array]) -> mx.array:
-    return mx.sqrt(sum(map(_sum_of_squares, gradients), start=mx.array(0.0)))
+def _norm(sums_of_squares: Iterable[mx.array]) -> mx.array:
+    return mx.sqrt(sum(sums_of_squares, start=mx.array(0.0)))
 
 
 def _sum_of_squares(x: mx.array) -> mx.array:

@@ -10,7 +10,7 @@ from afm_mlx.decoder.checkpoint import open_checkpoint, save_checkpoint
 from afm_mlx.decoder.decoder import Decoder, named_parameters
 from afm_mlx.decoder.lora import add_lora, load_lora, lora_arrays, remove_lora
 from afm_mlx.decoder.palette_format import format_of_model
-from afm_mlx.decoder.tensor_parallel import cut, cut_axis, cut_decoder, part_shape
+from afm_mlx.decoder.tensor_parallel import checked_part, cut, cut_axis, cut_decoder
 from afm_mlx.errors import ModelError
 from afm_mlx.ranks import Ranks
 
@@ -158,10 +158,10 @@ def test_a_model_that_does_not_divide_is_refused_with_the_numbers(
 def test_tables_that_two_ranks_would_share_are_refused(make, palettize):
     model = palettize(make(**WIDE | {"intermediate_size": 96}), bits=4)
     with pytest.raises(ModelError, match="24 rows for each machine are not whole tables of 16"):
-        part_shape(model.shape, 4, format_of_model(model))
+        checked_part(model.shape, 4, format_of_model(model))
 
 
 def test_words_of_ids_that_two_ranks_would_share_are_refused(make, palettize):
     model = palettize(make(**WIDE | {"intermediate_size": 72}), bits=4, group_rows=4)
     with pytest.raises(ModelError, match="36 columns for each machine are not whole words of 8"):
-        part_shape(model.shape, 2, format_of_model(model))
+        checked_part(model.shape, 2, format_of_model(model))

@@ -231,7 +231,7 @@ def test_finished_run_does_nothing_more(tmp_path):
 def test_resumed_run_keeps_the_order_of_the_weights_in_which_norms_are_summed(
     tmp_path, monkeypatch
 ):
-    def reversed_snapshot(folder):
+    def reversed_snapshot(folder, layout):
         flat = tree_flatten(model().trainable_parameters())
         state = training_loop.State(19, tree_unflatten(list(reversed(flat))), None)
         state.rule = UpdateRule(Optimizer(), hidden_size=4).init(state.params)
