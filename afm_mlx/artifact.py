@@ -12,6 +12,7 @@ version and its parents' fingerprints: as long as that is unchanged, so is the r
 from __future__ import annotations
 
 import fcntl
+import fnmatch
 import hashlib
 import json
 import os
@@ -29,6 +30,8 @@ Inputs = Mapping[str, Path]
 
 MANIFEST = "manifest.json"
 SNAPSHOTS = "snapshots"
+LOG = "metrics.jsonl"
+CARD = ".card.json"
 _CLAIM = "fingerprint"
 
 
@@ -102,6 +105,24 @@ def publish(work: Path, folder: Path, manifest: Mapping[str, Any]) -> None:
     _sync(folder.parent)
     # Only now: a run that was killed a moment earlier still needs them.
     shutil.rmtree(folder / SNAPSHOTS, ignore_errors=True)
+
+
+def contents(folder: Path, pattern: str = "*") -> str:
+    """Hash of the files in a folder and below whose names match, as 64 hexadecimal digits.
+
+    Links are followed. When and how fast a result was made is left out.
+    """
+    whole = hashlib.sha256()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders.sort()
+        for name in sorted(fnmatch.filter(files, pattern)):
+            if name in (MANIFEST, LOG) or name.endswith(CARD):
+                continue
+            path = Path(place, name)
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            whole.update(f"{digest} {path.relative_to(folder).as_posix()}\n".encode())
+    return whole.hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,6 +10,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +25,7 @@ from afm_mlx.decoder.adapters import NONE, default_adapter, read_adapter_facts
 from afm_mlx.decoder.checkpoint import check_dense, read_palette, read_shape
 from afm_mlx.errors import DataError, ModelError, RecipeError
 from afm_mlx.progress import Progress
+from afm_mlx.ranks import joined
 from afm_mlx.recipe import Recipe, load_section
 from afm_mlx.settings import own_model as defaults
 from afm_mlx.settings.agreement import PLAIN_NAME
@@ -411,6 +413,12 @@ def run(recipe: Recipe, stage: str, out: Path, progress: Progress) -> dict[str, 
     check_out(out)
     work = out.with_name(f"{out.name}.work")
     *_, manifest = pipeline.run(recipe, work, progress, last=stage)
+    joined().once(out.parent, partial(_deliver, recipe, stage, work, out))
+    return manifest
+
+
+def _deliver(recipe: Recipe, stage: str, work: Path, out: Path) -> None:
+    """Leave the stage's result in `out`, and nothing else."""
     folder = work / recipe.name / stage
     result = folder / next((RESULTS[word] for word in RESULTS if stage.startswith(word)), "model")
     # The manifest first: killed in between, the stage counts as not done, and is done again.
@@ -419,7 +427,6 @@ def run(recipe: Recipe, stage: str, out: Path, progress: Progress) -> dict[str, 
         (folder / name).rename(result / place)
     result.rename(out)
     shutil.rmtree(work)
-    return manifest
 
 
 def _dense_shape(model: Path) -> Shape:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,6 +20,7 @@ from afm_mlx.errors import AfmError, DataError, RunError
 from afm_mlx.evaluation.registry import check_task
 from afm_mlx.evaluation.table import score_table
 from afm_mlx.progress import Progress, duration
+from afm_mlx.ranks import ALONE, Ranks, apart, joined
 from afm_mlx.recipe import Recipe, nearest
 from afm_mlx.settings.alignment import Examples
 from afm_mlx.settings.compression import LabelTime
@@ -49,6 +52,9 @@ MEMORY_SETTINGS = ("micro_rows", "activation_checkpointing", "loss_bytes", "shar
 """Settings of [training] that trade memory for time. The result is the same but for rounding, so a
 run that met the memory guard goes on with other values."""
 
+SHOWN_DIGITS = 12
+"""Digits of a hash that are shown where two differ."""
+
 
 Runner = Callable[[Recipe, Inputs, Path, Progress], dict[str, Any]]
 """Does a stage's work in a folder in the making, and returns metrics."""
@@ -70,6 +76,8 @@ class Stage:
     """What else decides it, outside the recipe."""
     version: int = 1
     """Raised when the same settings give another result."""
+    shared: bool = False
+    """Whether several ranks do it together; else one does it for all that see its folder."""
 
 
 def stages_of(recipe: Recipe, runs: Path) -> list[Stage]:
@@ -112,7 +120,8 @@ def _training_stages(recipe: Recipe) -> list[Stage]:
         run = partial(pretrain.run, stage="teacher")
         # Not [shape]: one teacher serves students of every width.
         shape = {"shape": recipe.shape_of("teacher").model_dump(mode="json")}
-        stages.append(Stage("teacher", run, texts, (*common, "core", "teacher"), shape))
+        words = (*common, "core", "teacher")
+        stages.append(Stage("teacher", run, texts, words, shape, shared=True))
     if recipe.prune:
         mixture = {"mixture": recipe.prune_mixture()}
         stages.append(Stage("prune", prune.run, (*texts, "teacher"), (*every, "prune"), mixture))
@@ -128,7 +137,8 @@ def _training_stages(recipe: Recipe) -> list[Stage]:
         if name in distilled:
             parents.append("labels" if before else "teacher")
             sections = (*sections, "distill")
-        stages.append(Stage(name, partial(pretrain.run, stage=name), tuple(parents), sections))
+        run = partial(pretrain.run, stage=name)
+        stages.append(Stage(name, run, tuple(parents), sections, shared=True))
     return stages
 
 
@@ -157,6 +167,9 @@ POST_TRAINING: dict[str, Runner] = {
 }
 """What a post-training stage does, by the name of the stage and of its section."""
 POST_TRAINING["itec"] = partial(itec.run, trainers=dict(POST_TRAINING))
+
+SHARED = ("sft", "reward", "prefer")
+"""Stages after pre-training that several ranks do together, besides adapters."""
 
 
 def _synthetic(recipe: Recipe) -> list[Stage]:
@@ -187,7 +200,8 @@ def _post_training(recipe: Recipe, runs: Path) -> list[Stage]:
                 facts["reward_model"] = identity(model, runs=runs)
         different = tuple(dict.fromkeys(filter(None, parents)))
         words = ("optimizer", "training", *sections)
-        stages.append(Stage(name, POST_TRAINING[name], different, words, facts))
+        shared = name in SHARED
+        stages.append(Stage(name, POST_TRAINING[name], different, words, facts, shared=shared))
     return stages
 
 
@@ -208,7 +222,8 @@ def _finishing(recipe: Recipe) -> list[Stage]:
         different = dict.fromkeys(filter(None, (recipe.start_of(name), *parents, *generated)))
         words = ("optimizer", "training", *recipe.sections_of(name))
         facts = {"data": _contents(recipe.examples_of(name))}
-        stages.append(Stage(name, run, tuple(different), words, facts))
+        shared = name.startswith(ADAPTER)
+        stages.append(Stage(name, run, tuple(different), words, facts, shared=shared))
     return stages
 
 
@@ -316,16 +331,24 @@ def run(
     """
     # Refuses names, and files that are not there, before anything is written.
     _check_files(plan_steps(recipe, runs, first=first, last=last))
+    ranks, place = joined(), runs / recipe.name
+    if ranks.size > 1:
+        _check_same_program(ranks, recipe)
+    leads = ranks.leads(place)
     manifests: list[dict[str, Any]] = []
-    with artifact.locked(runs / recipe.name):
+    with artifact.locked(place) if leads else nullcontext():
         steps = plan_steps(recipe, runs, first=first, last=last)
+        _check_same_files(ranks, steps)  # all have looked, then: now folders may change
         folders = {step.stage.name: step.folder for step in steps}
         for step in steps:
-            if not step.todo:
-                progress.say(f"{step.stage.name}: done already")
+            progress.say(f"{step.stage.name}: {step.todo or 'done already'}")
+            if not ranks.any(bool(step.todo)):
+                pass
+            elif step.stage.shared:
+                _check_same_start(ranks, step, folders, leads=leads)
+                _run_stage(recipe, step, folders, progress, ranks, leads=leads)
             else:
-                progress.say(f"{step.stage.name}: {step.todo}")
-                _run_stage(recipe, step, folders, progress)
+                ranks.once(place, partial(_run_apart, recipe, step, folders, progress))
             manifests.append(artifact.read_manifest(step.folder) or {})
     return manifests
 
@@ -354,14 +377,34 @@ def _cell(metrics: Mapping[str, Any], name: str, width: int, form: str) -> str:
     return f"{format(value, form) if isinstance(value, float) else '':>{width}}"
 
 
-def _run_stage(recipe: Recipe, step: Step, folders: Mapping[str, Path], progress: Progress) -> None:
+def _run_apart(recipe: Recipe, step: Step, folders: Mapping[str, Path], progress: Progress) -> None:
+    """Run a stage, if it must, on this rank alone."""
+    if step.todo:
+        with apart():
+            _run_stage(recipe, step, folders, progress)
+
+
+def _run_stage(
+    recipe: Recipe,
+    step: Step,
+    folders: Mapping[str, Path],
+    progress: Progress,
+    ranks: Ranks = ALONE,
+    *,
+    leads: bool = True,
+) -> None:
+    """Run a stage on all of `ranks` together; the one that leads writes its folder."""
     started = time.monotonic()
-    work = artifact.open_work(step.folder, step.fingerprint)
+    work = artifact.work_folder(step.folder)
+    if leads:
+        artifact.open_work(step.folder, step.fingerprint)
+    ranks.wait()
     inputs = {name: folders[name] for name in step.stage.parents}
     try:
         metrics = step.stage.run(recipe, inputs, work, progress)
     except AfmError:
-        artifact.drop_if_empty(work)
+        if leads:
+            artifact.drop_if_empty(work)
         raise
     seconds = time.monotonic() - started + metrics.pop("earlier_seconds", 0.0)
     manifest = {
@@ -375,9 +418,63 @@ def _run_stage(recipe: Recipe, step: Step, folders: Mapping[str, Path], progress
         "versions": versions(),
         "machine": f"{platform.system()} {platform.machine()}",
     }
-    artifact.publish(work, step.folder, manifest)
+    if ranks.size > 1:
+        manifest["ranks"] = ranks.size
+    ranks.wait()
+    if leads:
+        artifact.publish(work, step.folder, manifest)
+    ranks.wait()
     progress.record({"stage": step.stage.name, "finished": True, "seconds": round(seconds, 1)})
     progress.say(f"{step.stage.name}: done in {duration(seconds)}")
+
+
+def _check_same_program(ranks: Ranks, recipe: Recipe) -> None:
+    """Raise RunError where ranks have other versions, code or settings."""
+    facts = {f"the version of {name}": version for name, version in versions().items()}
+    del facts["the version of python"]  # where it decides a result, a fingerprint holds it
+    code = artifact.contents(Path(__file__).parent, "*.py")
+    facts["the code of afm_mlx"] = code[:SHOWN_DIGITS]
+    ranks.agree(facts, hint="install the same on every machine")
+    ranks.agree({f"setting {name}": value for name, value in _flat(recipe.model_dump(mode="json"))})
+
+
+def _check_same_files(ranks: Ranks, steps: Sequence[Step]) -> None:
+    """Raise RunError where a stage reads other files on some rank; waits for all ranks."""
+    if ranks.size > 1:
+        ranks.agree(
+            {f"the fingerprint of {s.stage.name}": s.fingerprint[:SHOWN_DIGITS] for s in steps},
+            hint="its data, models or Python differ: copy them from one machine to the other",
+        )
+
+
+def _check_same_start(
+    ranks: Ranks, step: Step, folders: Mapping[str, Path], *, leads: bool
+) -> None:
+    """Raise RunError where ranks would start a stage from other results, or not all of them."""
+    if ranks.size == 1:
+        return
+    name = step.stage.name
+    states = {True: "not done", False: "done"}
+    ranks.agree(
+        {f"stage {name}": states[bool(step.todo)]},
+        hint=f"copy {step.folder} from where it is done to the other machines",
+    )
+    if ranks.all_texts(str(leads)).count(str(True)) == 1:
+        return  # all see the same files
+    for parent in step.stage.parents:
+        ranks.agree(
+            {f"the contents of {parent}": artifact.contents(folders[parent])[:SHOWN_DIGITS]},
+            hint=f"copy {folders[parent]} from one machine to the others",
+        )
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted names of all values in nested tables, and the values as text."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _flat(each, f"{name}.{key}" if name else key)
+    else:
+        yield name, json.dumps(value)
 
 
 def _check_files(steps: Iterable[Step]) -> None:

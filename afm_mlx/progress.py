@@ -65,6 +65,19 @@ class Progress:
             self._width = 0
 
 
+class Silence(Progress):
+    """Tells nothing: for a process that works beside the one that tells."""
+
+    def __init__(self) -> None:
+        super().__init__(stream=sys.stderr)
+
+    def say(self, line: str) -> None:
+        """Print nothing."""
+
+    def status(self, line: str, *, last: bool = False) -> None:
+        """Show nothing."""
+
+
 def bar(done: int, total: int, width: int = 20) -> str:
     """A bar of text: `[#####.....]`."""
     filled = width * done // max(total, 1)

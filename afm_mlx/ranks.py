@@ -27,12 +27,10 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from afm_mlx.errors import RunError
+from afm_mlx.launch.told import RANKS, Together
 
 MESSAGE_BYTES = 32 * 2**20
 """Arrays are added up in messages of about this size, as in `nn.average_gradients`."""
-
-VARIABLE = "AFM_RANKS"
-"""Environment variable by which `afm ... --hosts` says what ranks there are: see `Together`."""
 
 OTHER_LAUNCHERS = ("MLX_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK")
 """Variables by which `mlx.launch` and MPI's launchers say that a process is one of several."""
@@ -192,28 +190,6 @@ class Ranks:
 ALONE = Ranks()
 
 
-@dataclass(frozen=True)
-class Together:
-    """What a launcher tells a process about the ranks it is one of."""
-
-    hosts: tuple[str, ...]
-    """Machine of each rank; as many as there are ranks."""
-    backend: str
-    """Who carries messages, as `mx.distributed.init` calls it."""
-    files: Mapping[str, str]
-    """Texts of files that MLX reads, by the variables that name the files."""
-
-    def text(self) -> str:
-        """The value of `VARIABLE`."""
-        return json.dumps(vars(self) | {"files": dict(self.files)})
-
-    @classmethod
-    def of(cls, text: str) -> Together:
-        """What `text` makes."""
-        found = json.loads(text)
-        return cls(tuple(found["hosts"]), found["backend"], found["files"])
-
-
 _apart: list[None] = []  # one for each `apart` that we are in
 
 
@@ -238,8 +214,8 @@ def apart() -> Iterator[None]:
 
 @cache
 def _started() -> Ranks:
-    if VARIABLE in os.environ:
-        return _join(Together.of(os.environ[VARIABLE]))
+    if RANKS in os.environ:
+        return _join(Together.of(os.environ[RANKS]))
     if not any(name in os.environ for name in OTHER_LAUNCHERS):
         return ALONE  # to ask MLX would start MPI where there is one
     group = mx.distributed.init()
@@ -249,6 +225,7 @@ def _started() -> Ranks:
 def _join(told: Together) -> Ranks:
     """Meet the other ranks, all of which must come."""
     size = len(told.hosts)
+    del os.environ[RANKS]  # or what this process starts would take itself for this rank
     if size == 1:
         return ALONE
     with tempfile.TemporaryDirectory(prefix="afm-ranks-") as folder:
@@ -260,6 +237,8 @@ def _join(told: Together) -> Ranks:
             group = mx.distributed.init(strict=True, backend=told.backend)
         except (RuntimeError, ValueError) as error:
             raise RunError(f"the {size} ranks cannot meet: {error}") from None
+        for variable in ("MLX_RANK", *told.files):
+            os.environ.pop(variable, None)
     if group.size() != size:
         raise RunError(f"{size} ranks were started, and {group.size()} have met")
     return Ranks(group.rank(), size, group, told.hosts)

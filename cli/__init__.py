@@ -124,17 +124,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done. 1: our mistake. 2: the user's, said in a line or two on stderr. 130: interrupted.
     141: the reader of our output went away.
     """
+    from afm_mlx.launch import rank
+
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     command = typer.main.get_command(app)
+    if several := rank.is_rank():
+        rank.follow()
     try:
         code = command.main(
-            [word for word in words if word != "--debug"], prog_name="afm", standalone_mode=False
+            [word for word in words if word != "--debug"],
+            prog_name="afm",
+            standalone_mode=False,
+            obj=words,
         )
         sys.stdout.flush()  # a full disk or a closed pipe shows up here and not after us
     except Exception as error:
+        lost = several and rank.is_from_another_rank(error)
+        if lost and rank.was_asked_to_stop():
+            tell(f"interrupted; {rank.AGAIN}")
+            return 130
+        if lost or (several and isinstance(error, RuntimeError)):
+            rank.hold_back()
         if debug:
             traceback.print_exc()
+        if lost:
+            return _user_mistake("another rank was lost", rank.AGAIN)
         return _explain(error, debug)
     except KeyboardInterrupt as error:
         typer.echo(str(error) or "interrupted", err=True)  # training says here where it saved

@@ -13,6 +13,7 @@ import typer
 from .models_io import find_model
 from .options import (
     RUNS,
+    HostsFlag,
     JsonFlag,
     LogJsonFlag,
     ModelArgument,
@@ -55,6 +56,7 @@ def adapt(
             show_default="the recovery adapter's, else 16",
         ),
     ] = None,
+    hosts: HostsFlag = None,
     skip_bad: SkipBadFlag = False,
     set_: SetFlag = [],
     runs: RunsFlag = RUNS,

@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from .models_io import find_model
-from .options import RUNS, JsonFlag, LogJsonFlag, ModelArgument, RunsFlag, SetFlag, SkipBadFlag
+from .options import (
+    RUNS,
+    HostsFlag,
+    JsonFlag,
+    LogJsonFlag,
+    ModelArgument,
+    RunsFlag,
+    SetFlag,
+    SkipBadFlag,
+)
 from .shrink import run_own_model
 
 
@@ -20,6 +29,7 @@ def sft(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder to create.")
     ] = None,
+    hosts: HostsFlag = None,
     skip_bad: SkipBadFlag = False,
     show_masks: Annotated[
         bool,

@@ -10,6 +10,7 @@ import typer
 from .models_io import find_model
 from .options import (
     RUNS,
+    HostsFlag,
     JsonFlag,
     LogJsonFlag,
     ModelArgument,
@@ -32,6 +33,7 @@ def reward(
     model: ModelArgument,
     data: DataFlag,
     out: OutFlag,
+    hosts: HostsFlag = None,
     skip_bad: SkipBadFlag = False,
     set_: SetFlag = [],
     runs: RunsFlag = RUNS,
@@ -64,6 +66,7 @@ def prefer(
         Literal["dpo", "ipo"],
         typer.Option(help="dpo: ever surer; ipo: up to a margin, for pairs that are never wrong."),
     ] = "dpo",
+    hosts: HostsFlag = None,
     skip_bad: SkipBadFlag = False,
     set_: SetFlag = [],
     runs: RunsFlag = RUNS,

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .together import hand_over
+
 SetFlag = Annotated[
     list[str],
     typer.Option(
@@ -23,6 +25,16 @@ RunsFlag = Annotated[
 LogJsonFlag = Annotated[
     Path | None,
     typer.Option("--log-json", metavar="FILE", help="Write the log as JSON lines, too."),
+]
+HostsFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--hosts",
+        metavar="FILE|local:N",
+        callback=hand_over,
+        help="Share the work with other machines, or between N processes on this one.",
+        show_default=False,
+    ),
 ]
 ModelArgument = Annotated[
     str,

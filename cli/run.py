@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .options import DryRunFlag, JsonFlag, LogJsonFlag, RunsFlag, SetFlag
-from .terminal import tell
+from .options import DryRunFlag, HostsFlag, JsonFlag, LogJsonFlag, RunsFlag, SetFlag
+from .terminal import open_progress, tell
 
 
 def run(
@@ -17,6 +17,7 @@ def run(
         str | None, typer.Option("--from", help="Do this stage and those after it again.")
     ] = None,
     until: Annotated[str | None, typer.Option("--until", help="Stop after this stage.")] = None,
+    hosts: HostsFlag = None,
     dry_run: DryRunFlag = False,
     set_: SetFlag = [],
     runs: RunsFlag = Path("runs"),
@@ -29,7 +30,7 @@ def run(
 
     from afm_mlx import pipeline
     from afm_mlx.evaluation.report.write import write_report
-    from afm_mlx.progress import Progress
+    from afm_mlx.ranks import joined
     from afm_mlx.recipe import load_named_recipe
 
     settings = load_named_recipe(recipe, set_)
@@ -38,7 +39,7 @@ def run(
             typer.echo(f"{step.stage.name:12}{step.todo or 'done already'}")
         return
     try:
-        with closing(Progress(log_json=log_json)) as progress:
+        with closing(open_progress(log_json)) as progress:
             manifests = pipeline.run(settings, runs, progress, first=from_, last=until)
     except KeyboardInterrupt as error:  # Typer would drop what it says: where training saved
         raise typer.Abort(str(error) or "interrupted; the same command goes on") from None
@@ -46,12 +47,14 @@ def run(
         typer.echo(json.dumps(manifests, indent=2))
         return
     typer.echo(pipeline.summary(manifests))
-    tell(f"report: {write_report(runs / settings.name)}")
+    folder = runs / settings.name
+    joined().once(folder, lambda: tell(f"report: {write_report(folder)}"))
 
 
 def pretrain(
     recipe: Annotated[str, typer.Argument(help="Recipe name (see `afm models`), or a TOML file.")],
     stage: Annotated[str, typer.Option(help="core, continued or context.")] = "core",
+    hosts: HostsFlag = None,
     set_: SetFlag = [],
     runs: RunsFlag = Path("runs"),
     log_json: LogJsonFlag = None,

@@ -9,7 +9,17 @@ from typing import Annotated, Any, Literal
 import typer
 
 from .models_io import find_model
-from .options import RUNS, JsonFlag, LogJsonFlag, ModelArgument, OutFlag, RunsFlag, SetFlag
+from .options import (
+    RUNS,
+    HostsFlag,
+    JsonFlag,
+    LogJsonFlag,
+    ModelArgument,
+    OutFlag,
+    RunsFlag,
+    SetFlag,
+)
+from .terminal import open_progress
 
 TextsFlag = Annotated[
     Path, typer.Option("--data", metavar="PATH", help="Texts to train on: a file or a folder.")
@@ -71,6 +81,7 @@ def distill(
     ],
     data: TextsFlag,
     out: OutFlag,
+    hosts: HostsFlag = None,
     kind: KindFlag = None,
     set_: SetFlag = [],
     runs: RunsFlag = RUNS,
@@ -122,10 +133,9 @@ def run_own_model(
     from contextlib import closing
 
     from afm_mlx import own_model
-    from afm_mlx.progress import Progress
 
     try:
-        with closing(Progress(log_json=log_json)) as progress:
+        with closing(open_progress(log_json)) as progress:
             manifest = own_model.run(recipe, stage, out, progress)
     except KeyboardInterrupt as error:  # Typer would drop what it says: where training saved
         raise typer.Abort(str(error) or "interrupted; the same command goes on") from None

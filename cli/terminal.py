@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from afm_mlx.progress import Progress
 
 
 def tell(line: str) -> None:
@@ -19,6 +23,14 @@ def show_error(message: str, hint: str = "", *, kind: str = "error") -> None:
         _print(f"{kind}: {line}", fg="red")
     if hint:
         _print(f"hint: {hint}", fg="cyan")
+
+
+def open_progress(log_json: Path | None) -> Progress:
+    """Where a long job tells how it goes; on all ranks but one, nowhere."""
+    from afm_mlx.progress import Progress, Silence
+    from afm_mlx.ranks import joined
+
+    return Progress(log_json=log_json) if joined().speaks else Silence()
 
 
 def _print(line: str, **style: Any) -> None:

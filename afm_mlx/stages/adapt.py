@@ -20,6 +20,7 @@ from afm_mlx.decoder.checkpoint import open_checkpoint
 from afm_mlx.decoder.lora import add_lora, load_lora, lora_arrays
 from afm_mlx.decoder.palette import linears
 from afm_mlx.progress import Progress
+from afm_mlx.ranks import joined
 from afm_mlx.recipe import Recipe
 from afm_mlx.settings.recipe import ADAPTER
 from afm_mlx.text.tokenizer import Tokenizer
@@ -76,5 +77,7 @@ def run(
         data=tuple(source.path for source in section.data.values()),
         chat=True,
     )
-    write_adapter(out / "adapter", lora_arrays(model), facts, dense=dense)
+    joined().once(
+        out, lambda: write_adapter(out / "adapter", lora_arrays(model), facts, dense=dense)
+    )
     return metrics | {"rank": section.rank, "base": facts.base, "parent": facts.parent}

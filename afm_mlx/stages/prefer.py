@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from afm_mlx.artifact import Inputs, write_text
 from afm_mlx.decoder.checkpoint import open_checkpoint, save_checkpoint
 from afm_mlx.decoder.decoder import Decoder
 from afm_mlx.progress import Progress, bar
+from afm_mlx.ranks import joined
 from afm_mlx.recipe import Recipe
 from afm_mlx.settings.alignment import PreferenceMethod
 from afm_mlx.text.tokenizer import Tokenizer
@@ -50,7 +52,8 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
         held_out_fraction=section.held_out_fraction,
         skip_bad=section.skip_bad,
     )
-    write_text(out / "skipped.txt", "".join(line + "\n" for line in pairs.skipped))
+    skipped = "".join(line + "\n" for line in pairs.skipped)
+    joined().once(out, lambda: write_text(out / "skipped.txt", skipped))
     order = PairOrder(
         {name: len(each) for name, each in pairs.train.items()},
         {name: source.weight for name, source in section.data.items()},
@@ -67,7 +70,8 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     # The reference is the model before its first update: two floats a pair, and no second model.
     trained, measured = pairs.all_train(), pairs.measured(recipe.watch.evaluation_tokens)
     micro_answers = settings.micro_rows or MICRO_ANSWERS
-    reference = reference_logps(
+    find_reference = partial(
+        reference_logps,
         lambda: open_checkpoint(folder, dtype=compute),
         [*trained, *measured],
         out / "reference.f32",
@@ -75,6 +79,8 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
         chunk_bytes=settings.loss_bytes,
         done=done,
     )
+    joined().once(out, find_reference)
+    reference = find_reference()  # all is in the file now
 
     def batches(step: int) -> list[Batch]:
         most = settings.rows_at_once(2 * section.pairs_per_step)
@@ -132,7 +138,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     )
     final = outcome.evaluation or (measure(model) if measured else {})
     facts = {"recipe": recipe.name, "stage": "prefer", "tokenizer": tokenizer.fingerprint}
-    save_checkpoint(out / "model", model, folder, facts=facts)
+    joined().once(out, lambda: save_checkpoint(out / "model", model, folder, facts=facts))
     return {
         **final,
         **{f"start_{name}": value for name, value in measure.start().items()},

@@ -15,6 +15,7 @@ from afm_mlx.decoder.checkpoint import check_tokenizer, open_checkpoint, save_ch
 from afm_mlx.decoder.decoder import Decoder, count_parameters, initialize
 from afm_mlx.inference.engine import Engine
 from afm_mlx.progress import Progress
+from afm_mlx.ranks import joined
 from afm_mlx.recipe import Recipe
 from afm_mlx.settings.compression import Distill, LabelTime
 from afm_mlx.text.tokenizer import Tokenizer
@@ -107,7 +108,7 @@ def run(
     )
     final = outcome.evaluation or evaluate(model)
     facts = {"recipe": recipe.name, "stage": stage, "tokenizer": tokenizer.fingerprint}
-    save_checkpoint(out / "model", model, tokenizer_folder, facts=facts)
+    joined().once(out, lambda: save_checkpoint(out / "model", model, tokenizer_folder, facts=facts))
     return {
         **final,
         **{f"base_{name}": start[name] for name in ("held_out_nats",) if name in start},

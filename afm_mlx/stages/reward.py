@@ -15,6 +15,7 @@ from afm_mlx.alignment.reward import HEADS, RewardModel, initialize_heads, save_
 from afm_mlx.artifact import Inputs, write_text
 from afm_mlx.decoder.checkpoint import open_checkpoint
 from afm_mlx.progress import Progress
+from afm_mlx.ranks import joined
 from afm_mlx.recipe import Recipe
 from afm_mlx.text.tokenizer import Tokenizer
 from afm_mlx.training.loop import Course, train
@@ -53,7 +54,8 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
         grade_classes=section.grade_classes,
         skip_bad=section.skip_bad,
     )
-    write_text(out / "skipped.txt", "".join(line + "\n" for line in pairs.skipped))
+    skipped = "".join(line + "\n" for line in pairs.skipped)
+    joined().once(out, lambda: write_text(out / "skipped.txt", skipped))
     order = PairOrder(
         {name: len(each) for name, each in pairs.train.items()},
         {name: source.weight for name, source in section.data.items()},
@@ -129,7 +131,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     )
     final = outcome.evaluation or (measure(model) if measured else {})
     facts = {"recipe": recipe.name, "stage": "reward", "tokenizer": tokenizer.fingerprint}
-    save_reward_model(out / "model", model, folder, facts=facts)
+    joined().once(out, lambda: save_reward_model(out / "model", model, folder, facts=facts))
     return {
         **final,
         **pairs.counts(),

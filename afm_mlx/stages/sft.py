@@ -10,6 +10,7 @@ import mlx.core as mx
 from afm_mlx.artifact import Inputs
 from afm_mlx.decoder.checkpoint import open_checkpoint, save_checkpoint
 from afm_mlx.progress import Progress
+from afm_mlx.ranks import joined
 from afm_mlx.recipe import Recipe
 from afm_mlx.text.tokenizer import Tokenizer
 from afm_mlx.training.fine_tuning import fine_tune
@@ -41,5 +42,5 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
         progress=progress,
     )
     facts = {"recipe": recipe.name, "stage": "sft", "tokenizer": tokenizer.fingerprint}
-    save_checkpoint(out / "model", model, folder, facts=facts)
+    joined().once(out, lambda: save_checkpoint(out / "model", model, folder, facts=facts))
     return metrics

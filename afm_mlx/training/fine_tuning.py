@@ -15,6 +15,7 @@ from afm_mlx.corpus.packing import document_mask
 from afm_mlx.decoder.decoder import Decoder
 from afm_mlx.errors import ModelError
 from afm_mlx.progress import Progress
+from afm_mlx.ranks import joined
 from afm_mlx.settings.alignment import FineTuning
 from afm_mlx.settings.sections import Optimizer, Training, Watch
 from afm_mlx.text.tokenizer import Tokenizer
@@ -185,7 +186,8 @@ def _tell(shown: Demonstrations, packed: PackedExamples, work: Path, progress: P
         f"the assistant says {learned:,} of {tokens:,} tokens"
     )
     if shown.skipped:
-        write_text(work / "skipped.txt", "".join(f"{line}\n" for line in shown.skipped))
+        skipped = "".join(f"{line}\n" for line in shown.skipped)
+        joined().once(work, lambda: write_text(work / "skipped.txt", skipped))
         for line in shown.skipped[:SHOWN]:
             progress.say(f"  left out: {line}")
         lines = "line" if len(shown.skipped) == 1 else "lines"
