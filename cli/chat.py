@@ -19,6 +19,7 @@ from .models_io import find_model, follows, open_engine, open_guardrails
 from .options import (
     MAX_TOKENS,
     RUNS,
+    AnswerHostsFlag,
     MaxTokensFlag,
     PolicyFlag,
     RunsFlag,
@@ -87,6 +88,7 @@ def chat(
     temperature: TemperatureFlag = CHAT_TEMPERATURE,
     top_p: TopPFlag = CHAT_TOP_P,
     seed: SeedFlag = 0,
+    hosts: AnswerHostsFlag = None,
     runs: RunsFlag = RUNS,
 ) -> None:
     """Talk with a model. Type /help there for what else it understands."""

@@ -14,6 +14,7 @@ from .options import (
     MAX_TOKENS,
     RUNS,
     AdapterFlag,
+    AnswerHostsFlag,
     JsonFlag,
     MaxTokensFlag,
     ModelArgument,
@@ -41,6 +42,7 @@ def generate(
         bool, typer.Option("--raw", help="Continue the text, without the chat template.")
     ] = False,
     json_: JsonFlag = False,
+    hosts: AnswerHostsFlag = None,
     runs: RunsFlag = RUNS,
 ) -> None:
     """Answer one prompt, or continue it, with any model."""

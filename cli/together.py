@@ -12,18 +12,27 @@ from .terminal import show_error
 OPTION = "--hosts"
 
 
-def hand_over(context: typer.Context, hosts: str | None) -> None:
-    """Where `--hosts` is given, run this command once for each rank, and end as they do."""
+def hand_over(context: typer.Context, hosts: str | None, *, keyboard: bool = False) -> None:
+    """Where `--hosts` is given, run this command once for each rank, and end as they do.
+
+    With `keyboard`, rank 0 reads this process's stdin.
+    """
     if hosts is None or context.resilient_parsing:
         return
     from afm_mlx.launch.hosts import read_hosts
     from afm_mlx.launch.processes import run
 
     words = context.find_root().obj
-    ending = run(read_hosts(hosts), without_hosts(sys.argv[1:] if words is None else words))
+    command = without_hosts(sys.argv[1:] if words is None else words)
+    ending = run(read_hosts(hosts), command, keyboard=keyboard)
     if ending.message:
         show_error(ending.message, ending.hint)
     raise typer.Exit(ending.code)
+
+
+def hand_over_keyboard(context: typer.Context, hosts: str | None) -> None:
+    """`hand_over` of a command that is talked with."""
+    hand_over(context, hosts, keyboard=True)
 
 
 def without_hosts(words: Sequence[str]) -> list[str]:
