@@ -145,6 +145,7 @@ def test_control_c_at_the_prompt_stays_and_control_d_leaves(terminal, tmp_path):
     assert "/help" in (tmp_path / "chat_questions").read_text()
 
 
+@pytest.mark.slow
 def test_only_the_first_of_several_processes_has_the_terminal(opened, small_chat_model, tmp_path):
     model = small_chat_model(tmp_path / "model", lines=["The cat sat on the mat.\n"] * 20)
     terminal = opened(model, "--hosts", "local:2", "--max-tokens", "4")
@@ -156,5 +157,6 @@ def test_only_the_first_of_several_processes_has_the_terminal(opened, small_chat
     terminal.wait_for(">")
     terminal.type("/stats\r")
     terminal.wait_for(" tokens at ")
+    terminal.wait_for(">")
     terminal.type("\x04")
-    assert terminal.process.wait(30) == 0
+    assert terminal.process.wait(60) == 0
