@@ -124,7 +124,9 @@ def _training_stages(recipe: Recipe) -> list[Stage]:
         stages.append(Stage("teacher", run, texts, words, shape, shared=True))
     if recipe.prune:
         mixture = {"mixture": recipe.prune_mixture()}
-        stages.append(Stage("prune", prune.run, (*texts, "teacher"), (*every, "prune"), mixture))
+        parents = [*texts, "teacher"]
+        sections = (*every, "prune")
+        stages.append(Stage("prune", prune.run, tuple(parents), sections, mixture, shared=True))
     distilled = recipe.distilled_stages()
     before = recipe.distill is not None and recipe.distill.labels is LabelTime.BEFORE
     if before and distilled:
@@ -168,7 +170,7 @@ POST_TRAINING: dict[str, Runner] = {
 """What a post-training stage does, by the name of the stage and of its section."""
 POST_TRAINING["itec"] = partial(itec.run, trainers=dict(POST_TRAINING))
 
-SHARED = ("sft", "reward", "prefer")
+SHARED = ("sft", "reward", "prefer", "rl", "recover")
 """Stages after pre-training that several ranks do together, besides adapters."""
 
 
@@ -222,7 +224,7 @@ def _finishing(recipe: Recipe) -> list[Stage]:
         different = dict.fromkeys(filter(None, (recipe.start_of(name), *parents, *generated)))
         words = ("optimizer", "training", *recipe.sections_of(name))
         facts = {"data": _contents(recipe.examples_of(name))}
-        shared = name.startswith(ADAPTER)
+        shared = name in SHARED or name.startswith(ADAPTER)
         stages.append(Stage(name, run, tuple(different), words, facts, shared=shared))
     return stages
 

@@ -13,7 +13,9 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +36,9 @@ MESSAGE_BYTES = 32 * 2**20
 
 OTHER_LAUNCHERS = ("MLX_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK")
 """Variables by which `mlx.launch` and MPI's launchers say that a process is one of several."""
+
+MEET_SECONDS = 60
+"""Time for all ranks to start and find each other. Ours."""
 
 SECONDS_BETWEEN_LOOKS = 0.1
 """How often a rank looks whether its leader is done. Ours: a directory is cheap to list."""
@@ -97,10 +102,8 @@ class Ranks:
 
     def most(self, values: Sequence[int]) -> list[int]:
         """The largest that any rank has, of each of some integers."""
-        if self.size == 1:
-            return list(values)
-        largest = mx.distributed.all_max(mx.array([*values], mx.int64), group=self.group)
-        return [int(value) for value in np.array(largest)]
+        told = self.gathered(mx.array([[*values]], mx.int64))
+        return [int(value) for value in np.array(told).max(axis=0)]
 
     def any(self, value: bool) -> bool:
         """Whether it is so on any rank."""
@@ -234,7 +237,8 @@ def _join(told: Together) -> Ranks:
             path.write_text(text, encoding="utf-8")
             os.environ[variable] = str(path)
         try:
-            group = mx.distributed.init(strict=True, backend=told.backend)
+            with _time_limit(MEET_SECONDS):
+                group = mx.distributed.init(strict=True, backend=told.backend)
         except (RuntimeError, ValueError) as error:
             raise RunError(f"the {size} ranks cannot meet: {error}") from None
         for variable in ("MLX_RANK", *told.files):
@@ -254,6 +258,21 @@ def _scatters(group: Any) -> bool:
     return True
 
 
+@contextmanager
+def _time_limit(seconds: int) -> Iterator[None]:
+    """Let the system end this process after so many seconds: Python could not, while MLX waits."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals belong to the main thread
+        return
+    before = signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def _messages(flat: list[tuple[str, mx.array]]) -> list[list[tuple[str, mx.array]]]:
     """Arrays in groups of one number format, each of about `MESSAGE_BYTES`, in their order."""
     groups: list[list[tuple[str, mx.array]]] = []
@@ -265,3 +284,13 @@ def _messages(flat: list[tuple[str, mx.array]]) -> list[list[tuple[str, mx.array
         groups[-1].append((name, array))
         room -= array.nbytes
     return groups
+
+
+@cache
+def _scatters(group: Any) -> bool:
+    """Whether MLX can sum and scatter in one: not with its ring (MLX 0.32.4)."""
+    try:
+        mx.eval(mx.distributed.sum_scatter(mx.zeros(group.size()), group=group))
+    except RuntimeError:
+        return False
+    return True

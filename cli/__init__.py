@@ -31,6 +31,7 @@ from .run import pretrain, run
 from .serve import serve
 from .shrink import distill, prune
 from .terminal import show_error, tell
+from .together import Ended, end_for_another_rank, follow_launcher
 
 START, USE, BUILD = "Start here", "Use a model", "Build a model"
 ALIGN, SHRINK = "Teach a model to answer", "Make a model smaller"
@@ -124,13 +125,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done. 1: our mistake. 2: the user's, said in a line or two on stderr. 130: interrupted.
     141: the reader of our output went away.
     """
-    from afm_mlx.launch import rank
-
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     command = typer.main.get_command(app)
-    if several := rank.is_rank():
-        rank.follow()
+    is_rank = follow_launcher()
     try:
         code = command.main(
             [word for word in words if word != "--debug"],
@@ -139,17 +137,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             obj=words,
         )
         sys.stdout.flush()  # a full disk or a closed pipe shows up here and not after us
+    except Ended as ended:
+        return ended.code
     except Exception as error:
-        lost = several and rank.is_from_another_rank(error)
-        if lost and rank.was_asked_to_stop():
-            tell(f"interrupted; {rank.AGAIN}")
-            return 130
-        if lost or (several and isinstance(error, RuntimeError)):
-            rank.hold_back()
+        if is_rank and (code := end_for_another_rank(error)):
+            return code
         if debug:
             traceback.print_exc()
-        if lost:
-            return _user_mistake("another rank was lost", rank.AGAIN)
         return _explain(error, debug)
     except KeyboardInterrupt as error:
         typer.echo(str(error) or "interrupted", err=True)  # training says here where it saved

@@ -10,6 +10,7 @@ import typer
 from .models_io import find_model
 from .options import (
     RUNS,
+    HostsFlag,
     JsonFlag,
     LogJsonFlag,
     ModelArgument,
@@ -32,6 +33,7 @@ def rl(
     model: ModelArgument,
     data: PromptsFlag,
     out: OutFlag,
+    hosts: HostsFlag = None,
     skip_bad: SkipBadFlag = False,
     set_: SetFlag = [],
     runs: RunsFlag = RUNS,

@@ -8,7 +8,16 @@ from typing import Annotated, Any, Literal
 import typer
 
 from .models_io import find_model
-from .options import RUNS, JsonFlag, LogJsonFlag, ModelArgument, OutFlag, RunsFlag, SetFlag
+from .options import (
+    RUNS,
+    HostsFlag,
+    JsonFlag,
+    LogJsonFlag,
+    ModelArgument,
+    OutFlag,
+    RunsFlag,
+    SetFlag,
+)
 from .shrink import KindFlag, TextsFlag, run_own_model, source_kind
 
 
@@ -16,6 +25,7 @@ def recover(
     model: ModelArgument,
     data: TextsFlag,
     out: OutFlag,
+    hosts: HostsFlag = None,
     teacher: Annotated[
         str | None,
         typer.Option(

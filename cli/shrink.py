@@ -41,6 +41,7 @@ def prune(
     ],
     data: TextsFlag,
     out: OutFlag,
+    hosts: HostsFlag = None,
     method: Annotated[
         Literal["masks", "activation"],
         typer.Option(help="Learn which to keep, or take the most active ones without training."),

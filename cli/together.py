@@ -7,9 +7,17 @@ from collections.abc import Sequence
 
 import typer
 
-from .terminal import show_error
+from .terminal import show_error, tell
 
 OPTION = "--hosts"
+
+
+class Ended(Exception):
+    """A command ran on all ranks; all has been said."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__()
+        self.code = code
 
 
 def hand_over(context: typer.Context, hosts: str | None, *, keyboard: bool = False) -> None:
@@ -27,7 +35,7 @@ def hand_over(context: typer.Context, hosts: str | None, *, keyboard: bool = Fal
     ending = run(read_hosts(hosts), command, keyboard=keyboard)
     if ending.message:
         show_error(ending.message, ending.hint)
-    raise typer.Exit(ending.code)
+    raise Ended(ending.code)
 
 
 def hand_over_keyboard(context: typer.Context, hosts: str | None) -> None:
@@ -44,3 +52,31 @@ def without_hosts(words: Sequence[str]) -> list[str]:
             kept.append(word)
         after = word == OPTION and not after
     return kept
+
+
+def follow_launcher() -> bool:
+    """Whether this process is a rank; if so, it does from now on what its launcher asks."""
+    from afm_mlx.launch import rank
+
+    if is_rank := rank.is_rank():
+        rank.follow()
+    return is_rank
+
+
+def end_for_another_rank(error: Exception) -> int:
+    """The exit code for an error that another rank has caused; 0 where it is our own.
+
+    Returns late where it may be another's: the launcher, who knows, ends this process before.
+    """
+    from afm_mlx.launch import rank
+
+    lost = rank.is_from_another_rank(error)
+    if lost and rank.was_asked_to_stop():
+        tell(f"interrupted; {rank.AGAIN}")
+        return 130
+    if lost or isinstance(error, RuntimeError):
+        rank.hold_back()
+    if not lost:
+        return 0
+    show_error("another rank was lost", rank.AGAIN)
+    return 2

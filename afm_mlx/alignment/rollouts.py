@@ -32,6 +32,7 @@ from afm_mlx.alignment.sampling import Sampled
 from afm_mlx.decoder.decoder import Decoder
 from afm_mlx.decoder.weights import write_file
 from afm_mlx.errors import RunError
+from afm_mlx.ranks import ALONE, Ranks
 
 PACKED = len(PackedAnswers._fields)
 
@@ -182,11 +183,15 @@ class Rounds:
         make: Callable[[int], list[tuple[mx.array, ...]]],
         *,
         updates: int,
+        ranks: Ranks = ALONE,
+        prepare: Callable[[], None] = lambda: None,
     ) -> None:
         """Rounds of `updates` steps each; `make` samples the round of a number from the policy.
 
-        They are kept among the run's snapshots, and go with them when the run is done.
+        They are kept among the run's snapshots, and go with them when the run is done. Of several
+        `ranks`, one makes a round for all that see its folder, after all have called `prepare`.
         """
+        self.ranks, self.prepare = ranks, prepare
         self.folder, self.snapshots = snapshots / "rounds", snapshots
         self.make, self.updates = make, updates
         self._number, self._batches = 0, list[tuple[mx.array, ...]]()
@@ -201,19 +206,24 @@ class Rounds:
         number += 1
         if number != self._number:
             file = self.folder / f"round-{number:06d}.safetensors"
-            if not file.exists():
+            if self.ranks.any(not file.exists()):
                 if place:
                     raise RunError(
                         f"{file} is missing, and step {step:,} needs it",
                         hint=f"delete {self.snapshots} to begin anew",
                     )
-                batches = self.make(number)
-                self._drop_old(number)
+                self.prepare()
                 self.folder.mkdir(parents=True, exist_ok=True)
-                _write_batches(file, batches)
+                self.ranks.once(self.folder, lambda: self._write(file, number))
             # Also what was just made: a run that goes on reads the same.
             self._number, self._batches = number, _read_batches(file)
         return self._batches
+
+    def _write(self, file: Path, number: int) -> None:
+        if not file.exists():
+            batches = self.make(number)
+            self._drop_old(number)
+            _write_batches(file, batches)
 
     def _drop_old(self, number: int) -> None:
         """Delete rounds that neither a snapshot nor the next step needs."""

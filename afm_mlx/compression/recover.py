@@ -33,6 +33,10 @@ from afm_mlx.errors import ModelError
 _MORE_DIRECTIONS, _ROUNDS = 8, 4
 
 
+ALL = slice(None)
+"""All rows of a step."""
+
+
 class Rows(Protocol):
     """Rows of a step."""
 
@@ -48,27 +52,41 @@ class Rows(Protocol):
 class KeptLabels:
     """What a teacher says of the rows of each step: it is asked once, and the answer kept."""
 
-    def __init__(self, folder: Path, teacher: LiveTeacher, rows: Callable[[int], Rows]) -> None:
-        """`folder` keeps files, 6 bytes a candidate; `rows` gives those of a step."""
-        self.folder, self._rows = folder, rows
+    def __init__(
+        self,
+        folder: Path,
+        teacher: LiveTeacher,
+        rows: Callable[[int], Rows],
+        *,
+        read: slice = ALL,
+    ) -> None:
+        """`folder` keeps files, 6 bytes a candidate; `rows` gives those of a step.
+
+        Of each step, only the rows `read` are asked for; it has a folder for them alone.
+        """
+        self.folder, self._rows, self._read = folder, rows, read
         self._teacher: LiveTeacher | None = teacher
         folder.mkdir(parents=True, exist_ok=True)
 
-    def step(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Candidates [R, T, K] of a step, counted from 1, and their probabilities.
+    def step(self, number: int, rows: slice = ALL) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Candidates [R, T, K] of some rows of a step, and their probabilities.
 
-        The same bits whenever it is asked for.
+        The same bits whenever it is asked for. Steps count from 1; rows as the step has them.
         """
+        read = self._read
         path = self.folder / f"step-{number:08d}.safetensors"
         if not path.exists():
             assert self._teacher is not None, "the teacher is gone before it has read all"
-            rows = self._rows(number)
-            said = self._teacher.continues(rows.inputs, rows.documents)
+            asked = self._rows(number)
+            documents = None if asked.documents is None else asked.documents[read]
+            said = self._teacher.continues(asked.inputs[read], documents)
             part = path.with_suffix(".part.safetensors")
             write_file(part, {"ids": mx.array(said.ids), "logps": mx.array(said.logps)})
             part.replace(path)
         arrays: Any = mx.load(str(path))
-        kept = Said(np.array(arrays["ids"]), np.array(arrays["logps"]))
+        if rows != ALL and read != ALL:
+            rows = slice(rows.start - read.start, rows.stop - read.start)
+        kept = Said(np.array(arrays["ids"])[rows], np.array(arrays["logps"])[rows])
         return kept.ids, kept.probabilities
 
     def forget_teacher(self) -> None:

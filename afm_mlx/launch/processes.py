@@ -39,6 +39,19 @@ SSH = (
 SSH_FAILED = 255
 """How ssh ends when the connection, or what ran there, was cut off."""
 
+SSH_REFUSED = ("ssh:", "Permission denied", "Host key")
+"""What ssh says where it has not reached a machine."""
+
+SHELLS = ("/bin/sh:", "env:")
+"""Who says that a folder or a program is not there, on another machine."""
+
+SAME_PLACE = (
+    'every host needs the same folder and Python, or "cwd" and "python" in the file of hosts'
+)
+
+ERRORS = ("error: ", "internal error: ")
+"""How `afm` begins to say what is wrong."""
+
 SECONDS_BETWEEN_LOOKS = 0.1
 SECONDS_BETWEEN_BEATS = 5.0
 SILENT_SECONDS = 20.0
@@ -272,21 +285,27 @@ def _is_lost(rank: _Rank) -> bool:
 def _failure(rank: _Rank, code: int) -> Ending:
     """What to say of a rank that failed, and that has not been heard."""
     rank.reader.join(timeout=PATIENCE_SECONDS)
-    lines = [line for line in rank.said if line.strip()]
+    lines = [line.strip() for line in rank.said if line.strip()]
+    last = lines[-1] if lines else ""
+    if code == SSH_FAILED and any(word in last for word in SSH_REFUSED):
+        return Ending(2, f"{rank.name} cannot be reached: {last}", f"try: ssh {rank.host.ssh} true")
     if _is_lost(rank):
         how = f": killed by {_signal(-code)}" if code < 0 else ""
-        last = f"; its last words: {lines[-1].strip()}" if lines and rank.number > 0 else ""
-        return Ending(2, f"{rank.name} was lost{how}{last}; the other ranks were ended", AGAIN)
+        if code == -signal.SIGALRM:
+            how = ": it waited in vain for the others"
+        words = f"; its last words: {last}" if last and rank.number > 0 else ""
+        return Ending(2, f"{rank.name} was lost{how}{words}; the other ranks were ended", AGAIN)
     if rank.number == 0:
         return Ending(code)
-    starts = [
-        at for at, line in enumerate(lines) if line.startswith(("error: ", "internal error:"))
-    ]
+    if last.startswith(SHELLS):
+        return Ending(2, f"{rank.name}: {last}", SAME_PLACE)
+    starts = [at for at, line in enumerate(lines) if line.startswith(ERRORS)]
     told = lines[starts[-1] :] if starts else lines
     hints = [line.removeprefix("hint: ") for line in told if line.startswith("hint: ")]
-    words = [line.removeprefix("error: ") for line in told if not line.startswith("hint: ")]
-    message = "\n".join(words) or f"ended with code {code}"
-    return Ending(code, f"{rank.name}: {message}", hints[-1] if hints else "")
+    words = "\n".join(
+        line.removeprefix("error: ") for line in told if not line.startswith("hint: ")
+    )
+    return Ending(code, f"{rank.name}: {words or f'ended with code {code}'}", "".join(hints[-1:]))
 
 
 def _signal(number: int) -> str:

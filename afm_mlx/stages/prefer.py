@@ -11,7 +11,7 @@ import mlx.core as mx
 from afm_mlx import compat
 from afm_mlx.alignment.logps import PackedAnswers, answer_logps
 from afm_mlx.alignment.measures import PreferenceMeasure, won
-from afm_mlx.alignment.pairs import PairOrder, check_context, in_parts, open_pairs, pack_pairs
+from afm_mlx.alignment.pairs import PairOrder, check_context, open_pairs, pack_pairs
 from afm_mlx.alignment.reference import reference_logps
 from afm_mlx.artifact import Inputs, write_text
 from afm_mlx.decoder.checkpoint import open_checkpoint, save_checkpoint
@@ -22,9 +22,10 @@ from afm_mlx.recipe import Recipe
 from afm_mlx.settings.alignment import PreferenceMethod
 from afm_mlx.text.tokenizer import Tokenizer
 from afm_mlx.training.loop import Course, train
-from afm_mlx.training.micro_batches import Batch
+from afm_mlx.training.micro_batches import Batch, micro_batches
 from afm_mlx.training.objectives import dpo_loss, ipo_loss, preference_margin
 from afm_mlx.training.optimizer import UpdateRule
+from afm_mlx.training.sharding import layout_of
 
 MICRO_ANSWERS = 8  # answers at once while nothing is trained, when the recipe does not say; ours
 
@@ -82,12 +83,18 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     joined().once(out, find_reference)
     reference = find_reference()  # all is in the file now
 
+    model = open_checkpoint(folder, dtype=mx.float32, dense=True)
+    layout = layout_of(model, settings)
+    micro_pairs = max(1, settings.rows_at_once(2 * section.pairs_per_step) // 2)
+
     def batches(step: int) -> list[Batch]:
-        most = settings.rows_at_once(2 * section.pairs_per_step)
-        return [
-            (*pack_pairs([trained[at] for at in part]), *mx.array(reference[part].T))
-            for part in in_parts(order.pairs(step), most)
-        ]
+        pairs_of_step = order.pairs(step)
+
+        def build(part: slice) -> Batch:
+            pairs = pairs_of_step[part]
+            return (*pack_pairs([trained[at] for at in pairs]), *mx.array(reference[pairs].T))
+
+        return micro_batches(build, section.pairs_per_step, micro_pairs, layout.data)
 
     def loss(model: Decoder, *batch: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
         *packed, chosen, rejected = batch
@@ -112,7 +119,6 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
         most_answers=micro_answers,
         chunk_bytes=settings.loss_bytes,
     )
-    model = open_checkpoint(folder, dtype=mx.float32, dense=True)
     outcome = train(
         model,
         loss,
@@ -135,6 +141,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
         progress=progress,
         evaluate=measure if measured else None,
         counted="pairs",
+        layout=layout,
     )
     final = outcome.evaluation or (measure(model) if measured else {})
     facts = {"recipe": recipe.name, "stage": "prefer", "tokenizer": tokenizer.fingerprint}

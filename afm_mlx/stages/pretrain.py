@@ -20,9 +20,10 @@ from afm_mlx.recipe import Recipe
 from afm_mlx.settings.compression import Distill, LabelTime
 from afm_mlx.text.tokenizer import Tokenizer
 from afm_mlx.training.loop import Course, train
-from afm_mlx.training.micro_batches import Batch
+from afm_mlx.training.micro_batches import Batch, micro_batches
 from afm_mlx.training.objectives import distillation_targets, text_loss
 from afm_mlx.training.optimizer import UpdateRule
+from afm_mlx.training.sharding import layout_of
 from afm_mlx.training.texts import TrainingTexts, open_held_out
 from afm_mlx.training.validation import Validation
 
@@ -59,16 +60,20 @@ def run(
     )
     distill = recipe.distill if stage in recipe.distilled_stages() else None
     teacher = _teacher(recipe, distill, inputs, stage, texts, tokenizer) if distill else None
-    micro_steps = section.rows_per_step // settings.rows_at_once(section.rows_per_step)
-    eos = tokenizer.eos_id
+    micro_rows, eos = settings.rows_at_once(section.rows_per_step), tokenizer.eos_id
+    layout = layout_of(model, settings)
 
     def batches(step: int) -> list[Batch]:
-        rows = texts.targets(step)
-        arrays = [mx.array(rows)]
-        if teacher is not None:
-            said = teacher.says(rows, texts.places(step))
-            arrays += [mx.array(said.ids), mx.array(said.probabilities)]
-        return list(zip(*(mx.split(array, micro_steps) for array in arrays), strict=True))
+        all_rows, places = texts.targets(step), texts.places(step)
+
+        def build(part: slice) -> Batch:
+            rows = all_rows[part]
+            if teacher is None:
+                return (mx.array(rows),)
+            said = teacher.says(rows, places[part])
+            return mx.array(rows), mx.array(said.ids), mx.array(said.probabilities)
+
+        return micro_batches(build, section.rows_per_step, micro_rows, layout.data)
 
     def loss(
         model: Decoder, rows: mx.array, *said: mx.array
@@ -105,6 +110,7 @@ def run(
         watch=recipe.watch,
         progress=progress,
         evaluate=evaluate,
+        layout=layout,
     )
     final = outcome.evaluation or evaluate(model)
     facts = {"recipe": recipe.name, "stage": stage, "tokenizer": tokenizer.fingerprint}

@@ -23,14 +23,16 @@ from afm_mlx.decoder.decoder import Decoder, count_parameters
 from afm_mlx.decoder.weights import write_file
 from afm_mlx.errors import ModelError
 from afm_mlx.progress import Progress
+from afm_mlx.ranks import ALONE, Ranks, joined
 from afm_mlx.recipe import Recipe
 from afm_mlx.settings.compression import PruneMethod
 from afm_mlx.settings.sections import Shape
 from afm_mlx.text.tokenizer import Tokenizer
 from afm_mlx.training.loop import Course, Loss, train
-from afm_mlx.training.micro_batches import Batch
+from afm_mlx.training.micro_batches import Batch, micro_batches
 from afm_mlx.training.objectives import text_loss
 from afm_mlx.training.optimizer import Rates, UpdateRule
+from afm_mlx.training.sharding import layout_of
 from afm_mlx.training.texts import TrainingTexts, open_held_out
 from afm_mlx.training.validation import Validation
 
@@ -70,11 +72,11 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
         rows_per_step=section.rows_per_step,
         seed=settings.seed,
     )
-    micro_steps = section.rows_per_step // settings.rows_at_once(section.rows_per_step)
-    eos = tokenizer.eos_id
+    micro_rows, eos = settings.rows_at_once(section.rows_per_step), tokenizer.eos_id
 
-    def micro_batches(step: int) -> list[mx.array]:
-        return list(mx.split(mx.array(texts.targets(step)), micro_steps))
+    def rows_of(step: int, ranks: Ranks = ALONE) -> list[Batch]:
+        rows = mx.array(texts.targets(step))
+        return micro_batches(lambda part: (rows[part],), len(rows), micro_rows, ranks)
 
     def loss(model: Decoder, rows: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
         return text_loss(model, rows, eos_id=eos, settings=settings)
@@ -99,16 +101,14 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     )
 
     scoring_steps = -(-section.scoring_tokens // (section.row_tokens * section.rows_per_step))
-    rows = (rows for step in range(1, scoring_steps + 1) for rows in micro_batches(step))
+    rows = (rows for step in range(1, scoring_steps + 1) for (rows,) in rows_of(step))
     metrics: dict[str, Any] = {"teacher_" + name: before[name] for name in before}
     if section.method is PruneMethod.ACTIVATION:
         importance = activation_importance(model, (shift_right(each, eos) for each in rows))
         student = cut_units(model, hard_top_k(importance, width))
     else:
         masked = _masked(model, out, rows, lambda model, rows: loss(model, rows)[0])
-        metrics |= _learn(
-            masked, recipe, micro_batches, loss, validation, out=out, progress=progress
-        )
+        metrics |= _learn(masked, recipe, rows_of, loss, validation, out=out, progress=progress)
         student = masked.cut(width, section.last_temperature)
         mass = masked.held_mass(width, section.last_temperature)
         progress.say(_mass_table(mass))
@@ -117,7 +117,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     if final:
         progress.say(f"  pruned: held out {final['held_out_nats']:.4f} nats per token")
     facts = {"recipe": recipe.name, "stage": "prune", "tokenizer": tokenizer.fingerprint}
-    save_checkpoint(out / "model", student, folder, facts=facts)
+    joined().once(out, lambda: save_checkpoint(out / "model", student, folder, facts=facts))
     return {**final, **metrics, "parameters": sum(count_parameters(student.shape).values())}
 
 
@@ -129,21 +129,22 @@ def _masked(
 ) -> MaskedDecoder:
     """The model with first scores, which are measured once and kept for a run that goes on."""
     kept = out / "importance.safetensors"
-    if kept.exists():
-        arrays: Any = mx.load(str(kept))
-        importance = arrays["importance"]
-    else:
-        importance = gradient_importance(model, rows, loss)
-        part = out / "importance.part.safetensors"
-        write_file(part, {"importance": importance})
-        part.replace(kept)
-    return MaskedDecoder(model, standardized_logs(importance))
+
+    def measure() -> None:
+        if not kept.exists():
+            part = out / "importance.part.safetensors"
+            write_file(part, {"importance": gradient_importance(model, rows, loss)})
+            part.replace(kept)
+
+    joined().once(out, measure)
+    arrays: Any = mx.load(str(kept))
+    return MaskedDecoder(model, standardized_logs(arrays["importance"]))
 
 
 def _learn(
     masked: MaskedDecoder,
     recipe: Recipe,
-    micro_batches: Callable[[int], list[mx.array]],
+    rows_of: Callable[[int, Ranks], list[Batch]],
     loss: Loss,
     validation: Validation,
     *,
@@ -154,6 +155,7 @@ def _learn(
     section, settings = recipe.prune, recipe.training
     assert section is not None
     shape, width = masked.decoder.shape, recipe.shape.intermediate_size
+    layout = layout_of(masked, settings)
 
     def batches(step: int) -> list[Batch]:
         done = step / section.steps
@@ -162,7 +164,8 @@ def _learn(
             widths=(shape.intermediate_size, width),
             temperatures=(section.first_temperature, section.last_temperature),
         )
-        return [(rows, mx.array(k), mx.array(temperature)) for rows in micro_batches(step)]
+        more = mx.array(k), mx.array(temperature)
+        return [type(batch)((*batch, *more)) for batch in rows_of(step, layout.data)]
 
     def masked_loss(
         model: MaskedDecoder, rows: mx.array, k: mx.array, temperature: mx.array
@@ -199,6 +202,7 @@ def _learn(
         watch=recipe.watch,
         progress=progress,
         evaluate=evaluate,
+        layout=layout,
     )
     return {
         **{"first_scores_" + name: start[name] for name in start},

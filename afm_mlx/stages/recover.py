@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +20,7 @@ from afm_mlx.artifact import SNAPSHOTS, Inputs, write_text
 from afm_mlx.compression import qat
 from afm_mlx.compression.divergence import Reference
 from afm_mlx.compression.recover import (
+    ALL,
     KeptLabels,
     leading_inputs,
     not_in_tables,
@@ -47,6 +49,7 @@ from afm_mlx.decoder.checkpoint import (
 from afm_mlx.decoder.decoder import Decoder
 from afm_mlx.decoder.lora import add_lora, load_lora, lora_arrays, remove_lora
 from afm_mlx.progress import Progress, bar
+from afm_mlx.ranks import joined
 from afm_mlx.recipe import Recipe
 from afm_mlx.settings.compression import LabelTime
 from afm_mlx.settings.palette import Recover, RecoverMethod, RecoverStart
@@ -55,7 +58,9 @@ from afm_mlx.training.demonstrations import read_demonstrations
 from afm_mlx.training.examples import Examples, fill
 from afm_mlx.training.lessons import Lessons, learn
 from afm_mlx.training.loop import Outcome, Rule
+from afm_mlx.training.micro_batches import rows_read
 from afm_mlx.training.optimizer import UpdateRule
+from afm_mlx.training.sharding import data_ranks
 from afm_mlx.training.texts import TrainingTexts, open_held_out
 from afm_mlx.training.validation import Validation, held_out_answers
 
@@ -89,7 +94,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
         RecoverMethod.TABLES: _train_tables,
         RecoverMethod.QAT: _train_rounded,
     }[section.method](work, model, before)
-    shutil.rmtree(out / LABELS, ignore_errors=True)
+    joined().once(out, lambda: shutil.rmtree(out / LABELS, ignore_errors=True))
     return {
         **trained,
         **{f"base_{name}": value for name, value in before.items()},
@@ -104,7 +109,8 @@ def _train_adapters(work: _Recovery, model: Decoder, before: dict[str, Any]) -> 
     section, seed = work.section, work.recipe.training.seed
     folder = work.out / "model"
     active = f"recovery-{section.product_rank}"
-    copy_model(work.base, folder, facts=work.facts | {"adapter": active})
+    facts_of_model = work.facts | {"adapter": active}
+    joined().once(work.out, lambda: copy_model(work.base, folder, facts=facts_of_model))
     factors = {}
     if section.start is RecoverStart.INPUTS:
         factors = leading_inputs(model, work.calibration(), rank=max(section.ranks), seed=seed)
@@ -112,7 +118,7 @@ def _train_adapters(work: _Recovery, model: Decoder, before: dict[str, Any]) -> 
     for rank in section.ranks:
         name = f"recovery-{rank}"
         result = work.out / f"rank-{rank}" / "result.json"
-        if not is_adapter(folder / FOLDER / name):
+        if joined().any(not is_adapter(folder / FOLDER / name)):
             result.parent.mkdir(exist_ok=True)
             add_lora(model, rank=rank, scale=section.scale, seed=seed)
             if section.start is RecoverStart.INPUTS:
@@ -124,7 +130,6 @@ def _train_adapters(work: _Recovery, model: Decoder, before: dict[str, Any]) -> 
             final = work.told(f"rank {rank}", model, before) | outcome.metrics()
             remove_lora(model)
             final["parameters"] = sum(each.size for each in halves.values())
-            write_text(result, json.dumps(final))
             facts = AdapterFacts(
                 name=name,
                 base=base_hash(folder),
@@ -134,12 +139,24 @@ def _train_adapters(work: _Recovery, model: Decoder, before: dict[str, Any]) -> 
                 tokenizer=work.tokenizer.fingerprint,
                 data=(*work.recipe.data, *section.data),
             )
-            write_adapter(folder / FOLDER / name, halves, facts, dense=False)
-            shutil.rmtree(result.parent / SNAPSHOTS, ignore_errors=True)
+            joined().once(work.out, partial(_keep, folder / FOLDER, halves, facts, result, final))
         found[str(rank)] = json.loads(result.read_text())
     chosen = found[str(section.product_rank)]
     seconds = sum(each["earlier_seconds"] for each in found.values())
     return {**chosen, "ranks": found, "adapter": active, "earlier_seconds": seconds}
+
+
+def _keep(
+    adapters: Path,
+    arrays: dict[str, mx.array],
+    facts: AdapterFacts,
+    result: Path,
+    final: dict[str, Any],
+) -> None:
+    """Write what was measured, then the adapter: where it is there, its training is done."""
+    write_text(result, json.dumps(final))
+    write_adapter(adapters / facts.name, arrays, facts, dense=False)
+    shutil.rmtree(result.parent / SNAPSHOTS, ignore_errors=True)
 
 
 def _train_tables(work: _Recovery, model: Decoder, before: dict[str, Any]) -> dict[str, Any]:
@@ -148,7 +165,7 @@ def _train_tables(work: _Recovery, model: Decoder, before: dict[str, Any]) -> di
     unfreeze_tables(model)
     outcome = work.train(model, work.out)
     store_tables(model, dtype)
-    save_checkpoint(work.out / "model", model, work.base, facts=work.facts)
+    _save(work, model)
     return work.told("tables", model, before) | outcome.metrics()
 
 
@@ -161,14 +178,20 @@ def _train_rounded(work: _Recovery, model: Decoder, before: dict[str, Any]) -> d
         model, work.out, lambda rule: qat.Averaged(rule, work.section.average_decay)
     )
     model.update(outcome.rule["average"])
+    mx.eval(model.parameters())  # all ranks: it may be gathered
     qat.store(model)
     store_tables(model, dtype)
-    save_checkpoint(work.out / "model", model, work.base, facts=work.facts)
+    _save(work, model)
     return (
         work.told("trained", model, start)
         | {f"start_{name}": value for name, value in start.items()}
         | outcome.metrics()
     )
+
+
+def _save(work: _Recovery, model: Decoder) -> None:
+    folder = work.out / "model"
+    joined().once(work.out, lambda: save_checkpoint(folder, model, work.base, facts=work.facts))
 
 
 @dataclass(frozen=True)
@@ -232,7 +255,11 @@ class _Recovery:
         of_teacher = {
             key: value for key, value in measure(teacher.model).items() if "kl" not in key
         }
-        labels = KeptLabels(out / LABELS, teacher, lessons.step)
+        ranks, folder, read = data_ranks(), out / LABELS, ALL
+        if ranks.size > 1:  # each has the teacher read its own rows
+            folder = folder / f"{ranks.rank}-of-{ranks.size}"
+            read = rows_read(section.rows_per_step, ranks)
+        labels = KeptLabels(folder, teacher, lessons.step, read=read)
         if section.labels is LabelTime.BEFORE and section.reference_weight:
             for step in range(1, section.steps + 1):
                 labels.step(step)
@@ -258,8 +285,9 @@ class _Recovery:
         self, model: Decoder, work: Path, around: Callable[[Rule], Rule] = lambda rule: rule
     ) -> Outcome:
         """Train what is not frozen; `around` may add to the update rule."""
-        trained: dict[str, mx.array] = dict(tree_flatten(model.trainable_parameters()))
-        count = sum(array.size for array in trained.values())
+        trained: Any = tree_flatten(model.trainable_parameters())
+        count = sum(array.size for _, array in trained)
+        del trained  # or what is cut would stay whole
         section = self.section
         self.progress.say(
             f"  {count:,} parameters, {section.steps:,} steps of {section.rows_per_step:,} rows of "

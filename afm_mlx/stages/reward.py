@@ -10,7 +10,7 @@ import mlx.core as mx
 from afm_mlx import compat
 from afm_mlx.alignment.logps import PackedAnswers
 from afm_mlx.alignment.measures import RewardMeasure, grade_table, won
-from afm_mlx.alignment.pairs import PairOrder, check_context, in_parts, open_pairs, pack_pairs
+from afm_mlx.alignment.pairs import PairOrder, check_context, open_pairs, pack_pairs
 from afm_mlx.alignment.reward import HEADS, RewardModel, initialize_heads, save_reward_model
 from afm_mlx.artifact import Inputs, write_text
 from afm_mlx.decoder.checkpoint import open_checkpoint
@@ -19,9 +19,10 @@ from afm_mlx.ranks import joined
 from afm_mlx.recipe import Recipe
 from afm_mlx.text.tokenizer import Tokenizer
 from afm_mlx.training.loop import Course, train
-from afm_mlx.training.micro_batches import Batch
+from afm_mlx.training.micro_batches import Batch, micro_batches
 from afm_mlx.training.objectives import grade_loss, reward_ranking_loss
 from afm_mlx.training.optimizer import Rates, UpdateRule
+from afm_mlx.training.sharding import layout_of
 
 MICRO_ANSWERS = 8  # answers at once while nothing is trained, when the recipe does not say; ours
 
@@ -75,17 +76,18 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     )
     initialize_heads(model, settings.seed)
 
+    layout = layout_of(model, settings)
+    micro_pairs = max(1, settings.rows_at_once(2 * section.pairs_per_step) // 2)
+
     def batches(step: int) -> list[Batch]:
-        most = settings.rows_at_once(2 * section.pairs_per_step)
-        parts = [[trained[at] for at in part] for part in in_parts(order.pairs(step), most)]
-        return [
-            (
-                *pack_pairs(part),
-                mx.array([pair.probability for pair in part]),
-                mx.array(grade_table(part)),
-            )
-            for part in parts
-        ]
+        pairs_of_step = [trained[at] for at in order.pairs(step)]
+
+        def build(part: slice) -> Batch:
+            pairs = pairs_of_step[part]
+            probabilities = mx.array([pair.probability for pair in pairs])
+            return (*pack_pairs(pairs), probabilities, mx.array(grade_table(pairs)))
+
+        return micro_batches(build, section.pairs_per_step, micro_pairs, layout.data)
 
     def loss(model: RewardModel, *batch: mx.array) -> tuple[mx.array, dict[str, mx.array]]:
         *packed, probability, grades = batch
@@ -128,6 +130,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
         progress=progress,
         evaluate=measure if measured else None,
         counted="pairs",
+        layout=layout,
     )
     final = outcome.evaluation or (measure(model) if measured else {})
     facts = {"recipe": recipe.name, "stage": "reward", "tokenizer": tokenizer.fingerprint}

@@ -19,13 +19,15 @@ from afm_mlx.decoder.checkpoint import open_checkpoint, save_checkpoint
 from afm_mlx.decoder.decoder import Decoder, count_parameters
 from afm_mlx.errors import DataError
 from afm_mlx.progress import Progress
+from afm_mlx.ranks import joined
 from afm_mlx.recipe import Recipe
 from afm_mlx.settings.alignment import RatioMode, Rl
 from afm_mlx.synthetic.checks import score
 from afm_mlx.text.tokenizer import Tokenizer
 from afm_mlx.training.loop import Course, train
-from afm_mlx.training.micro_batches import Batch
+from afm_mlx.training.micro_batches import Batch, micro_batches
 from afm_mlx.training.optimizer import UpdateRule
+from afm_mlx.training.sharding import layout_of
 
 SHOWN = 3
 """Held-out prompts whose answers are logged at each validation. Ours."""
@@ -71,6 +73,8 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
         checkpoint=settings.activation_checkpointing,
     )
     num_answers = section.prompts_per_step * section.responses_per_prompt
+    layout = layout_of(policy, settings)
+    ranks = layout.data
 
     def answer(asked: list[Prompt], step: int, samples: int) -> list[list[Sampled]]:
         return sample_answers(
@@ -94,7 +98,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
             answers,
             [rewards(*each) for each in zip(asked, answers, strict=True)],
             objective,
-            micro_answers=settings.rows_at_once(num_answers),
+            micro_answers=min(settings.rows_at_once(num_answers), -(-num_answers // ranks.size)),
         )
 
     def evaluate(model: Decoder) -> dict[str, Any]:
@@ -120,11 +124,22 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
         f"{len(held_out):,} held out; {section.rounds:,} rounds of {num_answers:,} answers"
         + (f"; right before: {before['held_out_right']:.1%}" if before else "")
     )
-    rounds = Rounds(out / SNAPSHOTS, one_round, updates=section.updates_per_batch)
+    rounds = Rounds(
+        out / SNAPSHOTS,
+        one_round,
+        updates=section.updates_per_batch,
+        ranks=ranks,
+        prepare=lambda: mx.eval(policy.parameters()),  # gathered by all, for the one that samples
+    )
+
+    def batches(step: int) -> list[Batch]:
+        found = rounds.of_step(step)
+        return micro_batches(lambda part: found[part.start], len(found), 1, ranks)
+
     outcome = train(
         policy,
         lambda model, *batch: round_loss(model, batch, objective),
-        rounds.of_step,
+        batches,
         UpdateRule(recipe.optimizer, hidden_size=policy.shape.hidden_size),
         Course(
             steps=steps,
@@ -140,10 +155,11 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
         progress=progress,
         evaluate=evaluate,
         counted="answers",
+        layout=layout,
     )
     final = outcome.evaluation or evaluate(policy)
     facts = {"recipe": recipe.name, "stage": "rl", "tokenizer": tokenizer.fingerprint}
-    save_checkpoint(out / "model", policy, folder, facts=facts)
+    joined().once(out, lambda: save_checkpoint(out / "model", policy, folder, facts=facts))
     return {
         **{"start_" + name: before[name] for name in before if name != "samples"},
         **final,

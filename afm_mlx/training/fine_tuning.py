@@ -23,9 +23,10 @@ from afm_mlx.training.demonstrations import Demonstrations, read_demonstrations
 from afm_mlx.training.dropout import residual_dropout
 from afm_mlx.training.examples import PackedExamples
 from afm_mlx.training.loop import Course, train
-from afm_mlx.training.micro_batches import Batch
+from afm_mlx.training.micro_batches import Batch, micro_batches
 from afm_mlx.training.objectives import next_token_loss
 from afm_mlx.training.optimizer import UpdateRule
+from afm_mlx.training.sharding import layout_of
 from afm_mlx.training.state import step_key
 from afm_mlx.training.validation import held_out_answers
 
@@ -89,16 +90,23 @@ def fine_tune(
         seed=settings.seed,
     )
     _tell(shown, packed, work, progress)
-    trained = dict(tree_flatten(model.trainable_parameters()))
+    flat: Any = tree_flatten(model.trainable_parameters())
+    trained = {name: array.size for name, array in flat}
+    del flat  # or what is cut would stay whole
     output_layer = "model.embed_tokens.weight" if shape.tied else "lm_head.weight"
     micro_rows = settings.rows_at_once(section.rows_per_step)
-    micro_steps = section.rows_per_step // micro_rows
+    layout = layout_of(model, settings)
 
     def batches(step: int) -> list[Batch]:
         rows = packed.rows(step)
         keys = mx.random.split(step_key(settings.seed, step), section.rows_per_step)
         arrays = (rows.inputs, rows.targets, rows.weights, rows.documents, keys)
-        return list(zip(*(mx.split(mx.array(each), micro_steps) for each in arrays), strict=True))
+        return micro_batches(
+            lambda part: tuple(mx.array(each[part]) for each in arrays),
+            section.rows_per_step,
+            micro_rows,
+            layout.data,
+        )
 
     def loss(
         model: Decoder,
@@ -135,7 +143,7 @@ def fine_tune(
     if before:
         progress.say(f"  before: held out {before['held_out_nats']:.4f} nats per assistant token")
     progress.say(
-        f"  {sum(array.size for array in trained.values()):,} parameters, {packed.steps:,} steps "
+        f"  {sum(trained.values()):,} parameters, {packed.steps:,} steps "
         f"of {section.rows_per_step:,} rows of {section.row_tokens:,} tokens"
     )
     outcome = train(
@@ -156,6 +164,7 @@ def fine_tune(
         watch=watch,
         progress=progress,
         evaluate=evaluate if shown.held_out else None,
+        layout=layout,
     )
     final = outcome.evaluation or evaluate(model)
     if final:

@@ -25,8 +25,9 @@ from afm_mlx.settings.palette import LessonOrder, Recover
 from afm_mlx.settings.sections import Training, Watch
 from afm_mlx.training.examples import Examples, PackedExamples, Rows
 from afm_mlx.training.loop import Course, Outcome, Rule, train
-from afm_mlx.training.micro_batches import Batch
+from afm_mlx.training.micro_batches import Batch, micro_batches
 from afm_mlx.training.objectives import distillation_targets, next_token_loss
+from afm_mlx.training.sharding import layout_of
 from afm_mlx.training.texts import TrainingTexts
 
 
@@ -117,7 +118,7 @@ class Lessons:
 def learn(
     model: Decoder,
     lessons: Lessons,
-    says: Callable[[int], tuple[NDArray[np.int32], NDArray[np.float32]]] | None,
+    says: Callable[[int, slice], tuple[NDArray[np.int32], NDArray[np.float32]]] | None,
     section: Recover,
     *,
     settings: Training,
@@ -132,8 +133,8 @@ def learn(
     Args:
         model: its unfrozen weights, float32, are trained. Its output layer is not among them.
         lessons: all steps.
-        says: the teacher's candidates [R, T, K] of a step, and their probabilities. None: nothing,
-            and the text's own tokens are learned.
+        says: the teacher's candidates [R, T, K] of some rows of a step, and their probabilities.
+            None: nothing, and the text's own tokens are learned.
         section: how.
         settings: what all training shares.
         rule: the update rule.
@@ -145,15 +146,20 @@ def learn(
     Raises:
         FitError, RunError: see `training.loop.train`.
     """
-    micro_steps = section.rows_per_step // settings.rows_at_once(section.rows_per_step)
+    micro_rows = settings.rows_at_once(section.rows_per_step)
     nothing: NDArray[Any] = np.zeros((section.rows_per_step, 0), np.int32)
+    layout = layout_of(model, settings)
 
     def batches(step: int) -> list[Batch]:
         lesson = lessons.step(step)
-        candidates, probabilities = says(step) if says else (nothing, nothing)
-        arrays = [lesson.inputs, lesson.targets, lesson.weights, candidates, probabilities]
-        arrays += [] if lesson.documents is None else [lesson.documents]
-        return list(zip(*(mx.split(mx.array(each), micro_steps) for each in arrays), strict=True))
+
+        def build(part: slice) -> Batch:
+            said = says(step, part) if says else (nothing[part], nothing[part])
+            arrays = [lesson.inputs[part], lesson.targets[part], lesson.weights[part], *said]
+            arrays += [] if lesson.documents is None else [lesson.documents[part]]
+            return tuple(map(mx.array, arrays))
+
+        return micro_batches(build, section.rows_per_step, micro_rows, layout.data)
 
     def loss(
         model: Decoder,
@@ -201,4 +207,5 @@ def learn(
         watch=watch,
         progress=progress,
         evaluate=evaluate,
+        layout=layout,
     )

@@ -149,7 +149,7 @@ def train(
         KeyboardInterrupt: the run was interrupted; it is saved.
     """
     snapshots, log = work / artifact.SNAPSHOTS, work / "metrics.jsonl"
-    ranks, cast = layout.ranks, partial(_cast, compute, exact)
+    ranks, writes, cast = layout.ranks, layout.ranks.leads(work), partial(_cast, compute, exact)
     state = load_snapshot(snapshots, layout)
     if state is None:
         state = State(0, layout.take(model), None)
@@ -162,7 +162,7 @@ def train(
         wanted = dict(tree_flatten(model.trainable_parameters()))
         state.params = tree_unflatten([(name, kept[name]) for name in wanted])
         del kept, wanted
-    if ranks.speaks:
+    if writes:
         _cut_log(log, state.step)
     gradient, apply = _halves(model, loss, rule, course, layout, cast)
     if fuse:
@@ -195,7 +195,6 @@ def train(
                 batch = batches(step + 1)  # while the device is busy
             mx.eval(state.params, state.rule, stats, sums)
             now = time.monotonic()
-            # What only one rank knows: the others must know it in the same step.
             peak = max(outcome.peak_bytes, mx.get_peak_memory())
             late = now - saved >= watch.snapshot_every_seconds
             # What only one rank knows, all must know in the same step.
@@ -227,8 +226,9 @@ def train(
                 outcome.evaluation = evaluate(model)
                 record |= {"step": step} | outcome.evaluation
                 lap, lap_tokens = time.monotonic(), 0.0
-            if record and ranks.speaks:
-                _append(log, record)
+            if record:
+                if writes:
+                    _append(log, record)
                 progress.record({"stage": work.name.removesuffix(".part")} | record)
             stop = _reason_to_stop(
                 bool(asked), skipped, course, bool(full), outcome.peak_bytes, memory_limit

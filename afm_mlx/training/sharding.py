@@ -73,14 +73,12 @@ class Layout:
             return trained
         flat: Any = tree_flatten(trained)
         del trained
-        parts = []
-        while flat:
-            path, array = flat.pop(0)
-            parts.append((path, self._cut(path, array)))
+        for number, (path, array) in enumerate(flat):  # one at a time is there whole and cut
+            flat[number] = path, self._cut(path, array)
             del array
-            mx.eval(parts[-1][1])
-            model.update(tree_unflatten(parts[-1:]), strict=False)
-        return tree_unflatten(parts)
+            mx.eval(flat[number][1])
+            model.update(tree_unflatten(flat))
+        return tree_unflatten(flat)
 
     def place(self, model: Any, parts: Any, cast: Cast) -> None:
         """Give a model its weights for a pass, in the formats of `cast`.
@@ -230,9 +228,14 @@ WHOLE = Layout()
 """One rank, which has everything."""
 
 
+def data_ranks() -> Ranks:
+    """The ranks among whom the rows of a step are shared out."""
+    return joined()
+
+
 def layout_of(model: Any, settings: Training) -> Layout:
     """How the trained weights of a model lie on the ranks of this run, as [training] says."""
-    ranks = joined()
+    ranks = data_ranks()
     if settings.shard is Shard.NONE or ranks.size == 1:
         return Layout(ranks)
     flat: Any = tree_flatten(model.trainable_parameters())

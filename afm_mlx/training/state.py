@@ -42,8 +42,8 @@ class State:
 def save_snapshot(folder: Path, state: State, layout: Layout = WHOLE, *, keep: int = 2) -> Path:
     """Write a snapshot: after a crash the old ones or the new one are whole. Keeps the newest.
 
-    All ranks of `layout` take part, rank 0 writes. Arrays that are cut are gathered for it, about
-    `FILE_BYTES` at a time, so that any number of ranks can go on.
+    All ranks of `layout` take part, and those that lead `folder` write. Arrays that are cut are
+    gathered for it, about `FILE_BYTES` at a time, so that any number of ranks can go on.
 
     Raises:
         RunError, OSError: it could not be written, as on a full disk; the old ones stay.
@@ -52,7 +52,7 @@ def save_snapshot(folder: Path, state: State, layout: Layout = WHOLE, *, keep: i
     if layout.ranks.any(path.exists()):
         return path
     part = path.with_suffix(".part")
-    writes = layout.ranks.speaks
+    writes = layout.ranks.leads(folder)
     if writes:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)

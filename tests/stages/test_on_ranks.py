@@ -1,0 +1,100 @@
+"""Every stage that trains: two processes with cut weights learn what one process learns."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .conftest import apart, finished_apart
+
+FAST = ("watch.log_every_steps=1", "watch.evaluation_tokens=128")
+
+
+def comparisons(path: Path) -> Path:
+    """Answers with grades, in which the longer one is better."""
+    lines = [
+        {
+            "prompt": f"say {word}",
+            "chosen": f"{word} {word}.",
+            "rejected": f"{word}.",
+            "chosen_grades": {"truthfulness": number % 3},
+        }
+        for number, word in enumerate(f"{a}{b}" for a in "abcdef" for b in "abcd")
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def prompts(path: Path) -> Path:
+    """Questions with a check."""
+    lines = [
+        {
+            "messages": [{"role": "user", "content": f"say {word}"}],
+            "check": {"kind": "contains", "texts": ["a"]},
+        }
+        for word in "abcdefgh"
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def texts(folder: Path) -> Path:
+    folder.mkdir()
+    for number in range(40):
+        words = " ".join(["The cat", "sat on", "the mat.", "Where is"][number % 4 :])
+        (folder / f"{number:02}.txt").write_text(f"{number} {words} In the house.\n" * 3)
+    return folder
+
+
+@pytest.fixture
+def commands(base, chatty, chats, tmp_path):
+    """Words and settings of each command that trains, but for where it writes."""
+    pairs, asked, prose = (
+        comparisons(tmp_path / "pairs.jsonl"),
+        prompts(tmp_path / "prompts.jsonl"),
+        texts(tmp_path / "texts"),
+    )
+    rows = ("row_tokens=32", "rows_per_step=4", "tokens=1280", "lr=0.003")
+    return {
+        "sft": (["sft", base, "--data", chats], ["sft.rows_per_step=3", "sft.epochs=1"]),
+        "adapt": (["adapt", base, "--data", chats, "--name", "short"], []),
+        "reward": (["reward", base, "--data", pairs], ["reward.pairs_per_step=5"]),
+        "prefer": (["prefer", base, "--data", pairs], ["prefer.pairs_per_step=4"]),
+        "rl": (
+            ["rl", chatty, "--data", asked],
+            ["rl.rounds=2", "rl.prompts_per_step=2", "rl.max_tokens=6", "rl.lr=0.001"],
+        ),
+        "prune": (
+            ["prune", base, "--data", prose, "--width", "32"],
+            [f"prune.{each}" for each in rows],
+        ),
+    }
+
+
+def losses(folder: Path) -> dict[str, list[float]]:
+    """Of all steps, by the place of the log."""
+    return {
+        str(log.relative_to(folder)): [
+            record["loss"]
+            for record in map(json.loads, log.read_text().splitlines())
+            if "loss" in record
+        ]
+        for log in folder.rglob("metrics.jsonl")
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sft", "adapt", "reward", "prefer", "rl", "prune"])
+def test_two_processes_learn_what_one_learns(commands, tmp_path, name):
+    words, settings = commands[name]
+    one, two = tmp_path / "one", tmp_path / "two"
+    finished_apart(apart(*words, "--out", one, settings=(*FAST, *settings)))
+    cut = ("training.shard=full", "training.activation_checkpointing=true")
+    finished_apart(
+        apart(*words, "--out", two, "--hosts", "local:2", settings=(*FAST, *settings, *cut))
+    )
+    alone, together = losses(one), losses(two)
+    assert alone.keys() == together.keys()
+    for log, found in together.items():
+        assert len(found) > 3
+        assert found == pytest.approx(alone[log], rel=0, abs=1e-5)
