@@ -248,16 +248,6 @@ def _join(told: Together) -> Ranks:
     return Ranks(group.rank(), size, group, told.hosts)
 
 
-@cache
-def _scatters(group: Any) -> bool:
-    """Whether MLX can sum and scatter in one: not with its ring (MLX 0.32.4)."""
-    try:
-        mx.eval(mx.distributed.sum_scatter(mx.zeros(group.size()), group=group))
-    except RuntimeError:
-        return False
-    return True
-
-
 @contextmanager
 def _time_limit(seconds: int) -> Iterator[None]:
     """Let the system end this process after so many seconds: Python could not, while MLX waits."""
