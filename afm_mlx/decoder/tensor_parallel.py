@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import mlx.core as mx
+import mlx.nn as nn
 from mlx.nn.layers.distributed import sum_gradients
 from mlx.utils import tree_unflatten
 
@@ -108,11 +109,26 @@ class PartAttention(Attention):
     def __init__(self, part: Shape, ranks: Ranks) -> None:
         super().__init__(part)
         self._ranks = ranks
+        if part.qk_norm:
+            self.q_norm = PartNorm(part.head_dim, part.norm_eps, ranks)
+            self.k_norm = PartNorm(part.head_dim, part.norm_eps, ranks)
 
     def __call__(self, x: mx.array, mask: Mask = None, cache: Any = None) -> mx.array:
         """As `Attention`. `cache` holds keys and values of this rank's heads."""
         y = super().__call__(_shared(x, self._ranks), mask, cache)
         return _summed(y, self._ranks)
+
+
+class PartNorm(nn.RMSNorm):
+    """A norm of some of the heads: its gain is whole, and so is the gain's gradient."""
+
+    def __init__(self, dims: int, eps: float, ranks: Ranks) -> None:
+        super().__init__(dims, eps)
+        self._ranks = ranks
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """As `nn.RMSNorm`."""
+        return mx.fast.rms_norm(x, _shared(self.weight, self._ranks), self.eps)
 
 
 class PartFeedForward(FeedForward):
@@ -125,6 +141,11 @@ class PartFeedForward(FeedForward):
     def __call__(self, x: mx.array) -> mx.array:
         """As `FeedForward`."""
         return _summed(super().__call__(_shared(x, self._ranks)), self._ranks)
+
+
+def is_part(model: Any) -> bool:
+    """Whether a model is a rank's part of one."""
+    return isinstance(model, Decoder) and isinstance(model.layers[0].self_attn, PartAttention)
 
 
 def part_decoder(part: Shape, ranks: Ranks) -> Decoder:
@@ -159,7 +180,10 @@ def cut_decoder(model: Decoder, ranks: Ranks) -> Decoder:
     """
     palette = format_of_model(model)
     part = checked_part(model.shape, ranks.size, palette)
-    weights = {name: cut(name, array, ranks) for name, array in named_parameters(model).items()}
+    weights = dict(named_parameters(model))
+    for name in weights:
+        weights[name] = cut(name, weights[name], ranks)
+        mx.eval(weights[name])  # one at a time: lazy ones are never whole all together
     return filled_decoder(part, palette, weights, ranks)
 
 

@@ -69,7 +69,13 @@ VARIANTS = {
     "a row for few": {"rows": 1},
 }
 EVERY = [(name, shard) for name in VARIANTS for shard in ("none", "full")]
-SOME = [("afm", "none"), ("uneven", "none"), *((name, "full") for name in VARIANTS)]
+EVERY += [(name, "tensor") for name in VARIANTS]
+SOME = [
+    ("afm", "none"),
+    ("uneven", "none"),
+    *((name, "full") for name in VARIANTS),
+    *((name, "tensor") for name in ("afm", "muon", "checkpointing")),
+]
 """Of every one, what takes seconds."""
 
 
@@ -84,7 +90,12 @@ def seen(request, tmp_path_factory):
 
     def runs(place):
         return {
-            (name, shard): Job(str(folder / place / f"{name} {shard}"), shard=shard, **settings)
+            (name, shard): Job(
+                str(folder / place / f"{name} {shard}"),
+                shard=shard,
+                kv_heads=4 if shard == "tensor" else 2,
+                **settings,
+            )
             for name, shard in names
             for settings in [VARIANTS[name]]
         }
@@ -126,6 +137,14 @@ def test_fully_sharded_rank_holds_its_share_of_weights_and_state(seen):
         assert alone[name, "full"]["held_bytes"] >= whole
         for each in together:
             assert whole / size < each[name, "full"]["held_bytes"] < 1.1 * whole / size
+
+
+def test_rank_with_a_part_of_the_model_reads_all_rows_and_holds_less(seen):
+    size, alone, together = seen
+    for each in together:
+        assert each["checkpointing", "tensor"]["read"] == alone["checkpointing", "tensor"]["read"]
+        held, whole = each["afm", "tensor"]["held_bytes"], alone["afm", "tensor"]["held_bytes"]
+        assert whole / size < held < whole
 
 
 def test_rank_that_is_interrupted_stops_all_in_the_same_step_and_any_number_goes_on(tmp_path):
