@@ -25,7 +25,10 @@ class Progress:
         self._last = 0.0
 
     def close(self) -> None:
-        """Close the JSON log, if there is one."""
+        """End the live line, and close the JSON log, if there is one."""
+        if self._width:  # else what comes next would stand behind it
+            self._stream.write("\n")
+            self._width = 0
         if self._log:
             self._log.close()
 

@@ -20,11 +20,17 @@ class Ended(Exception):
         self.code = code
 
 
-def hand_over(context: typer.Context, hosts: str | None, *, keyboard: bool = False) -> None:
-    """Where `--hosts` is given, run this command once for each rank, and end as they do.
+def hand_over(context: typer.Context, hosts: str | None) -> None:
+    """Where `--hosts` is given, run this command once for each rank, and end as they do."""
+    _hand_over(context, hosts, keyboard=False)
 
-    With `keyboard`, rank 0 reads this process's stdin.
-    """
+
+def hand_over_keyboard(context: typer.Context, hosts: str | None) -> None:
+    """`hand_over` of a command that is talked with: rank 0 reads this process's stdin."""
+    _hand_over(context, hosts, keyboard=True)
+
+
+def _hand_over(context: typer.Context, hosts: str | None, *, keyboard: bool) -> None:
     if hosts is None or context.resilient_parsing:
         return
     from afm_mlx.launch.hosts import read_hosts
@@ -36,11 +42,6 @@ def hand_over(context: typer.Context, hosts: str | None, *, keyboard: bool = Fal
     if ending.message:
         show_error(ending.message, ending.hint)
     raise Ended(ending.code)
-
-
-def hand_over_keyboard(context: typer.Context, hosts: str | None) -> None:
-    """`hand_over` of a command that is talked with."""
-    hand_over(context, hosts, keyboard=True)
 
 
 def without_hosts(words: Sequence[str]) -> list[str]:

@@ -129,7 +129,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
         one_round,
         updates=section.updates_per_batch,
         ranks=ranks,
-        prepare=lambda: mx.eval(policy.parameters()),  # gathered by all, for the one that samples
+        prepare=lambda: layout.gather(policy),
     )
 
     def batches(step: int) -> list[Batch]:

@@ -221,8 +221,7 @@ def train(
                 progress.status(_line(record, state, course, counted), last=step == course.steps)
             if evaluate and (step % watch.evaluate_every_steps == 0 or step == course.steps):
                 layout.place(model, state.params, cast)
-                if layout.axes:
-                    mx.eval(model.parameters())  # by messages; and then each rank for itself
+                layout.gather(model)
                 outcome.evaluation = evaluate(model)
                 record |= {"step": step} | outcome.evaluation
                 lap, lap_tokens = time.monotonic(), 0.0

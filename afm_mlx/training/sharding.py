@@ -20,7 +20,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten
 
-from afm_mlx.decoder.decoder import Decoder, Source
+from afm_mlx.decoder.decoder import Block, Decoder, Source
 from afm_mlx.decoder.tensor_parallel import cut_axis, is_part
 from afm_mlx.ranks import ALONE, Ranks, joined
 from afm_mlx.settings.sections import Shape, Shard, Training
@@ -96,16 +96,23 @@ class Layout:
         for name, group in _groups(flat).items():
             made = self._gathered(group, cast)
             weights += made.items()
-            if name:
+            if isinstance(modules.get(name), Block):
                 modules[name]._source = self._source(name, group, made, cast)
         kept = dict(weights)
         model.update(tree_unflatten([(path, kept[path]) for path, _ in flat]))
 
+    def gather(self, model: Any) -> None:
+        """Compute what `place` has given a model: from then on, it sends no messages."""
+        if self.axes:
+            mx.eval(model.parameters())
+            for module in model.modules():
+                if isinstance(module, Block):
+                    module._source = None
+
     def restore(self, model: Any, parts: Any) -> None:
         """Give a model its whole weights, in float32, on every rank; or the parts it has."""
         model.update(self.whole(parts) if self.gathers else parts)
-        if self.axes:
-            mx.eval(model.parameters())
+        self.gather(model)
 
     def total(self, sums: dict[str, mx.array], grads: Any) -> tuple[dict[str, mx.array], Any]:
         """Sums and gradients over the rows of all ranks.

@@ -55,6 +55,9 @@ def commands(base, chatty, chats, tmp_path):
         texts(tmp_path / "texts"),
     )
     rows = ("row_tokens=32", "rows_per_step=4", "tokens=1280", "lr=0.003")
+    tables = tmp_path / "tables"
+    taught = ["--teacher", base, "--data", prose]
+    shrunk = [f"recover.{each}" for each in (*rows, "candidates=8")]
     return {
         "sft": (["sft", base, "--data", chats], ["sft.rows_per_step=3", "sft.epochs=1"]),
         "adapt": (["adapt", base, "--data", chats, "--name", "short"], []),
@@ -65,9 +68,12 @@ def commands(base, chatty, chats, tmp_path):
             ["rl.rounds=2", "rl.prompts_per_step=2", "rl.max_tokens=6", "rl.lr=0.001"],
         ),
         "prune": (
-            ["prune", base, "--data", prose, "--width", "32"],
+            ["prune", base, "--data", prose, "--ffn", 32],
             [f"prune.{each}" for each in rows],
         ),
+        "lora": (["recover", tables, *taught, "--rank", 2], shrunk),
+        "tables": (["recover", tables, *taught, "--method", "tables"], shrunk),
+        "qat": (["recover", base, "--data", prose, "--method", "qat"], shrunk),
     }
 
 
@@ -84,9 +90,13 @@ def losses(folder: Path) -> dict[str, list[float]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sft", "adapt", "reward", "prefer", "rl", "prune"])
-def test_two_processes_learn_what_one_learns(commands, tmp_path, name):
+@pytest.mark.parametrize(
+    "name", ["sft", "adapt", "reward", "prefer", "rl", "prune", "lora", "tables", "qat"]
+)
+def test_two_processes_learn_what_one_learns(commands, base, tmp_path, name):
     words, settings = commands[name]
+    if tmp_path / "tables" in words:
+        finished_apart(apart("quantize", base, "--out", tmp_path / "tables"))
     one, two = tmp_path / "one", tmp_path / "two"
     finished_apart(apart(*words, "--out", one, settings=(*FAST, *settings)))
     cut = ("training.shard=full", "training.activation_checkpointing=true")
