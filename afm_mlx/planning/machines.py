@@ -3,6 +3,11 @@
 Arithmetic of three ways to share the work. Nothing overlaps here: a step takes the time of its
 computing, then of its messages. No two Macs have been measured by us.
 
+Sources of links. OM: jundot/omlx, pull request 3118, between an M3 Ultra and an M5 Max: 6.1 to 6.5
+GB/s and 27 to 31 us. TB: swellweb/targetBridge, issue 110: 20 Gbit/s of TCP over a link of 40. JG:
+jeffgeerling.com, "1.5 TB of VRAM on Mac Studio": 300 us over TCP. EX: exo-explore/exo, issue 2295:
+0.38 to 0.95 ms there and back over Thunderbolt's bridge, which agrees. All read in 2026.
+
 Shapes. N machines, P parameters, T tokens of a micro-batch, L layers, D width.
 """
 
@@ -48,6 +53,7 @@ class Link:
     latency: float
     """Seconds until a small message has arrived at a neighbour."""
     source: str
+    """Where both are from, in words; letters are those of this file's head."""
 
     def seconds(self, sent: float, messages: int, machines: int) -> float:
         """Time of messages to all.
@@ -69,24 +75,21 @@ LINKS = (
         "jaccl",
         6.1e9,
         31e-6,
-        "measured between an M3 Ultra and an M5 Max: 6.1 to 6.5 GB/s, 27 to 31 us "
-        "(jundot/omlx, pull request 3118)",
+        "others' measurement: OM",
     ),
     Link(
         "Thunderbolt, TCP",
         "ring",
         2.5e9,
         300e-6,
-        "20 of 40 Gbit/s over TCP (swellweb/targetBridge, issue 110); 300 us "
-        "(jeffgeerling.com, 15 TB of VRAM on Mac Studio); 0.38 to 0.95 ms there and back "
-        "(exo-explore/exo, issue 2295)",
+        "others' measurements: TB of Thunderbolt 3 and 4, JG, EX",
     ),
     Link(
         "Ethernet, 10 Gbit/s",
         "ring",
         1.18e9,
         300e-6,
-        "its rate without the headers of TCP; latency assumed as over Thunderbolt",
+        "its rate without the headers of TCP; latency assumed, that of TCP over Thunderbolt",
     ),
 )
 """What Macs are connected with. Rates in one direction, of one cable between two."""

@@ -14,7 +14,7 @@ def machines_lines(plan: MachinesPlan) -> list[str]:
         f"on {plan.machines} machines, each as above; tokens/s by what connects them",
         *(
             f"  {link.name:20}{link.bytes_per_second / 1e9:5.3g} GB/s, "
-            f"{link.latency * 1e6:,.0f} us: {link.source}"
+            f"{link.latency * 1e6:,.0f} us: {link.source.partition(':')[0]}"
             for link in plan.links
         ),
         "  computing and messages one after the other (assumed, not measured)",
