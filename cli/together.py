@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 import typer
+
+from afm_mlx.errors import AfmError
 
 from .terminal import show_error, tell
 
@@ -31,15 +32,16 @@ def hand_over_keyboard(context: typer.Context, hosts: str | None) -> None:
 
 
 def _hand_over(context: typer.Context, hosts: str | None, *, keyboard: bool) -> None:
-    if hosts is None or context.resilient_parsing:
+    words = context.find_root().obj
+    if hosts is None or words is None:  # None: the command line is only looked at
         return
     from afm_mlx.launch.hosts import read_hosts
     from afm_mlx.launch.processes import run
 
-    words = context.find_root().obj
-    command = without_hosts(sys.argv[1:] if words is None else words)
-    ending = run(read_hosts(hosts), command, keyboard=keyboard)
-    if ending.message:
+    ending = run(read_hosts(hosts), without_hosts(words), keyboard=keyboard)
+    if ending.message and ending.code == 130:
+        tell(ending.message)
+    elif ending.message:
         show_error(ending.message, ending.hint)
     raise Ended(ending.code)
 
@@ -71,13 +73,15 @@ def end_for_another_rank(error: Exception) -> int:
     """
     from afm_mlx.launch import rank
 
+    if isinstance(error, typer.Abort | typer.Exit):  # RuntimeErrors, for Typer
+        return 0
     lost = rank.is_from_another_rank(error)
     if lost and rank.was_asked_to_stop():
         tell(f"interrupted; {rank.AGAIN}")
         return 130
     if lost or isinstance(error, RuntimeError):
         rank.hold_back()
-    if not lost:
+    if not lost or isinstance(error, AfmError):  # which has better words
         return 0
     show_error("another rank was lost", rank.AGAIN)
     return 2

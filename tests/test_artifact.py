@@ -100,3 +100,23 @@ def test_a_folder_that_was_killed_before_its_claim_is_not_set_aside(tmp_path):
     assert artifact.open_work(folder, "a" * 64) == work
     assert [path.name for path in work.iterdir()] == ["fingerprint"]
     assert not (tmp_path / "set-aside").exists()
+
+
+def test_contents_are_what_is_in_files_and_not_how_they_were_made(tmp_path):
+    def made(name, text, seconds):
+        folder = tmp_path / name
+        (folder / "sub").mkdir(parents=True)
+        (folder / "sub" / "a.txt").write_text(text)
+        (folder / "manifest.json").write_text(seconds)
+        (folder / "metrics.jsonl").write_text(seconds)
+        (folder / "tasks.card.json").write_text(seconds)
+        return artifact.contents(folder)
+
+    first = made("first", "text", "1")
+    assert made("second", "text", "2") == first
+    assert made("third", "other", "1") != first
+    (tmp_path / "linked").symlink_to(tmp_path / "first")
+    (tmp_path / "holder").mkdir()
+    (tmp_path / "holder" / "sub").symlink_to(tmp_path / "first" / "sub")
+    assert artifact.contents(tmp_path / "linked") == first
+    assert artifact.contents(tmp_path / "holder") == first

@@ -7,6 +7,7 @@ processes are started here, with the same variables and from the same file of ho
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import shutil
@@ -61,7 +62,10 @@ PATIENCE_SECONDS = 3.0
 """Time for rank 0 to meet the same error as another rank, and to tell it itself. Ours."""
 
 FAREWELL_SECONDS = 30.0
-"""Time for other ranks to end after rank 0 is done, or after being asked twice. Ours."""
+"""Time for other ranks to end after rank 0 is done. Ours."""
+
+HURRY_SECONDS = 5.0
+"""Time for all ranks to end after they were asked twice. Ours."""
 
 KEPT_LINES = 20
 """Last lines of each rank's stderr that are kept for a message."""
@@ -239,40 +243,40 @@ def _signals(*, mine: bool) -> Iterator[list[int]]:
 
 def _watch(ranks: Sequence[_Rank], asked: list[int]) -> Ending:
     """Wait until all have ended, or one has failed, or must end with the others."""
-    first, heard, beat = ranks[0], 0, time.monotonic()
     failed: _Rank | None = None
-    since = 0.0  # when it failed, or when time for the others began to run
+    heard, beat_at = 0, time.monotonic()
+    asked_at = failed_at = done_at = math.inf
     while True:
         now = time.monotonic()
-        if now - beat >= SECONDS_BETWEEN_BEATS:
-            beat = now
+        if now - beat_at >= SECONDS_BETWEEN_BEATS:
+            beat_at = now
             for rank in ranks:
                 if not rank.host.is_here:
                     rank.ask(BEAT)
         if len(asked) > heard:
-            heard += 1
-            since = now
+            heard, asked_at = heard + 1, now
             for rank in ranks:
                 rank.ask(STOP)
         codes = [rank.process.poll() for rank in ranks]
-        if failed is None:
+        hurried = heard > 1
+        if hurried and (None not in codes or now - asked_at > HURRY_SECONDS):
+            return Ending(130, "" if codes[0] == 130 else f"interrupted; {AGAIN}")
+        if failed is None and not hurried:
             # A rank that was asked to stop is done with 130, and others may still save.
             fine = (None, 0, 130) if asked else (None, 0)
-            failed = next(
-                (r for r, code in zip(ranks, codes, strict=True) if code not in fine), None
-            )
-            since = now if failed else since
+            bad = (rank for rank, code in zip(ranks, codes, strict=True) if code not in fine)
+            if failed := next(bad, None):
+                failed_at = now
         if failed is not None:
-            code = failed.process.returncode
-            spoken = (codes[0] or 0) > 0 and not _is_lost(first)
-            if spoken or _is_lost(failed) or now - since > PATIENCE_SECONDS:
-                return Ending(codes[0] or 1) if spoken else _failure(failed, code)
+            spoken = (codes[0] or 0) > 0 and not _is_lost(ranks[0])
+            if spoken or _is_lost(failed) or now - failed_at > PATIENCE_SECONDS:
+                return Ending(codes[0] or 1) if spoken else _failure(failed)
         elif None not in codes:
-            return Ending(next((code for code in codes if code), 0))
-        elif codes[0] is not None or heard > 1:
-            since = since or now
-            if now - since > FAREWELL_SECONDS:
-                return Ending(130 if asked else codes[0] or 0)
+            return Ending(130 if 130 in codes else 0)
+        elif codes[0] is not None:
+            done_at = min(done_at, now)
+            if now - done_at > FAREWELL_SECONDS:
+                return Ending(codes[0])
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
@@ -282,8 +286,9 @@ def _is_lost(rank: _Rank) -> bool:
     return code is not None and (code < 0 or (code == SSH_FAILED and not rank.host.is_here))
 
 
-def _failure(rank: _Rank, code: int) -> Ending:
+def _failure(rank: _Rank) -> Ending:
     """What to say of a rank that failed, and that has not been heard."""
+    code = rank.process.returncode
     rank.reader.join(timeout=PATIENCE_SECONDS)
     lines = [line.strip() for line in rank.said if line.strip()]
     last = lines[-1] if lines else ""
