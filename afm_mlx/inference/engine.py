@@ -99,6 +99,7 @@ class Engine:
         Raises:
             ModelError: the folder is no model that we can represent, or its tokenizer is not its;
                 or it does not divide among the ranks.
+            RunError: the ranks have other models, or other versions of MLX.
             DataError: it has no tokenizer that can be read.
         """
         from afm_mlx.decoder.adapters import default_adapter
@@ -106,6 +107,7 @@ class Engine:
         from afm_mlx.ranks import ALONE
 
         import_mlx_lm("mlx_lm.generate")  # a second that would count as the first answer's
+        Lead(ranks or ALONE).agree(path)
         model = open_checkpoint(path, dtype=dtype or compute_dtype(), ranks=ranks or ALONE)
         engine = cls(model, path, reuse_cache=True, memory_gb=memory_gb, ranks=ranks)
         if (adapter := default_adapter(path)) is not None:
@@ -262,7 +264,7 @@ class Engine:
                 "max_tokens": answer.limit,
                 "kv": kv,
                 "room": room,
-                "adapters": [str(folder) for folder in self.adapters.folders],
+                "adapters": [_told(folder, self.folder) for folder in self.adapters.folders],
                 "adapter": self.adapters.active,
             }
         )
@@ -286,7 +288,7 @@ class Engine:
         """
         while (told := self._lead.hear()) is not None:
             for folder in told["adapters"]:
-                self.adapters.add(Path(folder))
+                self.adapters.add(self.folder / folder)
             self.use_adapter(told["adapter"])
             ids, sampling = told["ids"], Sampling(told["max_tokens"])
             answer = Answer(self.tokenizer, ids, sampling, context_tokens=self.context_tokens)
@@ -384,3 +386,9 @@ class Engine:
             # Interrupted between two layers, their caches would differ in length.
             if whole and self._reuse_cache:
                 self._read.put(kind, read, caches, room=room)
+
+
+def _told(folder: Path, model: Path) -> str:
+    """An adapter's folder for other machines: inside the model's folder, wherever that is there."""
+    inside = folder.is_relative_to(model.resolve())
+    return str(folder.relative_to(model.resolve()) if inside else folder)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afm_mlx.compat import import_mlx_lm
@@ -27,6 +28,22 @@ class Lead:
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
+
+    def agree(self, model: Path) -> None:
+        """Check that all ranks are to answer with the same model, and compute alike.
+
+        Raises:
+            RunError: they differ; on every rank, with the same words.
+        """
+        if self.ranks.size == 1:
+            return
+        from importlib.metadata import version
+
+        from afm_mlx.decoder.base_hash import base_hash
+
+        weights = {"the hash of the weights": base_hash(model)[:_SHOWN]}
+        self.ranks.agree(weights, hint=f"copy '{model}' to every machine")
+        self.ranks.agree({"the version of MLX": version("mlx")}, hint="install the same everywhere")
 
     def least(self, count: int) -> int:
         """The smallest that any rank has of something."""
@@ -63,6 +80,9 @@ class Lead:
             return chosen
 
         return choose
+
+
+_SHOWN = 8  # digits of a hash in messages
 
 
 @contextmanager

@@ -92,7 +92,7 @@ def kinds(make, palettize, tmp_path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_cut_model_gives_the_logits_and_gradients_of_the_whole_one(kinds, size):
     for found in on_ranks(size, differences, kinds):
         assert list(found) == list(KINDS)
