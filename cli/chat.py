@@ -97,7 +97,7 @@ def chat(
 
     if follows(model, runs):
         return
-    engine = open_engine(model, runs, adapter)
+    engine = open_engine(model, runs, adapter, together=True)
     session = Session(
         engine,
         instructions=system,

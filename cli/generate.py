@@ -52,7 +52,7 @@ def generate(
         return
     form: Any = None if schema is None else read_schema(schema)
     text = sys.stdin.read() if prompt == "-" else prompt
-    engine = open_engine(model, runs, [adapter] if adapter else [])
+    engine = open_engine(model, runs, [adapter] if adapter else [], together=True)
     first = [{"role": "system", "content": system}] if system else []
     messages = [*first, {"role": "user", "content": text}]
     pieces, finished = [], None

@@ -43,20 +43,21 @@ def follows(word: str, runs: Path) -> bool:
     return True
 
 
-def open_engine(word: str, runs: Path, adapters: list[str]) -> Engine:
+def open_engine(word: str, runs: Path, adapters: list[str], *, together: bool = False) -> Engine:
     """The model that `word` stands for, with adapters loaded, of which the first is in use.
 
-    Where several ranks answer with it, they must be dismissed at the end.
+    With `together`, ranks that `follows` answer with it, and are to be dismissed at the end.
     """
     from afm_mlx.decoder.adapters import NONE
     from afm_mlx.inference.engine import Engine
-    from afm_mlx.ranks import joined
+    from afm_mlx.ranks import ALONE, joined
     from afm_mlx.zoo import resolve_adapter
 
     folder = find_model(word, runs)
     found = [None if each == NONE else resolve_adapter(each, folder) for each in adapters]
-    joined().wait()
-    engine = Engine.open(folder, ranks=joined())
+    ranks = joined() if together else ALONE
+    ranks.wait()
+    engine = Engine.open(folder, ranks=ranks)
     names = [None if each is None else add_adapter(engine, each) for each in found]
     if names:
         engine.use_adapter(names[0])
