@@ -336,6 +336,8 @@ def run(
     ranks, place = joined(), runs / recipe.name
     if ranks.size > 1:
         _check_same_program(ranks, recipe)
+        places = ", ".join(dict.fromkeys(ranks.hosts))
+        progress.say(f"{ranks.size} ranks" + (f" on {places}" if places else ""))
     leads = ranks.leads(place)
     manifests: list[dict[str, Any]] = []
     with artifact.locked(place) if leads else nullcontext():

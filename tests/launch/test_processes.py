@@ -1,5 +1,6 @@
 """Real processes: what the launcher does when they end well, fail, are killed or interrupted."""
 
+import io
 import json
 import os
 import shutil
@@ -11,6 +12,10 @@ import time
 
 import mlx.core as mx
 import pytest
+
+from afm_mlx import pipeline
+from afm_mlx.progress import Progress
+from afm_mlx.recipe import load_recipe
 
 SECONDS = 150  # for all processes of a test; a busy machine starts them slowly
 
@@ -126,6 +131,7 @@ def test_two_local_ranks_run_a_recipe_from_texts_to_a_model_that_answers(start, 
     assert code == 0, err
     table = [line.split()[0] for line in out.splitlines()[1:] if line]
     assert table == ["tokenizer", "data", "core", "synthetic", "sft"]
+    assert err.startswith("2 ranks on this machine\n")
     assert err.count("core: new") == 1  # rank 0 alone speaks
     assert "report: runs/two/report.html" in err
     finished = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
@@ -135,14 +141,11 @@ def test_two_local_ranks_run_a_recipe_from_texts_to_a_model_that_answers(start, 
     assert manifest["ranks"] == 2
     names = {path.name for path in (tmp_path / "runs/two").rglob("*")}
     assert not any(name.startswith((".rank-", ".done-")) for name in names)
-    alone = tmp_path / "alone"
-    alone.mkdir()
-    shutil.copy(tmp_path / "two.toml", alone)
-    command = [sys.executable, "-m", "afm_cli", "run", "two.toml", "--json", "--until", "core"]
-    done = subprocess.run(command, cwd=alone, capture_output=True, text=True, timeout=SECONDS)
-    [*_, core] = json.loads(done.stdout)
-    nats = json.loads((tmp_path / "runs/two/core/manifest.json").read_text())["metrics"]
-    assert nats["held_out_nats"] == pytest.approx(core["metrics"]["held_out_nats"], rel=1e-4)
+    quiet = Progress(stream=io.StringIO())
+    alone = pipeline.run(load_recipe(tmp_path / "two.toml"), tmp_path / "alone", quiet, last="core")
+    together = json.loads((tmp_path / "runs/two/core/manifest.json").read_text())
+    nats = [each["metrics"]["held_out_nats"] for each in (alone[-1], together)]
+    assert nats[0] == pytest.approx(nats[1], rel=1e-4)
 
 
 @pytest.mark.slow
