@@ -59,13 +59,9 @@ class Layout:
                 return None
         return self.axes[path]
 
-    def cut(self, tree: Any) -> Any:
-        """This rank's parts of a tree of whole arrays, in memory of their own."""
-        return tree_map_with_path(self._cut, tree) if self.axes else tree
-
     def whole(self, tree: Any) -> Any:
         """Whole arrays of a tree of parts, one message each. Lazy: all ranks must compute them."""
-        return tree_map_with_path(self._whole, tree) if self.axes else tree
+        return tree_map_with_path(self.whole_of, tree) if self.axes else tree
 
     def take(self, model: Any) -> Any:
         """This rank's parts of a model's trained weights; the model gives up the whole ones."""
@@ -75,7 +71,7 @@ class Layout:
         flat: Any = tree_flatten(trained)
         del trained
         for number, (path, array) in enumerate(flat):  # one at a time is there whole and cut
-            flat[number] = path, self._cut(path, array)
+            flat[number] = path, self.part_of(path, array)
             del array
             mx.eval(flat[number][1])
             model.update(tree_unflatten(flat))
@@ -146,29 +142,23 @@ class Layout:
         """Numbers in the whole array, of which `part` is here."""
         return part.size * (1 if self.axis(path) is None else self.ranks.size)
 
-    def whole_of(self, path: str, part: mx.array) -> mx.array:
-        """The whole array of a part. Lazy."""
-        return self._whole(path, part)
-
     def part_of(self, path: str, whole: mx.array) -> mx.array:
-        """This rank's part of a whole array. Lazy."""
-        return self._cut(path, whole)
-
-    def _all_sum(self, array: mx.array) -> mx.array:
-        return self.ranks.total([array])[0]
-
-    def _cut(self, path: str, array: mx.array) -> mx.array:
+        """This rank's part of a whole array, in memory of its own. Lazy."""
         axis = self.axis(path)
         if axis is None:
-            return array
+            return whole
         # A slice alone would keep all of the array in memory.
-        return mx.contiguous(mx.split(array, self.ranks.size, axis=axis)[self.ranks.rank])
+        return mx.contiguous(mx.split(whole, self.ranks.size, axis=axis)[self.ranks.rank])
 
-    def _whole(self, path: str, part: mx.array) -> mx.array:
+    def whole_of(self, path: str, part: mx.array) -> mx.array:
+        """The whole array of a part: one message. Lazy."""
         axis = self.axis(path)
         if axis is None:
             return part
         return _joined(self.ranks.gathered(part[None]), axis)
+
+    def _all_sum(self, array: mx.array) -> mx.array:
+        return self.ranks.total([array])[0]
 
     def _gathered(self, parts: Mapping[str, mx.array], cast: Cast) -> dict[str, mx.array]:
         """Weights of some parts in the formats of `cast`: one message of each format."""

@@ -6,7 +6,7 @@ from afm_mlx.decoder.decoder import Decoder, initialize
 from afm_mlx.ranks import Ranks
 from afm_mlx.settings.sections import Optimizer, Training
 from afm_mlx.training.optimizer import UpdateRule
-from afm_mlx.training.sharding import WHOLE, Layout, fully_sharded, layout_of
+from afm_mlx.training.sharding import Layout, fully_sharded, layout_of
 from tests.training.on_ranks import SHAPE
 
 
@@ -70,7 +70,8 @@ def test_state_of_the_rule_is_as_small_as_the_parts(model):
 def test_one_process_has_everything(model):
     layout = layout_of(model, Training(shard="full"))
     assert (layout.ranks.size, layout.axes) == (1, {})
-    assert WHOLE.cut(model.parameters()) == model.parameters()
+    weights = model.trainable_parameters()
+    assert layout.take(model) == layout.whole(weights) == weights
 
 
 def test_block_whose_weights_were_changed_is_not_made_of_its_parts(model):
