@@ -15,10 +15,11 @@ from afm_mlx.errors import AfmError
 
 from .chat_display import shown_answer
 from .chat_input import questions
-from .models_io import find_model, open_engine, open_guardrails
+from .models_io import find_model, follows, open_engine, open_guardrails
 from .options import (
     MAX_TOKENS,
     RUNS,
+    AnswerHostsFlag,
     MaxTokensFlag,
     PolicyFlag,
     RunsFlag,
@@ -87,13 +88,16 @@ def chat(
     temperature: TemperatureFlag = CHAT_TEMPERATURE,
     top_p: TopPFlag = CHAT_TOP_P,
     seed: SeedFlag = 0,
+    hosts: AnswerHostsFlag = None,
     runs: RunsFlag = RUNS,
 ) -> None:
     """Talk with a model. Type /help there for what else it understands."""
     from afm_mlx.inference.chat import COMMANDS, run_command
     from afm_mlx.inference.session import Session
 
-    engine = open_engine(model, runs, adapter)
+    if follows(model, runs):
+        return
+    engine = open_engine(model, runs, adapter, together=True)
     session = Session(
         engine,
         instructions=system,
@@ -113,6 +117,7 @@ def chat(
     for line in questions(list(COMMANDS)):
         if not _respond(session, line):
             break
+    engine.dismiss()
 
 
 def _draft(word: str | None, runs: Path) -> Draft | None:

@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from .models_io import open_engine
+from .models_io import follows, open_engine
 from .options import (
     MAX_TOKENS,
     RUNS,
     AdapterFlag,
+    AnswerHostsFlag,
     JsonFlag,
     MaxTokensFlag,
     ModelArgument,
@@ -41,14 +42,17 @@ def generate(
         bool, typer.Option("--raw", help="Continue the text, without the chat template.")
     ] = False,
     json_: JsonFlag = False,
+    hosts: AnswerHostsFlag = None,
     runs: RunsFlag = RUNS,
 ) -> None:
     """Answer one prompt, or continue it, with any model."""
     from afm_mlx.inference.schema_files import read_schema
 
+    if follows(model, runs):
+        return
     form: Any = None if schema is None else read_schema(schema)
     text = sys.stdin.read() if prompt == "-" else prompt
-    engine = open_engine(model, runs, [adapter] if adapter else [])
+    engine = open_engine(model, runs, [adapter] if adapter else [], together=True)
     first = [{"role": "system", "content": system}] if system else []
     messages = [*first, {"role": "user", "content": text}]
     pieces, finished = [], None
@@ -67,6 +71,7 @@ def generate(
         if not json_:
             typer.echo(chunk.text, nl=False)
             sys.stdout.flush()
+    engine.dismiss()
     stats = engine.stats
     if json_:
         speed = {"tokens_per_second": stats.tokens_per_second}

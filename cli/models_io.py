@@ -26,15 +26,38 @@ def find_model(word: str, runs: Path) -> Path:
     return found.path
 
 
-def open_engine(word: str, runs: Path, adapters: list[str]) -> Engine:
-    """The model that `word` stands for, with adapters loaded, of which the first is in use."""
+def follows(word: str, runs: Path) -> bool:
+    """On all ranks but the first: answer with it what it is asked, until it is done, and say so.
+
+    Only the first one knows what is asked, and speaks.
+    """
+    from afm_mlx.ranks import joined
+
+    ranks = joined()
+    if ranks.rank == 0:
+        return False
+    from afm_mlx.inference.engine import Engine
+
+    ranks.wait()  # the first one may have to make the folder
+    Engine.open(find_model(word, runs), ranks=ranks).follow()
+    return True
+
+
+def open_engine(word: str, runs: Path, adapters: list[str], *, together: bool = False) -> Engine:
+    """The model that `word` stands for, with adapters loaded, of which the first is in use.
+
+    With `together`, ranks that `follows` answer with it, and are to be dismissed at the end.
+    """
     from afm_mlx.decoder.adapters import NONE
     from afm_mlx.inference.engine import Engine
+    from afm_mlx.ranks import ALONE, joined
     from afm_mlx.zoo import resolve_adapter
 
     folder = find_model(word, runs)
     found = [None if each == NONE else resolve_adapter(each, folder) for each in adapters]
-    engine = Engine.open(folder)
+    ranks = joined() if together else ALONE
+    ranks.wait()
+    engine = Engine.open(folder, ranks=ranks)
     names = [None if each is None else add_adapter(engine, each) for each in found]
     if names:
         engine.use_adapter(names[0])

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .together import hand_over
+from .together import hand_over, hand_over_keyboard
 
 SetFlag = Annotated[
     list[str],
@@ -33,6 +33,16 @@ HostsFlag = Annotated[
         metavar="FILE|local:N",
         callback=hand_over,
         help="Share the work with other machines, or between N processes on this one.",
+        show_default=False,
+    ),
+]
+AnswerHostsFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--hosts",
+        metavar="FILE|local:N",
+        callback=hand_over_keyboard,
+        help="Cut the model, and answer with parts of it on several machines, or in N processes.",
         show_default=False,
     ),
 ]

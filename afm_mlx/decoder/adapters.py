@@ -45,8 +45,10 @@ from afm_mlx.decoder.checkpoint import open_checkpoint, read_facts, save_checkpo
 from afm_mlx.decoder.decoder import Decoder
 from afm_mlx.decoder.lora import LoraLinear, features
 from afm_mlx.decoder.palette import linears, replace_linears
+from afm_mlx.decoder.tensor_parallel import cut
 from afm_mlx.decoder.weights import listed, write_file
 from afm_mlx.errors import ModelError, RunError
+from afm_mlx.ranks import ALONE, Ranks
 from afm_mlx.settings.mistakes import nearest
 
 MANIFEST = "adapter.json"
@@ -249,9 +251,19 @@ class Adapters:
     A switch exchanges modules and copies nothing: the base's weights stay where they are.
     """
 
-    def __init__(self, model: Decoder, base: Path, *, dtype: mx.Dtype = mx.float32) -> None:
-        """`base` is the folder that `model` was opened from; factors are held in `dtype`."""
-        self.model, self.base, self.dtype = model, base, dtype
+    def __init__(
+        self,
+        model: Decoder,
+        base: Path,
+        *,
+        dtype: mx.Dtype = mx.float32,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        """`base` is the folder that `model` was opened from; factors are held in `dtype`.
+
+        Of several `ranks`, each holds its part of the factors beside its part of the model.
+        """
+        self.model, self.base, self.dtype, self.ranks = model, base, dtype, ranks
         self.active: str | None = None
         """Name of the one in use; None: the base as it is."""
         self._held: dict[str, Adapter] = {}
@@ -274,7 +286,10 @@ class Adapters:
                 f"another adapter is called '{name}' already ({folder})",
                 hint=f"change its name in {folder / MANIFEST}",
             )
-        arrays = {key: array.astype(self.dtype) for key, array in read.arrays.items()}
+        arrays = {
+            key: cut(key, array.astype(self.dtype), self.ranks)
+            for key, array in read.arrays.items()
+        }
         check_factors(arrays, self._bare, name)
         mx.eval(arrays)
         self._folders[name] = folder.resolve()
@@ -318,6 +333,11 @@ class Adapters:
     def names(self) -> list[str]:
         """Names of those held, in the order in which they came."""
         return list(self._held)
+
+    @property
+    def folders(self) -> list[Path]:
+        """Folders of those held, likewise."""
+        return list(self._folders.values())
 
     @property
     def bytes(self) -> int:

@@ -15,7 +15,6 @@ from types import MappingProxyType
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_unflatten
 
 from afm_mlx.decoder.config import config_of_shape, read_config, read_shape
 from afm_mlx.decoder.decoder import Decoder, named_parameters
@@ -25,9 +24,9 @@ from afm_mlx.decoder.palette_format import (
     count_bits,
     format_of_config,
     format_of_model,
-    place,
     tensors,
 )
+from afm_mlx.decoder.tensor_parallel import checked_part, cut, filled_decoder
 from afm_mlx.decoder.weights import (
     INDEX,
     SHARD_BYTES,
@@ -40,6 +39,7 @@ from afm_mlx.decoder.weights import (
     write_weights,
 )
 from afm_mlx.errors import ModelError
+from afm_mlx.ranks import ALONE, Ranks
 from afm_mlx.settings.sections import Shape
 
 __all__ = [
@@ -178,6 +178,7 @@ def open_checkpoint(
     shape: Shape | None = None,
     dtype: mx.Dtype | None = None,
     dense: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Decoder:
     """Model of a folder: ours, or any Qwen3- or Llama-class one.
 
@@ -186,25 +187,28 @@ def open_checkpoint(
         shape: of the decoder to make, which may rotate by another base; None: the folder's.
         dtype: convert the weights to it; None keeps theirs. Tables and scales stay float16.
         dense: refuse a palettized model: for whoever changes its weights.
+        ranks: whose parts make up the model, see tensor_parallel.py; only this one's is kept.
 
     Raises:
         ModelError: the folder, its config or its tensors are not those of our decoder, or it is
-            palettized and must not be.
+            palettized and must not be, or it cannot be cut in so many parts.
     """
     shape = shape or read_shape(folder)
     if dense:
         check_dense(folder, shape)
     palette = read_palette(folder, shape)
+    part = checked_part(shape, ranks.size, palette)
     weights = read_tensors(folder, shape)
     if dtype is not None:
         weights = {
             name: array.astype(dtype) if name.endswith(".weight") else array
             for name, array in weights.items()
         }
-    model = Decoder(shape)
-    if palette is not None:
-        place(model, palette, weights, weights["model.norm.weight"].dtype)
-    model.update(tree_unflatten(list(weights.items())))
+    if ranks.size > 1:
+        for name in weights:
+            weights[name] = cut(name, weights[name], ranks)
+            mx.eval(weights[name])  # one at a time: the whole of it is freed before the next
+    model = filled_decoder(part, palette, weights, ranks)
     mx.eval(model.parameters())
     return model
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afm_mlx.compat import compute_dtype, import_mlx_lm
-from afm_mlx.errors import DataError
+from afm_mlx.errors import DataError, ModelError
 from afm_mlx.inference.answers import Answer
+from afm_mlx.inference.leading import Lead
 from afm_mlx.inference.memory import PROMPT_SHARE, Budget, Sizes, default_budget, sizes_of
 from afm_mlx.inference.prompt_cache import PromptCache
 from afm_mlx.inference.prompts import chat_ids, chats_with, plain_ids
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from afm_mlx.inference.calls import ToolFormat
     from afm_mlx.inference.guided import Guides
     from afm_mlx.inference.speculative import Draft
+    from afm_mlx.ranks import Ranks
 
 
 class Engine:
@@ -41,6 +43,7 @@ class Engine:
         *,
         reuse_cache: bool = False,
         memory_gb: float | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         """Put `model` together with the tokenizer files in `folder`.
 
@@ -49,12 +52,14 @@ class Engine:
             folder: with the tokenizer's files; a checkpoint's says by its facts what it is.
             reuse_cache: keep what was read for later answers; not for weights that change.
             memory_gb: memory budget in 10^9 bytes, weights included; None for the machine's.
+            ranks: who has the other parts of the model; None: it is whole.
 
         Raises:
             DataError: there is no tokenizer in the folder, or it cannot be read.
             ModelError: the tokenizer has more pieces than the model has rows.
         """
         from afm_mlx.decoder.checkpoint import check_tokenizer
+        from afm_mlx.ranks import ALONE
         from afm_mlx.text.tokenizer import Tokenizer
 
         self.model = model
@@ -66,31 +71,45 @@ class Engine:
         """Of the newest answer; kept up to date while it is written."""
         self.default_adapter: str | None = None
         """Name of the adapter that the folder wants to be used with."""
-        self.budget_bytes = default_budget() if memory_gb is None else int(memory_gb * 1e9)
-        """Memory that may be used, weights included."""
+        self.ranks = ranks or ALONE
+        """Who has parts of the model; rank 0 answers, and the others `follow`."""
+        self._lead = Lead(self.ranks)
+        budget = default_budget() if memory_gb is None else int(memory_gb * 1e9)
+        self.budget_bytes = self._lead.least(budget)
+        """Memory that may be used, weights included: on each rank what the smallest has."""
         self._chats = {chats: chats_with(folder, adapter_chats=chats) for chats in (False, True)}
         self._reuse_cache = reuse_cache
         self._read = PromptCache()
 
     @classmethod
     def open(
-        cls, path: Path, *, dtype: mx.Dtype | None = None, memory_gb: float | None = None
+        cls,
+        path: Path,
+        *,
+        dtype: mx.Dtype | None = None,
+        memory_gb: float | None = None,
+        ranks: Ranks | None = None,
     ) -> Engine:
         """Load a model folder; in bfloat16 on a GPU and float32 on the CPU, unless told.
 
         The adapter that the folder wants to be used with is in use. `memory_gb` is the memory
-        budget in 10^9 bytes, weights included; None for the machine's.
+        budget in 10^9 bytes, weights included; None for the machine's. Of several `ranks`, each
+        loads its part of the model.
 
         Raises:
-            ModelError: the folder is no model that we can represent, or its tokenizer is not its.
+            ModelError: the folder is no model that we can represent, or its tokenizer is not its;
+                or it does not divide among the ranks.
+            RunError: the ranks have other models, or other versions of MLX.
             DataError: it has no tokenizer that can be read.
         """
         from afm_mlx.decoder.adapters import default_adapter
         from afm_mlx.decoder.checkpoint import open_checkpoint
+        from afm_mlx.ranks import ALONE
 
         import_mlx_lm("mlx_lm.generate")  # a second that would count as the first answer's
-        model = open_checkpoint(path, dtype=dtype or compute_dtype())
-        engine = cls(model, path, reuse_cache=True, memory_gb=memory_gb)
+        Lead(ranks or ALONE).agree(path)
+        model = open_checkpoint(path, dtype=dtype or compute_dtype(), ranks=ranks or ALONE)
+        engine = cls(model, path, reuse_cache=True, memory_gb=memory_gb, ranks=ranks)
         if (adapter := default_adapter(path)) is not None:
             engine.default_adapter = engine.adapters.add(adapter)
             engine.use_adapter(engine.default_adapter)
@@ -110,7 +129,7 @@ class Engine:
         """Adapters that are loaded beside the model. `use_adapter` changes between them."""
         from afm_mlx.decoder.adapters import Adapters
 
-        return Adapters(self.model, self.folder, dtype=compute_dtype())
+        return Adapters(self.model, self.folder, dtype=compute_dtype(), ranks=self.ranks)
 
     @cached_property
     def guides(self) -> Guides:
@@ -236,19 +255,64 @@ class Engine:
         )
         guesser = draft if guide is None else None
         if guesser is not None:
-            guesser.check(self.tokenizer)
+            self._check_draft(guesser)
         kv = kv_settings(self.model.shape, kv_bits)
         room = self._room(ids, answer, guesser, kv)
+        self._lead.tell(
+            {
+                "ids": [int(each) for each in ids],
+                "max_tokens": answer.limit,
+                "kv": kv,
+                "room": room,
+                "adapters": [_told(folder, self.folder) for folder in self.adapters.folders],
+                "adapter": self.adapters.active,
+            }
+        )
         with contextlib.closing(self._tokens(list(ids), answer, guesser, kv, room)) as tokens:
             for token, logps in tokens:
-                chunk = answer.take(token, logps)
-                yield chunk
-                if chunk.finished:
+                over = True  # so it is where nobody wants more, or a guide fails
+                try:
+                    chunk = answer.take(token, logps)
+                    yield chunk
+                    over = chunk.finished is not None
+                finally:
+                    self._lead.is_over(over)
+                if over:
                     return
+
+    def follow(self) -> None:
+        """On ranks above 0: compute this rank's part of all that rank 0 answers, until it is done.
+
+        Raises:
+            ModelError: an adapter that rank 0 uses is not on this machine.
+        """
+        while (told := self._lead.hear()) is not None:
+            for folder in told["adapters"]:
+                self.adapters.add(self.folder / folder)
+            self.use_adapter(told["adapter"])
+            ids, sampling = told["ids"], Sampling(told["max_tokens"])
+            answer = Answer(self.tokenizer, ids, sampling, context_tokens=self.context_tokens)
+            steps = self._tokens(ids, answer, None, told["kv"], told["room"])
+            with contextlib.closing(steps) as tokens:
+                for _ in tokens:
+                    if self._lead.is_over(False):
+                        break
+
+    def dismiss(self) -> None:
+        """On rank 0: end what the others do in `follow`. Nothing is answered from then on."""
+        self._lead.tell(None)
 
     def forget(self) -> None:
         """Drop what was read of earlier prompts, and the memory it takes."""
         self._read.clear()
+
+    def _check_draft(self, draft: Draft) -> None:
+        if self.ranks.size > 1:
+            raise ModelError(
+                f"a draft cannot guess for a model on {self.ranks.size} machines",
+                hint="leave the draft away",
+            )
+        draft.check(self.tokenizer)
 
     def _room(
         self, ids: Sequence[int], answer: Answer, draft: Draft | None, kv: dict[str, int]
@@ -300,6 +364,7 @@ class Engine:
                 with contextlib.redirect_stdout(sys.stderr):  # it prints a warning of its own
                     stream = generation.generation_stream
                     stack.enter_context(generation.wired_limit(self.model, [stream]))
+                answer.sampler = self._lead.chooser(answer.sampler)
                 left = mx.array(ids[start:])
                 steps = answer_steps(self.model, left, answer, caches, draft=draft, kv=kv)
                 stack.enter_context(contextlib.closing(steps))
@@ -321,3 +386,9 @@ class Engine:
             # Interrupted between two layers, their caches would differ in length.
             if whole and self._reuse_cache:
                 self._read.put(kind, read, caches, room=room)
+
+
+def _told(folder: Path, model: Path) -> str:
+    """An adapter's folder for other machines: inside the model's folder, wherever that is there."""
+    inside = folder.is_relative_to(model.resolve())
+    return str(folder.relative_to(model.resolve()) if inside else folder)

@@ -247,6 +247,7 @@ class Shard(StrEnum):
 
     NONE = "none"
     FULL = "full"
+    TENSOR = "tensor"
 
 
 class Training(Section):
@@ -267,7 +268,9 @@ class Training(Section):
     shard: Shard = Shard.NONE
     """How several processes hold the weights. none: all have all of them, and share out the rows.
     full: also weights and optimizer state are cut, for models that do not fit one machine; about
-    half as much again is sent. Source: arXiv:1910.02054, stage 3."""
+    half as much again is sent. Source: arXiv:1910.02054, stage 3. tensor: in pre-training, each
+    computes some of the heads and units of all rows, for rows too long for one machine; other
+    stages go as with none. Source: arXiv:1909.08053, section 3."""
     most_skipped_steps: Count = 20
     """Stop when this many steps in a row are skipped for their gradient. Ours."""
     loss_bytes: Count = 64 * 2**20

@@ -13,17 +13,19 @@ from afm_mlx.compression.labels import LabelledTeacher, Labels
 from afm_mlx.compression.teacher import Teacher, open_teacher
 from afm_mlx.decoder.checkpoint import check_tokenizer, open_checkpoint, save_checkpoint
 from afm_mlx.decoder.decoder import Decoder, count_parameters, initialize
+from afm_mlx.decoder.tensor_parallel import cut_decoder
 from afm_mlx.inference.engine import Engine
 from afm_mlx.progress import Progress
-from afm_mlx.ranks import joined
+from afm_mlx.ranks import ALONE, Ranks, joined
 from afm_mlx.recipe import Recipe
 from afm_mlx.settings.compression import Distill, LabelTime
+from afm_mlx.settings.sections import Shard
 from afm_mlx.text.tokenizer import Tokenizer
 from afm_mlx.training.loop import Course, train
 from afm_mlx.training.micro_batches import Batch, micro_batches
 from afm_mlx.training.objectives import distillation_targets, text_loss
 from afm_mlx.training.optimizer import UpdateRule
-from afm_mlx.training.sharding import layout_of
+from afm_mlx.training.sharding import layout_of, whole_decoder
 from afm_mlx.training.texts import TrainingTexts, open_held_out
 from afm_mlx.training.validation import Validation
 
@@ -44,11 +46,15 @@ def run(
     shape = recipe.shape_of(stage)
     check_tokenizer(shape, tokenizer.vocab_size, tokenizer_folder)
     before = recipe.start_of(stage)
+    parts = joined() if settings.shard is Shard.TENSOR else ALONE
     if before is None:
         model = Decoder(shape)
         initialize(model, settings.seed)
+        model = cut_decoder(model, parts) if parts.size > 1 else model
     else:
-        model = open_checkpoint(inputs[before] / "model", shape=shape, dtype=mx.float32, dense=True)
+        model = open_checkpoint(
+            inputs[before] / "model", shape=shape, dtype=mx.float32, dense=True, ranks=parts
+        )
 
     texts = TrainingTexts(
         inputs["data"],
@@ -92,7 +98,9 @@ def run(
         weight_decay=section.weight_decay,
         most_skipped_steps=settings.most_skipped_steps,
     )
-    evaluate = _validation(recipe, inputs, tokenizer, model, row_tokens=section.row_tokens)
+    evaluate = _validation(
+        recipe, inputs, tokenizer, model, row_tokens=section.row_tokens, ranks=parts
+    )
     start = evaluate(model) if before == "base" else {}
     progress.say(
         f"  {sum(count_parameters(shape).values()):,} parameters, {section.steps:,} steps of "
@@ -114,7 +122,8 @@ def run(
     )
     final = outcome.evaluation or evaluate(model)
     facts = {"recipe": recipe.name, "stage": stage, "tokenizer": tokenizer.fingerprint}
-    joined().once(out, lambda: save_checkpoint(out / "model", model, tokenizer_folder, facts=facts))
+    whole = whole_decoder(model, shape, layout)
+    joined().once(out, lambda: save_checkpoint(out / "model", whole, tokenizer_folder, facts=facts))
     return {
         **final,
         **{f"base_{name}": start[name] for name in ("held_out_nats",) if name in start},
@@ -161,16 +170,27 @@ def _teacher(
 
 
 def _validation(
-    recipe: Recipe, inputs: Inputs, tokenizer: Tokenizer, model: Decoder, *, row_tokens: int
+    recipe: Recipe,
+    inputs: Inputs,
+    tokenizer: Tokenizer,
+    model: Decoder,
+    *,
+    row_tokens: int,
+    ranks: Ranks,
 ) -> Validation:
     """Held-out loss over all of the recipe's sources, and samples. The same text in all stages."""
     watch, write = recipe.watch, None
     if watch.sample_prompts:
-        engine = Engine(model, inputs["tokenizer"] / "tokenizer")
+        engine = Engine(model, inputs["tokenizer"] / "tokenizer", ranks=ranks)
 
         def write(prompt: str) -> str:
+            if ranks.rank > 0:
+                engine.follow()
+                return ""
             chunks = engine.stream(prompt, raw=True, max_tokens=watch.sample_tokens)
-            return "".join(chunk.text for chunk in chunks)
+            text = "".join(chunk.text for chunk in chunks)
+            engine.dismiss()
+            return text
 
     return Validation(
         open_held_out(

@@ -20,9 +20,10 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten
 
-from afm_mlx.decoder.decoder import Block, Source
+from afm_mlx.decoder.decoder import Block, Decoder, Source
+from afm_mlx.decoder.tensor_parallel import cut_axis, is_part
 from afm_mlx.ranks import ALONE, Ranks, joined
-from afm_mlx.settings.sections import Shard, Training
+from afm_mlx.settings.sections import Shape, Shard, Training
 
 Cast = Callable[[str, mx.array], mx.array]
 """From a weight's path and the weight to its number format in a pass."""
@@ -236,7 +237,22 @@ def layout_of(model: Any, settings: Training) -> Layout:
     if settings.shard is Shard.NONE or ranks.size == 1:
         return Layout(ranks)
     flat: Any = tree_flatten(model.trainable_parameters())
+    if settings.shard is Shard.TENSOR:
+        if not is_part(model):
+            return Layout(ranks)
+        axes = {path: axis for path, _ in flat if (axis := cut_axis(path)) is not None}
+        return Layout(ranks, axes, shares_rows=False, gathers=False)
     return Layout(ranks, fully_sharded(flat, ranks.size))
+
+
+def whole_decoder(part: Decoder, shape: Shape, layout: Layout) -> Decoder:
+    """The whole model, of which each rank has trained its part; or `part`, if it is whole."""
+    if layout.gathers:
+        return part
+    model = Decoder(shape)
+    model.update(layout.whole(part.parameters()))
+    mx.eval(model.parameters())
+    return model
 
 
 def fully_sharded(flat: Iterable[tuple[str, mx.array]], size: int) -> dict[str, int]:

@@ -111,13 +111,25 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(chat_model, tmp_path):
-    words = ["chat", str(chat_model), "--max-tokens", "40", "--temperature", "0"]
-    opened = Terminal(words, tmp_path)
-    yield opened
-    opened.process.kill()
-    opened.process.wait()
-    os.close(opened.end)
+def opened(chat_model, tmp_path):
+    """Function that opens a chat in a terminal."""
+    terminals = []
+
+    def open_chat(model=chat_model, *more):
+        words = ["chat", str(model), "--max-tokens", "40", "--temperature", "0", *more]
+        terminals.append(Terminal(words, tmp_path))
+        return terminals[-1]
+
+    yield open_chat
+    for each in terminals:
+        each.process.kill()
+        each.process.wait()
+        os.close(each.end)
+
+
+@pytest.fixture
+def terminal(opened):
+    return opened()
 
 
 def test_control_c_at_the_prompt_stays_and_control_d_leaves(terminal, tmp_path):
@@ -131,3 +143,20 @@ def test_control_c_at_the_prompt_stays_and_control_d_leaves(terminal, tmp_path):
     terminal.type("\x04")
     assert terminal.process.wait(30) == 0
     assert "/help" in (tmp_path / "chat_questions").read_text()
+
+
+@pytest.mark.slow
+def test_only_the_first_of_several_processes_has_the_terminal(opened, small_chat_model, tmp_path):
+    model = small_chat_model(tmp_path / "model", lines=["The cat sat on the mat.\n"] * 20)
+    terminal = opened(model, "--hosts", "local:2", "--max-tokens", "4")
+    terminal.wait_for(">")
+    terminal.type("The cat\r")
+    terminal.wait_for(">")
+    terminal.type("\x03")  # which must not reach the others
+    terminal.wait_for("Ctrl-D or /quit leaves")
+    terminal.wait_for(">")
+    terminal.type("/stats\r")
+    terminal.wait_for(" tokens at ")
+    terminal.wait_for(">")
+    terminal.type("\x04")
+    assert terminal.process.wait(60) == 0

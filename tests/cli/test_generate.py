@@ -68,3 +68,20 @@ def test_an_answer_has_the_schema_that_is_given(afm, chat_model, tmp_path):
     refused = afm(*words)
     assert refused.code == 2
     assert "form.json is not JSON" in refused.err
+
+
+def test_processes_with_parts_of_the_model_give_the_same_answer(afm, small_chat_model, tmp_path):
+    model = small_chat_model(tmp_path / "model", lines=["The cat sat on the mat.\n"] * 20)
+    words = "generate", model, "--prompt", "The cat", "--max-tokens", 6, "--temperature", 1
+    alone, together = afm(*words), afm(*words, "--hosts", "local:2")
+    assert (together.code, together.out) == (0, alone.out)
+    assert together.err.count(" prompt tokens, 6 tokens at ") == 1
+
+
+def test_a_model_that_does_not_divide_is_refused(afm, chat_model):
+    answer = afm("generate", chat_model, "--prompt", "cat", "--hosts", "local:2")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.splitlines() == [
+        "error: 1 key/value heads do not divide among 2 machines",
+        "hint: this model cannot be cut: each machine must hold all of it",
+    ]

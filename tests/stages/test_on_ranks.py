@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import apart, finished_apart
+from .conftest import Runs, apart, finished_apart
 
 FAST = ("watch.log_every_steps=1", "watch.evaluation_tokens=128")
 
@@ -108,3 +108,23 @@ def test_two_processes_learn_what_one_learns(commands, base, tmp_path, name):
     for log, found in together.items():
         assert len(found) > 3
         assert found == pytest.approx(alone[log], rel=0, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_pre_training_with_parts_of_the_model_learns_what_one_process_learns(
+    recipe_file, finished, tmp_path
+):
+    settings = ("training.shard=tensor", 'watch.sample_prompts=["the salt"]')
+    words = ("run", recipe_file, "--runs", tmp_path, "--hosts", "local:2")
+    finished_apart(apart(*words, settings=settings))
+    together = Runs(recipe_file, tmp_path)
+    for stage in ("teacher", "core"):
+        alone, found = finished.log(stage), together.log(stage)
+        assert [each.get("loss") for each in found] == pytest.approx(
+            [each.get("loss") for each in alone], rel=0, abs=1e-5
+        )
+        assert found[-1]["held_out_nats"] == pytest.approx(alone[-1]["held_out_nats"], abs=1e-5)
+        assert "the salt" in found[-1]["samples"]
+        assert together.weights(stage).keys() == finished.weights(stage).keys()
+        for name, weight in together.weights(stage).items():
+            assert weight.shape == finished.weights(stage)[name].shape

@@ -20,6 +20,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from afm_mlx.decoder.decoder import Decoder, initialize
+from afm_mlx.decoder.tensor_parallel import cut_decoder
 from afm_mlx.progress import Progress
 from afm_mlx.ranks import joined
 from afm_mlx.settings.sections import Optimizer, Shape, Training, Watch
@@ -27,7 +28,7 @@ from afm_mlx.training.loop import Course, train
 from afm_mlx.training.micro_batches import micro_batches
 from afm_mlx.training.objectives import text_loss
 from afm_mlx.training.optimizer import UpdateRule
-from afm_mlx.training.sharding import layout_of
+from afm_mlx.training.sharding import layout_of, whole_decoder
 
 SHAPE = Shape(
     num_layers=2,
@@ -57,6 +58,7 @@ class Job:
     stop_at: int = 0
     """Step in which the last rank is interrupted."""
     hidden_size: int = 32
+    kv_heads: int = 2
 
 
 class Watching(Progress):
@@ -76,7 +78,11 @@ def run(job: Job) -> dict:
     ranks = joined()
     before = mx.get_active_memory()
     shape = SHAPE.model_copy(
-        update={"hidden_size": job.hidden_size, "intermediate_size": 2 * job.hidden_size}
+        update={
+            "hidden_size": job.hidden_size,
+            "intermediate_size": 2 * job.hidden_size,
+            "num_kv_heads": job.kv_heads,
+        }
     )
     settings = Training(
         shard=job.shard,
@@ -85,6 +91,8 @@ def run(job: Job) -> dict:
     )
     model = Decoder(shape)
     initialize(model, 0)
+    if job.shard == "tensor" and ranks.size > 1:
+        model = cut_decoder(model, ranks)
     layout = layout_of(model, settings)
     most_rows = settings.rows_at_once(job.rows)
     read = []
@@ -126,7 +134,7 @@ def run(job: Job) -> dict:
         )
     except KeyboardInterrupt as stop:
         return found | {"stopped": str(stop)}
-    weights = dict(tree_flatten(model.parameters()))
+    weights = dict(tree_flatten(whole_decoder(model, shape, layout).parameters()))
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(memoryview(weights[name]))

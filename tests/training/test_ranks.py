@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -69,7 +70,13 @@ VARIANTS = {
     "a row for few": {"rows": 1},
 }
 EVERY = [(name, shard) for name in VARIANTS for shard in ("none", "full")]
-SOME = [("afm", "none"), ("uneven", "none"), *((name, "full") for name in VARIANTS)]
+EVERY += [(name, "tensor") for name in VARIANTS]
+SOME = [
+    ("afm", "none"),
+    ("uneven", "none"),
+    *((name, "full") for name in VARIANTS),
+    *((name, "tensor") for name in ("afm", "muon", "checkpointing")),
+]
 """Of every one, what takes seconds."""
 
 
@@ -84,7 +91,12 @@ def seen(request, tmp_path_factory):
 
     def runs(place):
         return {
-            (name, shard): Job(str(folder / place / f"{name} {shard}"), shard=shard, **settings)
+            (name, shard): Job(
+                str(folder / place / f"{name} {shard}"),
+                shard=shard,
+                kv_heads=4 if shard == "tensor" else 2,
+                **settings,
+            )
             for name, shard in names
             for settings in [VARIANTS[name]]
         }
@@ -128,19 +140,35 @@ def test_fully_sharded_rank_holds_its_share_of_weights_and_state(seen):
             assert whole / size < each[name, "full"]["held_bytes"] < 1.1 * whole / size
 
 
+def test_rank_with_a_part_of_the_model_reads_all_rows_and_holds_less(seen):
+    size, alone, together = seen
+    for each in together:
+        assert each["checkpointing", "tensor"]["read"] == alone["checkpointing", "tensor"]["read"]
+        held, whole = each["afm", "tensor"]["held_bytes"], alone["afm", "tensor"]["held_bytes"]
+        assert whole / size < held < whole
+
+
 def test_rank_that_is_interrupted_stops_all_in_the_same_step_and_any_number_goes_on(tmp_path):
     whole = tmp_path / "whole"
     stops = {"none": Job(str(tmp_path / "none"), stop_at=4)}
     stops["full"] = Job(str(tmp_path / "full"), shard="full", stop_at=4)
+    stops["tensor"] = Job(str(tmp_path / "tensor"), shard="tensor", stop_at=4)
     for each in on_ranks(2, tmp_path / "two", stops.values()):
-        assert ["saved at step 3" in seen["stopped"] for seen in each] == [True, True]
-    # From two to one, sharded or not; and from one to two.
-    alone = [Job(str(whole)), Job(stops["full"].work), Job(str(tmp_path / "one"), stop_at=4)]
-    (seen,) = on_ranks(1, tmp_path / "alone", alone)
-    complete, resumed, stopped = seen
-    assert losses(resumed) == pytest.approx(losses(complete)[3:], rel=0, abs=1e-5)
+        assert ["saved at step 3" in seen["stopped"] for seen in each] == [True] * 3
+    # From two to one, sharded or not; and from one to two, of which each may have a part.
+    one = str(tmp_path / "one")
+    alone = [Job(str(whole)), Job(stops["full"].work), Job(stops["tensor"].work)]
+    (seen,) = on_ranks(1, tmp_path / "alone", [*alone, Job(one, stop_at=4)])
+    complete, *resumed, stopped = seen
+    for found in resumed:
+        assert losses(found) == pytest.approx(losses(complete)[3:], rel=0, abs=1e-5)
     assert "saved at step 3" in stopped["stopped"]
-    goes_on = [Job(stops["none"].work, shard="full"), Job(str(tmp_path / "one"), shard="full")]
+    shutil.copytree(one, f"{one}-cut")
+    goes_on = [
+        Job(stops["none"].work, shard="full"),
+        Job(one, shard="full"),
+        Job(f"{one}-cut", shard="tensor"),
+    ]
     for each in on_ranks(2, tmp_path / "again", goes_on):
         for found in each:
             assert losses(found) == pytest.approx(losses(complete)[3:], rel=0, abs=1e-5)
