@@ -11,13 +11,14 @@ waiting. So nothing here may depend on what only one of them knows.
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -33,6 +34,9 @@ from afm_mlx.launch.told import RANKS, Together
 
 MESSAGE_BYTES = 32 * 2**20
 """Arrays are added up in messages of about this size, as in `nn.average_gradients`."""
+
+FORMATS = {str(each): each for each in vars(mx).values() if isinstance(each, mx.Dtype)}
+"""Number formats by the names that MLX prints."""
 
 OTHER_LAUNCHERS = ("MLX_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK")
 """Variables by which `mlx.launch` and MPI's launchers say that a process is one of several."""
@@ -115,12 +119,26 @@ class Ranks:
         """What each rank has to say, by rank."""
         if self.size == 1:
             return [text]
-        data = np.frombuffer(text.encode(), np.uint8)
-        lengths = np.array(self.gathered(mx.array([len(data)], mx.int32)))
-        padded = np.zeros(int(lengths.max()), np.uint8)
-        padded[: len(data)] = data
-        rows = np.array(self.gathered(mx.array(padded))).reshape(self.size, -1)
-        return [bytes(row[:length]).decode() for row, length in zip(rows, lengths, strict=True)]
+        told = self._all_bytes(mx.array(np.frombuffer(text.encode(), np.uint8)))
+        return [bytes(np.array(row)).decode() for row in told]
+
+    def all_arrays(self, arrays: Sequence[mx.array]) -> list[list[mx.array]]:
+        """The arrays of each rank, by rank. Their number, shapes and formats may differ."""
+        if self.size == 1:
+            return [[*arrays]]
+        kinds = [(str(array.dtype), array.shape) for array in arrays]
+        mine = [array.reshape(-1).view(mx.uint8) for array in arrays if array.size]
+        told = self.all_texts(json.dumps(kinds))
+        rows = self._all_bytes(mx.concatenate([mx.zeros(0, mx.uint8), *mine]))
+        return [_unpacked(row, json.loads(text)) for row, text in zip(rows, told, strict=True)]
+
+    def _all_bytes(self, data: mx.array) -> list[mx.array]:
+        """The bytes [n] of each rank, by rank."""
+        lengths = [int(length) for length in np.array(self.gathered(mx.array([data.size])))]
+        padded = mx.pad(data, (0, max(lengths) - data.size))
+        rows = self.gathered(padded[None])
+        mx.eval(rows)
+        return [row[:length] for row, length in zip(rows, lengths, strict=True)]
 
     def wait(self) -> None:
         """Go on when every rank has come here."""
@@ -274,6 +292,19 @@ def _messages(flat: list[tuple[str, mx.array]]) -> list[list[tuple[str, mx.array
         groups[-1].append((name, array))
         room -= array.nbytes
     return groups
+
+
+def _unpacked(data: mx.array, kinds: Iterable[tuple[str, list[int]]]) -> list[mx.array]:
+    """Arrays from their bytes [n], one behind the other; `kinds` are their formats and shapes."""
+    arrays, start = [], 0
+    for name, shape in kinds:
+        dtype = FORMATS[name]
+        end = start + math.prod(shape) * dtype.size
+        # In memory of its own: a part of the message may not begin where its format must.
+        part = mx.contiguous(data[start:end])
+        arrays.append(part.view(dtype).reshape(shape) if end > start else mx.zeros(shape, dtype))
+        start = end
+    return arrays
 
 
 @cache

@@ -38,6 +38,11 @@ ranks.wait()
 found["left"] = sorted(os.listdir(folder))
 found["same"] = ranks.same({"a": mx.array([ranks.rank + 1.5])})["a"].item()
 found["total"] = ranks.total({"a": mx.array([ranks.rank + 1.5])})["a"].item()
+own = [mx.full((ranks.rank, 2), ranks.rank + 0.5, mx.bfloat16), mx.array([ranks.rank == 1])]
+own += [mx.arange(3, dtype=mx.int32)] * ranks.rank
+told = ranks.all_arrays(own)
+found["arrays"] = [[[str(a.dtype), list(a.shape), a.tolist()] for a in each] for each in told]
+found["none"] = ranks.all_arrays([])
 with apart():
     found["apart"] = joined().size
 ranks.agree({"lr": "0.1"})
@@ -93,6 +98,20 @@ def test_what_is_done_once_is_done_by_the_leader_of_each_folder_and_leaves_no_ma
 def test_every_rank_gets_the_first_ones_arrays_or_the_sum(found):
     assert [each["same"] for each in found] == [1.5] * SIZE
     assert [each["total"] for each in found] == [1.5 + 2.5 + 3.5] * SIZE
+
+
+def test_every_rank_gets_the_arrays_of_all_whose_shapes_and_number_may_differ(found):
+    integers = ["mlx.core.int32", [3], [0, 1, 2]]
+    wanted = [
+        [
+            ["mlx.core.bfloat16", [rank, 2], [[rank + 0.5] * 2] * rank],
+            ["mlx.core.bool", [1], [rank == 1]],
+            *[integers] * rank,
+        ]
+        for rank in range(SIZE)
+    ]
+    assert [each["arrays"] for each in found] == [wanted] * SIZE
+    assert [each["none"] for each in found] == [[[]] * SIZE] * SIZE
 
 
 def test_a_rank_can_be_alone_for_a_while(found):

@@ -4,6 +4,9 @@ A round is a function of the seed, its number, and the weights at its start. An 
 go on in the middle of a round, when those weights are gone: so a round is a file, written whole
 before its first step, and kept as long as a snapshot may need it.
 
+Several ranks share a round's prompts. Nothing in it but the order of the answers depends on other
+prompts, so each rank samples and scores its own, and tells the others.
+
 Shapes. n prompts, K answers to each, A answers of one micro-batch, N their tokens (padded),
 S stored tokens of each place, D width, V vocabulary.
 """
@@ -94,6 +97,8 @@ def score_round(
         objective: settings.
         micro_answers: answers of one micro-batch.
     """
+    if not prompts:
+        return []
     flat = [
         (Answer([*prompt.ids, *answer.ids], len(prompt.ids)), answer.finished)
         for prompt, group in zip(prompts, answers, strict=True)
@@ -189,7 +194,7 @@ class Rounds:
         """Rounds of `updates` steps each; `make` samples the round of a number from the policy.
 
         They are kept among the run's snapshots, and go with them when the run is done. Of several
-        `ranks`, one makes a round for all that see its folder, after all have called `prepare`.
+        `ranks`, each makes its share of a round, after all have called `prepare`.
         """
         self.ranks, self.prepare = ranks, prepare
         self.folder, self.snapshots = snapshots / "rounds", snapshots
@@ -213,17 +218,17 @@ class Rounds:
                         hint=f"delete {self.snapshots} to begin anew",
                     )
                 self.prepare()
+                batches = _all_batches(self.make(number), self.ranks)
                 self.folder.mkdir(parents=True, exist_ok=True)
-                self.ranks.once(self.folder, lambda: self._write(file, number))
+                # Also where it is there, of an earlier process: it may have had other ranks.
+                self.ranks.once(self.folder, lambda: self._write(file, number, batches))
             # Also what was just made: a run that goes on reads the same.
             self._number, self._batches = number, _read_batches(file)
         return self._batches
 
-    def _write(self, file: Path, number: int) -> None:
-        if not file.exists():
-            batches = self.make(number)
-            self._drop_old(number)
-            _write_batches(file, batches)
+    def _write(self, file: Path, number: int, batches: Sequence[tuple[mx.array, ...]]) -> None:
+        self._drop_old(number)
+        _write_batches(file, batches)
 
     def _drop_old(self, number: int) -> None:
         """Delete rounds that neither a snapshot nor the next step needs."""
@@ -288,6 +293,17 @@ def _likeliest(model: Decoder, packed: PackedAnswers, count: int) -> mx.array:
 
 def _logits(model: Decoder, hidden: mx.array) -> mx.array:
     return hidden.astype(mx.float32) @ model.output_weight.astype(mx.float32).T
+
+
+def _all_batches(own: Sequence[tuple[mx.array, ...]], ranks: Ranks) -> list[tuple[mx.array, ...]]:
+    """The micro-batches of all ranks, in their order."""
+    told = ranks.all_arrays([array for batch in own for array in batch])
+    size = PACKED + len(Scored._fields)
+    return [
+        tuple(arrays[start : start + size])
+        for arrays in told
+        for start in range(0, len(arrays), size)
+    ]
 
 
 def _write_batches(file: Path, batches: Sequence[tuple[mx.array, ...]]) -> None:

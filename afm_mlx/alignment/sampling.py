@@ -6,8 +6,8 @@ share a batch: where one ends, the next one starts.
 What is reproducible. Every draw has a key of its own, made from (seed, step, prompt, sample, place
 of the token): it does not depend on what else is in the batch. A row's logits do, in their last
 digits, since matrix products of other sizes add in another order. So the same call on the same
-machine gives the same answers, bit for bit; another batch size gives the same answers but for the
-rare draw that falls between two such roundings.
+machine gives the same answers, bit for bit; another batch size, or another number of ranks that
+share a round, gives the same answers but for the rare draw that falls between two such roundings.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def sample_answers(
     temperature: float,
     seed: int,
     step: int,
+    first: int = 0,
     batch_answers: int = BATCH_ANSWERS,
 ) -> list[list[Sampled]]:
     """`samples` answers to each prompt, in the order of the prompts.
@@ -66,6 +67,7 @@ def sample_answers(
         temperature: log-probabilities are divided by it; 0 takes the likeliest token.
         seed: with `step` and the places of prompt and sample, decides all draws.
         step: which round of sampling this is.
+        first: place of the first prompt among the round's, of which others sample the rest.
         batch_answers: written at once; memory is that many caches.
     """
     found: list[list[Sampled | None]] = [[None] * samples for _ in prompts]
@@ -80,7 +82,7 @@ def sample_answers(
                     model,
                     prompts[next_prompt],
                     [
-                        _sampler(temperature, (seed, step, next_prompt, sample))
+                        _sampler(temperature, (seed, step, first + next_prompt, sample))
                         for sample in range(samples)
                     ],
                     max_tokens,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -76,21 +77,30 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     layout = layout_of(policy, settings)
     ranks = layout.data
 
-    def answer(asked: list[Prompt], step: int, samples: int) -> list[list[Sampled]]:
-        return sample_answers(
+    def answered(
+        asked: list[Prompt], step: int, samples: int
+    ) -> tuple[list[Prompt], list[list[Sampled]]]:
+        """This rank's share of the prompts, and its answers to them."""
+        share = ranks.share(len(asked))
+        mine = asked[share]
+        return mine, sample_answers(
             policy,
             tokenizer,
-            [prompt.ids for prompt in asked],
+            [prompt.ids for prompt in mine],
             samples=samples,
             max_tokens=section.max_tokens,
             temperature=section.temperature,
             seed=settings.seed,
             step=step,
+            first=share.start,
         )
 
     def one_round(number: int) -> list[Batch]:
-        asked = [prompts[place] for place in order.of_round(number)]
-        answers = answer(asked, number, section.responses_per_prompt)
+        """This rank's share of a round."""
+        places = order.of_round(number)
+        asked, answers = answered(
+            [prompts[place] for place in places], number, section.responses_per_prompt
+        )
         return score_round(
             policy,
             reference,
@@ -105,16 +115,19 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
         """Of the policy as it samples, on prompts that are not trained on."""
         if not held_out:
             return {}
-        answers = answer(held_out, 0, 1)  # rounds are counted from 1
-        pairs = list(zip(held_out, answers, strict=True))
+        pairs = zip(*answered(held_out, 0, 1), strict=True)  # rounds are counted from 1
+        own = [
+            (rewards(*pair)[0], rewards.checked(*pair)[0], pair[1][0].finished, pair[1][0].text)
+            for pair in pairs
+        ]
+        found = [each for text in ranks.all_texts(json.dumps(own)) for each in json.loads(text)]
+        worth, right, finished, texts = zip(*found, strict=True)
+        questions = [prompt.conversation.messages[-1]["content"] for prompt in held_out[:SHOWN]]
         return {
-            "held_out_reward": float(np.mean([rewards(*pair) for pair in pairs])),
-            "held_out_right": float(np.mean([rewards.checked(*pair) for pair in pairs])),
-            "held_out_finished": float(np.mean([each[0].finished for each in answers])),
-            "samples": {
-                prompt.conversation.messages[-1]["content"]: given[0].text
-                for prompt, given in pairs[:SHOWN]
-            },
+            "held_out_reward": float(np.mean(worth)),
+            "held_out_right": float(np.mean(right)),
+            "held_out_finished": float(np.mean(finished)),
+            "samples": dict(zip(questions, texts[:SHOWN], strict=True)),
         }
 
     steps = section.rounds * section.updates_per_batch

@@ -100,6 +100,27 @@ def test_advantages_leave_out_cut_answers_and_hold_the_pull_to_the_reference(mod
 
 
 @pytest.mark.parametrize("objective", [SEQUENCE, TOKEN], ids=["sequence", "token"])
+def test_a_round_is_its_parts_one_after_the_other(models, objective):
+    whole = scored(*models, objective, micro_answers=3)
+    parts = [
+        batch
+        for part in (slice(0, 1), slice(1, 1), slice(1, 2))
+        for batch in score_round(
+            *models,
+            PROMPTS[part],
+            ANSWERS[part],
+            REWARDS[part],
+            objective,
+            micro_answers=3,
+        )
+    ]
+    for one, other in zip(whole, parts, strict=True):
+        for mine, theirs in zip(one, other, strict=True):
+            assert mine.dtype == theirs.dtype
+            assert mx.allclose(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("objective", [SEQUENCE, TOKEN], ids=["sequence", "token"])
 def test_first_gradient_of_a_round_is_rloo_s(models, objective):
     policy, reference = models
     batches = scored(policy, reference, objective)

@@ -29,6 +29,12 @@ def test_a_draw_does_not_depend_on_the_rest_of_the_batch(chat_decoder, tokenizer
     assert sample(chat_decoder, tokenizer, PROMPTS[:2]) == together[:2]
 
 
+def test_parts_of_the_prompts_get_the_answers_of_all(chat_decoder, tokenizer):
+    parts = [sample(chat_decoder, tokenizer, PROMPTS[at : at + 2], first=at) for at in (0, 2)]
+    assert parts[0] + parts[1] == sample(chat_decoder, tokenizer)
+    assert sample(chat_decoder, tokenizer, PROMPTS[:2], first=2) != parts[0]
+
+
 @pytest.mark.parametrize("change", [{"seed": 5}, {"step": 2}])
 def test_another_seed_or_step_gives_other_answers(chat_decoder, tokenizer, change):
     assert sample(chat_decoder, tokenizer, **change) != sample(chat_decoder, tokenizer)
