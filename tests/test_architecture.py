@@ -19,6 +19,7 @@ FLOORS = [
     {"training", "compression", "alignment", "inference"},
     {"evaluation", "export"},
     {"stages", "planning"},
+    {"outline"},
     {"pipeline"},
     {"own_model"},
 ]

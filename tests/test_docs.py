@@ -13,7 +13,7 @@ import pytest
 import typer
 from afm_cli import app
 
-from afm_mlx.pipeline import stages_of
+from afm_mlx.outline import stages_of
 from afm_mlx.planning.hardware import find_hardware
 from afm_mlx.planning.plan import plan_recipe
 from afm_mlx.recipe import load_named_recipe, load_recipe, recipe_files
