@@ -52,7 +52,7 @@ test-slow: $(VENV)/smollm2 ## the tests that take longer
 test-metal: $(VENV)/smollm2 ## on a Mac: the tests that need its GPU
 	$(PY) -m pytest -q -m metal
 
-bench: $(VENV)/bench ## every benchmark, half an hour on two cores; writes benchmarks/BENCH.md
+bench: $(VENV)/bench ## every benchmark, a quarter of an hour on two cores; writes benchmarks/BENCH.md
 	$(PY) benchmarks/bench.py
 
 lint: $(VENV)/ready ## format, lint, types
