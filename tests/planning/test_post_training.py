@@ -2,206 +2,41 @@
 
 import json
 import re
-from dataclasses import fields, replace
+from dataclasses import fields
 from math import ceil
 from pathlib import Path
 
 import pytest
 
-from afm_mlx.planning import answers, examples
-from afm_mlx.planning.answers import cache_bytes, forward_flops, learning_flops, write
+from afm_mlx.planning.answers import cache_bytes
 from afm_mlx.planning.committee import committee_sizes
 from afm_mlx.planning.cost import flops_per_token
-from afm_mlx.planning.examples import ASSUMED_TOKENS, BYTES_PER_TOKEN, count_lines
-from afm_mlx.planning.hardware import CHIPS, Hardware, find_hardware, read_bandwidth
+from afm_mlx.planning.examples import ASSUMED_TOKENS
+from afm_mlx.planning.hardware import find_hardware
 from afm_mlx.planning.plan import plan_recipe
 from afm_mlx.planning.post_training import PostTrainingPlan
-from afm_mlx.planning.pretraining import micro_row_choices
 from afm_mlx.planning.text import format_plan
 from afm_mlx.planning.units import gigabytes
 from afm_mlx.recipe import load_named_recipe
-
-# 10 GFLOP/s and 1 GB/s, of which a half each is reached.
-CPU = Hardware(
-    "cpu",
-    "a CPU",
-    8 * 10**9,
-    2e10,
-    "made up",
-    0.5,
-    2e9,
-    "made up",
-    0.5,
-    compute_bytes=4,
-    on_gpu=False,
+from tests.planning.small_plans import (
+    CPU,
+    ITEC,
+    MATRICES,
+    OUTPUT,
+    PREFER,
+    RATE,
+    REJECT,
+    REWARD,
+    RL,
+    SEEN,
+    SFT,
+    TOTAL,
+    lines,
+    memory,
+    small_shape,
+    stage,
+    work,
 )
-RATE, BANDWIDTH = 1e10, 1e9
-
-SHAPE = """
-base = "smollm2"
-[shape]
-num_layers = 2
-hidden_size = 64
-num_heads = 4
-num_kv_heads = 2
-head_dim = 16
-intermediate_size = 128
-vocab_size = 512
-rope_base = 10_000
-norm_eps = 1e-5
-max_tokens = 512
-"""
-MATRICES = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128)
-TOTAL = MATRICES + 512 * 64 + 2 * (2 * 64) + 64 + 2 * 2 * 16
-OUTPUT = 512 * 64
-SEEN = 2 * 4 * 16  # L x H x E, of a token and a token seen
-
-SFT = """
-[sft]
-lr = 1e-5
-row_tokens = 64
-rows_per_step = 4
-epochs = 3
-held_out_fraction = 0.2
-[sft.data.chats]
-path = "FOLDER/chats.jsonl"
-"""
-REWARD = """
-[reward]
-lr = 1e-5
-pairs_per_step = 8
-max_tokens = 100
-held_out_fraction = 0.5
-[reward.data.people]
-path = "FOLDER/pairs.jsonl"
-"""
-PREFER = REWARD.replace("[reward", "[prefer").replace("lr = 1e-5", "lr = 1e-6\nepochs = 2")
-REJECT = """
-[reject]
-max_tokens = 32
-answers_per_prompt = 3
-[reject.data.asked]
-path = "FOLDER/prompts.jsonl"
-"""
-RL = """
-[rl]
-lr = 1e-6
-rounds = 5
-max_tokens = 32
-prompts_per_step = 4
-responses_per_prompt = 6
-updates_per_batch = 3
-reference_pull = 0.1
-step_pull = 0.1
-[rl.data.asked]
-path = "FOLDER/prompts.jsonl"
-"""
-ITEC = """
-[itec]
-rounds = 3
-prompts_per_round = 20
-max_tokens = 32
-device_answers = 70
-[itec.data.asked]
-path = "FOLDER/prompts.jsonl"
-"""
-
-
-@pytest.fixture
-def plan(tmp_path):
-    """Plans a stage of a small model with the given sections; files are in `tmp_path`."""
-
-    def planned(sections, *assignments, hardware=CPU):
-        path = tmp_path / "small.toml"
-        path.write_text((SHAPE + sections).replace("FOLDER", str(tmp_path)))
-        return plan_recipe(load_named_recipe(str(path), assignments), hardware)
-
-    return planned
-
-
-def lines(file: Path, count: int, tokens: int):
-    """Write so many lines, each of so many estimated tokens."""
-    file.write_text(("x" * (tokens * BYTES_PER_TOKEN - 1) + "\n") * count)
-
-
-def stage(planned, name):
-    return next(each for each in planned.post_training if each.stage == name)
-
-
-def work(of):
-    return {each.name: each for each in of.work}
-
-
-def memory(of):
-    return {part.name: part.bytes for part in of.memory}
-
-
-def small_shape():
-    return load_named_recipe("afm-tiny").shape.model_copy(
-        update={
-            "num_layers": 2,
-            "hidden_size": 64,
-            "num_heads": 4,
-            "num_kv_heads": 2,
-            "head_dim": 16,
-            "intermediate_size": 128,
-            "vocab_size": 512,
-        }
-    )
-
-
-def test_constants_of_other_files_are_theirs():
-    from afm_mlx.alignment import logps, reward, sampling
-    from afm_mlx.compat import import_mlx_lm
-
-    assert answers.BATCH_ANSWERS == sampling.BATCH_ANSWERS
-    assert answers.SCORED_ANSWERS == reward.BATCH_ANSWERS
-    assert logps.ARRAYS_PER_CHUNK == answers.LOGPS_ARRAYS
-    assert import_mlx_lm("mlx_lm.models.cache").BatchKVCache.step == answers.CACHE_BLOCK
-
-
-def test_operations_of_reading_and_of_learning_by_hand():
-    shape = small_shape()
-    blocks = 2 * MATRICES * 10 + 4 * SEEN * 7 * 10
-    assert forward_flops(shape, 10, 7, 3) == blocks + 2 * OUTPUT * 3
-    # The backward pass takes twice the forward one, and computes the logits again.
-    assert learning_flops(shape, 10, 7, 3, recompute=False) == 3 * blocks + 8 * OUTPUT * 3
-    assert learning_flops(shape, 10, 7, 3, recompute=True) == 4 * blocks + 8 * OUTPUT * 3
-
-
-def test_reading_agrees_with_what_pretraining_counts():
-    shape = small_shape()
-    training = sum(flops_per_token(shape, 32, recompute=False).values())
-    assert 3 * forward_flops(shape, 1, 32, 1) == pytest.approx(training)
-
-
-def test_heads_are_those_of_the_reward_model():
-    from afm_mlx.alignment.reward import RewardModel
-    from afm_mlx.decoder.decoder import Decoder
-    from afm_mlx.settings.alignment import Reward
-
-    section = Reward(lr=1, pairs_per_step=1, max_tokens=1)
-    model = RewardModel(Decoder(small_shape()), qualities=section.grades, classes=3, inner=64 // 4)
-    counted = sum(array.size for array in model.heads().values())
-    assert answers.head_parameters(small_shape(), section) == counted
-
-
-def test_a_step_of_writing_takes_as_long_as_reading_or_computing_whichever_is_longer():
-    shape = small_shape()
-    given = {"prompts": 3, "answers": 12, "prompt_tokens": 20, "answer_tokens": 8}
-    prompts, written = write(shape, CPU, **given)
-    assert prompts.flops == 3 * (20 * (2 * MATRICES + 4 * SEEN * 20) + 2 * OUTPUT)
-    assert prompts.seconds == pytest.approx(prompts.flops / RATE)
-    # An answer sees its prompt and on average half of itself: 20 + 4 tokens.
-    one = 2 * MATRICES + 2 * OUTPUT + 4 * SEEN * 24
-    assert written.flops == 12 * 8 * one
-    bytes_read = 4 * (MATRICES + OUTPUT) + 12 * 24 * cache_bytes(shape, CPU)
-    assert cache_bytes(shape, CPU) == 2 * 4 * 2 * 2 * 16
-    reading, computing = bytes_read / BANDWIDTH, 12 * one / RATE
-    assert reading > computing
-    assert written.seconds == pytest.approx(8 * reading)
-    many = write(shape, CPU, **(given | {"answers": 640}))[1]
-    assert many.seconds == pytest.approx(640 / 64 * 8 * 64 * one / RATE)
 
 
 def test_fine_tuning_counts_the_lines_of_its_files(plan, tmp_path):
@@ -411,63 +246,6 @@ def test_device_recipe_has_a_plan_of_all_its_stages():
     assert all(each.fits and not each.advice for each in found.values())
 
 
-@pytest.mark.parametrize("name", ["sft", "prefer", "itec", "rl"])
-def test_following_the_advice_makes_it_fit(name):
-    hardware = find_hardware("m4-max-128")
-    more = ["training.micro_rows=32", "training.activation_checkpointing=false"]
-    found = stage(plan_recipe(load_named_recipe("afm-on-device", more), hardware), name)
-    assert not found.fits
-    settings, _, needed = found.advice.partition(" needs ")
-    changes = settings.replace("--set ", "").split()
-    again = stage(plan_recipe(load_named_recipe("afm-on-device", more + changes), hardware), name)
-    assert again.fits
-    assert f"{gigabytes(again.peak_bytes)} GB" == needed
-
-
-def test_rejection_sampling_that_does_not_fit_is_advised_shorter_answers(plan, tmp_path):
-    lines(tmp_path / "prompts.jsonl", 30, 20)
-    longer = "reject.max_tokens=400"
-    room = replace(CPU, usable_bytes=15_000_000)
-    reject = stage(plan(REJECT, longer, hardware=room), "reject")
-    assert not reject.fits
-    assert reject.advice.startswith("--set reject.max_tokens=200 needs ")
-    assert stage(plan(REJECT, "reject.max_tokens=200", hardware=room), "reject").fits
-    # 64 answers to prompts of 20 tokens, and caches that grow by 256: 512 bytes a token.
-    less = replace(CPU, usable_bytes=10_000_000)
-    least = 512 * (64 * (20 + 256) + 23 * 256) + 4 * TOTAL
-    assert stage(plan(REJECT, longer, hardware=less), "reject").advice == (
-        f"no setting is enough: fewer rows and shorter ones need {gigabytes(least)} GB"
-    )
-
-
-def test_when_models_alone_are_too_much_it_says_so():
-    planned = plan_recipe(load_named_recipe("afm-on-device"), find_hardware("m4-max-64"))
-    # 22 bytes a number in training, and 2 of the reference.
-    assert stage(planned, "rl").advice == (
-        "no setting is enough: weights, optimizer, gradients, compute copy and reference take "
-        f"{gigabytes(24 * 2_737_739_264)} GB"
-    )
-
-
-def test_lines_are_counted_without_empty_ones(tmp_path, monkeypatch):
-    file = tmp_path / "lines.jsonl"
-    text = b'{"a": 1}\n\n  \n{"b": 2}\r\n{"c": "no end"}'
-    file.write_bytes(text)
-    for size in (1, 3, 7, 2**20):  # wherever a chunk ends
-        monkeypatch.setattr(examples, "CHUNK_BYTES", size)
-        assert count_lines(file) == (3, len(text))
-    file.write_bytes(b"")
-    assert count_lines(file) == (0, 0)
-
-
-def test_bandwidths_rise_within_a_generation_and_one_is_measured_here():
-    for generation in range(1, 6):
-        chips = [chip for name, chip in CHIPS.items() if name.startswith(f"m{generation}")]
-        rates = [chip.gigabytes_per_second for chip in chips]
-        assert rates == sorted(rates)
-    assert read_bandwidth(2**20) > 1e7
-
-
 def test_the_text_names_every_assumption_and_fits_a_screen(plan, tmp_path):
     lines(tmp_path / "prompts.jsonl", 80, 20)
     planned = plan(SFT + REWARD + PREFER + REJECT + RL + ITEC)
@@ -486,15 +264,6 @@ def test_the_example_of_the_page_of_machines_is_what_plan_says():
     (example,) = re.findall(r"(?ms)^```\nrl\n(.*?)^```", page)
     planned = plan_recipe(load_named_recipe("afm-on-device"), find_hardware("m4-max-128"))
     assert set(example.splitlines()) <= set(format_plan(planned).splitlines())
-
-
-def test_advice_for_pretraining_keeps_to_rows_that_later_stages_take():
-    # 12 rows of pre-training, 9 of [sft], 15 of an adapter, 72 of [rl]: 3 divide all.
-    more = ["sft.rows_per_step=9", "core.rows_per_step=12", "training.micro_rows=3"]
-    more += ["adapters.summaries.rows_per_step=15", "recover.rows_per_step=18"]
-    shorter = [f"{name}.rows_per_step=12" for name in ("continued", "context", "prune")]
-    recipe = load_named_recipe("afm-on-device", [*more, *shorter, "rl.prompts_per_step=9"])
-    assert micro_row_choices(recipe) == [3, 1]
 
 
 def test_every_key_of_json_is_in_the_page_of_machines(plan):
