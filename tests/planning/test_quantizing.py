@@ -9,8 +9,7 @@ from afm_mlx.planning.plan import plan_recipe
 from afm_mlx.planning.quantizing import FEEDBACK_SECONDS, FIT_SECONDS, plan_quantize
 from afm_mlx.planning.text import format_plan
 from afm_mlx.recipe import load_recipe
-
-from .test_post_training import CPU, MATRICES, RATE, SHAPE, TOTAL
+from tests.planning.small_plans import CPU, MATRICES, RATE, SHAPE, TOTAL
 
 QUANTIZE = """
 [quantize]
