@@ -8,7 +8,8 @@ scales, biases, tables and adapters. mlx-lm's methods run as `quantize_peers.py`
     python benchmarks/quantize.py peers --json peers.json             # hours on two cores
     python benchmarks/quantize.py peers affine-4-64 --json peers.json  # a method apart
     python benchmarks/quantize.py ours --json ours.json
-    python benchmarks/quantize.py plain --json plain.json             # tables by k-means alone
+    python benchmarks/quantize.py weighted --json weighted.json  # tables by weighted k-means alone
+    python benchmarks/quantize.py plain --json plain.json        # tables by k-means alone
     python benchmarks/quantize.py check                      # that the faster ways are the same
     python benchmarks/quantize.py show peers.json ours.json --plot benchmarks/quantize.png
 """
@@ -51,11 +52,12 @@ PEERS = (
 OURS_BITS = (4.0, 3.7, 3.5, 2.5)
 OURS_TOKENS = 40_960
 OURS_RANKS = (8, 16, 32)
-PLAIN = (  # the report's tables, as far as it says: k-means of 16 rows
-    "quantize.error_feedback=false",
-    "quantize.equalize=false",
-    "quantize.correct_drift=false",
-)
+WEIGHTED = ("error_feedback=false", "equalize=false", "correct_drift=false")
+PARTS = {  # what is left out of the fit
+    "ours": (),
+    "weighted": WEIGHTED,
+    "plain": (*WEIGHTED, "weighted=false"),  # the report's k-means of 16 rows, as far as it says
+}
 METHODS = ("lora", "tables", "both")  # what is trained: adapters, tables, or one after the other
 FAMILIES = {
     "affine": "mlx-lm affine",
@@ -64,7 +66,9 @@ FAMILIES = {
     "awq": "mlx-lm AWQ",
     "dwq": "mlx-lm DWQ",
     "ours": "tables",
-    "plain": "tables by k-means alone",
+    "weighted": "tables by weighted k-means",
+    "weighted-rank-16": "the same, and adapter of rank 16",
+    "plain": "tables by k-means",
     "plain-rank-16": "the same, and adapter of rank 16",
     "trained": "tables, trained",
     "rank-8": "tables and adapter of rank 8",
@@ -213,11 +217,10 @@ def run_peer(book: Book, name: str) -> None:
 def run_ours(book: Book, args: argparse.Namespace) -> None:
     """Tables at each average, ours or plain, before and after recovery by each method."""
     row_tokens = f"quantize.calibration_row_tokens={book.setup.ROW_TOKENS}"
-    is_plain = args.part == "plain"
-    sets = [*(PLAIN if is_plain else ()), *args.set]
+    sets = [*(f"quantize.{each}" for each in PARTS[args.part]), *args.set]
     for target in args.bits:
         name = f"{args.part}-{target:g}"
-        folder = book.work / (name if is_plain else f"tables-{target:g}")
+        folder = book.work / (f"tables-{target:g}" if args.part == "ours" else name)
         book.start()
         asked = ["--bits-per-weight", str(target), "--set", row_tokens]
         make(book, folder, ["quantize", str(book.model), *asked], sets)
@@ -315,10 +318,10 @@ def tables(rows: Sequence[dict[str, Any]]) -> str:
 def _claims(rows: Sequence[dict[str, Any]]) -> list[str]:
     found = {row["name"]: row for row in rows}
     ours = [row for row in rows if row["name"].startswith("ours")]
-    plain = [row for row in rows if row["name"].startswith("plain")]
+    others = [row for row in rows if row["name"].startswith(("weighted", "plain"))]
     lines = []
     for row in rows:
-        if row in ours or row in plain:
+        if row in ours or row in others:
             continue
         for bits, where in (("adapted_bits", "true"), ("scaled_bits", "2.7B's")):
             fewer = [each for each in ours if each[bits] <= row[bits] + 1e-9]
@@ -331,10 +334,10 @@ def _claims(rows: Sequence[dict[str, Any]]) -> list[str]:
                 f"{row[bits]:.3f}, and KL {best['kl']:.4f} to {row['kl']:.4f}: "
                 + ("lower" if best["kl"] < row["kl"] else "NOT lower")
             )
-    for row in (*ours, *plain):
-        kind, bits = row["name"].split("-")[:2]
-        for before in dict.fromkeys((f"{kind}-{bits}", f"plain-{bits}")):
-            if before in found and row is not found[before] and row["rank"]:
+    for row in (*ours, *others):
+        bits = row["name"].split("-")[1]
+        for before in (f"{kind}-{bits}" for kind in PARTS):
+            if before in found and found[before]["kl"] > row["kl"] and row["rank"]:
                 lost = found[before]["kl"]
                 share = 1 - row["kl"] / lost
                 lines.append(f"{row['name']}: {share:.1%} less than the {lost:.4f} of {before}")
@@ -345,15 +348,18 @@ def family(row: Mapping[str, Any]) -> str:
     """Which line of the plot a result is on."""
     trained = "trained" in row["name"]
     if row["rank"]:
-        plain = row["name"].startswith("plain")
-        return f"{'plain-' * plain}{'trained-' * trained}rank-{row['rank']}"
+        part = row["name"].split("-")[0]
+        of = "" if part == "ours" else f"{part}-"
+        return f"{of}{'trained-' * trained}rank-{row['rank']}"
     return "trained" if trained else row["name"].split("-")[0].split("_")[0]
 
 
 STYLES = {
     "ours": ("s--", "black"),
-    "plain": ("x--", "tab:brown"),
-    "plain-rank-16": ("+--", "tab:brown"),
+    "weighted": ("x--", "tab:brown"),
+    "weighted-rank-16": ("+--", "tab:brown"),
+    "plain": ("x-.", "tab:pink"),
+    "plain-rank-16": ("+-.", "tab:pink"),
     "trained": ("D-", "tab:blue"),
     "rank-8": ("o--", "tab:orange"),
     "rank-16": ("o--", "tab:red"),
@@ -389,7 +395,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axis.set_xlabel(title)
     curves: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
-        if row["name"].startswith(("dwq", "ours", "plain")):
+        if row["name"].startswith(("dwq", *PARTS)):
             curves.setdefault(row["name"], []).append((row["tokens"], row["kl"]))
     starts = {row["name"]: row["kl"] for row in rows if not row["tokens"]}
     for name, points in sorted(curves.items()):
@@ -420,9 +426,13 @@ def main() -> None:
     parts = parser.add_subparsers(dest="part", required=True)
     peers = parts.add_parser("peers", help="mlx-lm's methods")
     peers.add_argument("names", nargs="*", default=PEERS, metavar="METHOD")
-    ours = parts.add_parser("ours", help="tables and recovery")
-    plain = parts.add_parser("plain", help="the report's tables, and recovery")
-    for part in (ours, plain):
+    kinds = {
+        "ours": "tables and recovery",
+        "weighted": "tables by weighted k-means alone, and recovery",
+        "plain": "tables by k-means alone, and recovery",
+    }
+    made = [parts.add_parser(name, help=each) for name, each in kinds.items()]
+    for part in made:
         part.add_argument("--bits", type=float, nargs="+", default=OURS_BITS)
         part.add_argument("--ranks", type=int, nargs="*", default=OURS_RANKS)
         part.add_argument(
@@ -430,7 +440,7 @@ def main() -> None:
         )
         part.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS)
         part.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
-    for part in (peers, ours, plain):
+    for part in (peers, *made):
         part.add_argument("--json", type=Path)
     parts.add_parser("check", help="that the faster ways to compute are the same functions")
     show = parts.add_parser("show", help="what files hold")

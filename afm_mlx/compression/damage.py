@@ -35,14 +35,17 @@ from afm_mlx.decoder.palette import (
 def fit_alone(
     weight: mx.array,
     bits: int,
-    importance: np.ndarray,
+    importance: np.ndarray | None,
     *,
     group_rows: int,
     rounds: int,
     tolerance: float,
     name: str,
 ) -> Int8Linear | PaletteLinear:
-    """A matrix [O, I] in few bits, without error feedback: integers at 8 bits, else tables."""
+    """A matrix [O, I] in few bits, without error feedback: integers at 8 bits, else tables.
+
+    `importance` and the rest as `fit_tables` takes them.
+    """
     if bits == INT8_BITS:
         return Int8Linear(*int8_rows(weight))
     palette = fit_tables(

@@ -267,7 +267,7 @@ class Palettizer:
         return fit_alone(
             weight,
             bits,
-            importance_of(gradient, moment),
+            importance_of(gradient, moment) if self.section.weighted else None,
             group_rows=self.section.group_channels,
             rounds=self.section.cluster_iterations,
             tolerance=self.section.cluster_tolerance,

@@ -46,6 +46,9 @@ class Quantize(Section):
     measured: each matrix alone is stored so, and the model reads the texts again. Ours."""
     equalize: bool = True
     """First move scales between channels, which changes no output, so that tables fit. Ours."""
+    weighted: bool = True
+    """k-means counts an error by how much it changes what the model predicts. Off: all
+    errors alike, the report's k-means, as far as it says; error_feedback must be off, too. Ours."""
     error_feedback: bool = True
     """Columns are rounded in turn, and later ones make up for the errors of earlier ones. Ours."""
     damping: Positive = 0.01
@@ -73,6 +76,12 @@ class Quantize(Section):
     def widths(self) -> tuple[int, ...]:
         """Bits that a matrix may have, ascending."""
         return tuple(sorted({self.low_bits, self.bits, self.high_bits}))
+
+    @model_validator(mode="after")
+    def _feedback_is_weighted(self) -> Self:
+        if self.error_feedback and not self.weighted:
+            raise ValueError("weighted is false, and error_feedback, which weighs errors, is true")
+        return self
 
     @model_validator(mode="after")
     def _target_is_between(self) -> Self:

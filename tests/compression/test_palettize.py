@@ -12,6 +12,7 @@ from afm_mlx.compression.damage import estimated_damage, fit_alone, measured_dam
 from afm_mlx.compression.divergence import Reference
 from afm_mlx.compression.moments import start_stream
 from afm_mlx.compression.palettize import Palettizer, check_target, matrix_sizes
+from afm_mlx.compression.tables import dense, fit_tables
 from afm_mlx.decoder.checkpoint import open_checkpoint, save_checkpoint, stored_bits
 from afm_mlx.decoder.decoder import Decoder, named_parameters
 from afm_mlx.decoder.palette import Int8Embedding, Int8Linear, PaletteLinear, linears
@@ -72,6 +73,26 @@ def test_every_matrix_becomes_what_its_bits_say(kind, tmp_path):
     assert average_bits(inside, sizes) == pytest.approx(metrics["bits_per_weight"])
     assert 3.3 < metrics["bits_per_weight"] <= 3.5
     assert set(inside.values()) <= {2, 4, 8}
+
+
+def test_without_weights_tables_are_k_means_of_the_rows_alone(tmp_path):
+    plain = {"equalize": False, "correct_drift": False, "error_feedback": False}
+    target = {"target_bits_per_weight": 4, "high_bits": 4}
+    stored = {}
+    for weighted in (False, True):
+        decoder = build()
+        palettizer(decoder, tmp_path / f"{weighted}", **plain, **target, weighted=weighted).run()
+        stored[weighted] = linears(decoder)["model.layers.1.mlp.up_proj"].dense()
+    alone = fit_tables(
+        np.array(linears(build())["model.layers.1.mlp.up_proj"].weight), bits=4, group_rows=16
+    )
+    assert np.array_equal(np.array(stored[False]), dense(alone.ids, alone.tables, group_rows=16))
+    assert not mx.array_equal(stored[False], stored[True])
+
+
+def test_error_feedback_cannot_be_without_weights():
+    with pytest.raises(RecipeError, match="weighted is false, and error_feedback"):
+        section(weighted=False)
 
 
 def test_a_palettized_decoder_is_near_what_it_was_and_nearer_with_more_bits(tmp_path):
