@@ -1,11 +1,4 @@
-"""Rounds of sampled answers: scored once, trained on for a few steps, kept for a run that goes on.
-
-A round is a function of the seed, its number, and the weights at its start. An interrupted run may
-go on in the middle of a round, when those weights are gone: so a round is a file, written whole
-before its first step, and kept as long as a snapshot may need it.
-
-Several ranks share a round's prompts. Nothing in it but the order of the answers depends on other
-prompts, so each rank samples and scores its own, and tells the others.
+"""Formulas of a round of sampled answers: it is scored once, then trained on for a few steps.
 
 Shapes. n prompts, K answers to each, A answers of one micro-batch, N their tokens (padded),
 S stored tokens of each place, D width, V vocabulary.
@@ -13,10 +6,9 @@ S stored tokens of each place, D width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mlx.core as mx
 
@@ -33,9 +25,6 @@ from afm_mlx.alignment.logps import (
 from afm_mlx.alignment.prompts import Prompt
 from afm_mlx.alignment.sampling import Sampled
 from afm_mlx.decoder.decoder import Decoder
-from afm_mlx.decoder.weights import write_file
-from afm_mlx.errors import RunError
-from afm_mlx.ranks import ALONE, Ranks
 
 PACKED = len(PackedAnswers._fields)
 
@@ -179,68 +168,6 @@ def round_loss(
     return -(scored.counted * gain).sum(), sums
 
 
-class Rounds:
-    """The rounds of a run, each in a file."""
-
-    def __init__(
-        self,
-        snapshots: Path,
-        make: Callable[[int], list[tuple[mx.array, ...]]],
-        *,
-        updates: int,
-        ranks: Ranks = ALONE,
-        prepare: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Rounds of `updates` steps each; `make` samples the round of a number from the policy.
-
-        They are kept among the run's snapshots, and go with them when the run is done. Of several
-        `ranks`, each makes its share of a round, after all have called `prepare`.
-        """
-        self.ranks, self.prepare = ranks, prepare
-        self.folder, self.snapshots = snapshots / "rounds", snapshots
-        self.make, self.updates = make, updates
-        self._number, self._batches = 0, list[tuple[mx.array, ...]]()
-
-    def of_step(self, step: int) -> list[tuple[mx.array, ...]]:
-        """Micro-batches of an optimizer step, counted from 1.
-
-        Raises:
-            RunError: the step is in the middle of a round whose file is missing or damaged.
-        """
-        number, place = divmod(step - 1, self.updates)
-        number += 1
-        if number != self._number:
-            file = self.folder / f"round-{number:06d}.safetensors"
-            if self.ranks.any(not file.exists()):
-                if place:
-                    raise RunError(
-                        f"{file} is missing, and step {step:,} needs it",
-                        hint=f"delete {self.snapshots} to begin anew",
-                    )
-                self.prepare()
-                batches = _all_batches(self.make(number), self.ranks)
-                self.folder.mkdir(parents=True, exist_ok=True)
-                # Also where it is there, of an earlier process: it may have had other ranks.
-                self.ranks.once(self.folder, lambda: self._write(file, number, batches))
-            # Also what was just made: a run that goes on reads the same.
-            self._number, self._batches = number, _read_batches(file)
-        return self._batches
-
-    def _write(self, file: Path, number: int, batches: Sequence[tuple[mx.array, ...]]) -> None:
-        self._drop_old(number)
-        _write_batches(file, batches)
-
-    def _drop_old(self, number: int) -> None:
-        """Delete rounds that neither a snapshot nor the next step needs."""
-        steps = [
-            int(path.name.removeprefix("step-")) for path in self.snapshots.glob("step-*[0-9]")
-        ]
-        oldest = min((step // self.updates + 1 for step in steps), default=number)
-        for file in self.folder.glob("round-*.safetensors"):
-            if int(file.stem.removeprefix("round-")) < oldest:
-                file.unlink()
-
-
 class _Read(NamedTuple):
     """A micro-batch of answers as the policy and the reference find them."""
 
@@ -293,49 +220,3 @@ def _likeliest(model: Decoder, packed: PackedAnswers, count: int) -> mx.array:
 
 def _logits(model: Decoder, hidden: mx.array) -> mx.array:
     return hidden.astype(mx.float32) @ model.output_weight.astype(mx.float32).T
-
-
-def _all_batches(own: Sequence[tuple[mx.array, ...]], ranks: Ranks) -> list[tuple[mx.array, ...]]:
-    """The micro-batches of all ranks, in their order."""
-    told = ranks.all_arrays([array for batch in own for array in batch])
-    size = PACKED + len(Scored._fields)
-    return [
-        tuple(arrays[start : start + size])
-        for arrays in told
-        for start in range(0, len(arrays), size)
-    ]
-
-
-def _write_batches(file: Path, batches: Sequence[tuple[mx.array, ...]]) -> None:
-    """Write micro-batches: after a crash the file is whole or not there."""
-    # An empty array has no bytes to write; the stored tokens of sequence mode are such.
-    arrays = {
-        f"{number:05d}.{place:02d}": array
-        for number, batch in enumerate(batches)
-        for place, array in enumerate(batch)
-        if array.size
-    }
-    part = file.with_suffix(".part.safetensors")
-    write_file(part, arrays)
-    part.replace(file)
-
-
-def _read_batches(file: Path) -> list[tuple[mx.array, ...]]:
-    try:
-        arrays: Any = mx.load(str(file))
-        count = 1 + max(int(name.partition(".")[0]) for name in arrays)
-        return [_batch(arrays, number) for number in range(count)]
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise RunError(f"{file} is damaged: {error}", hint="delete it and the snapshots") from error
-
-
-def _batch(arrays: dict[str, mx.array], number: int) -> tuple[mx.array, ...]:
-    places = arrays[f"{number:05d}.{PackedAnswers._fields.index('places'):02d}"]
-    empty = {"stored": mx.int32, "stored_old": mx.float32}
-    fields = [*PackedAnswers._fields, *Scored._fields]
-    return tuple(
-        arrays[name]
-        if (name := f"{number:05d}.{place:02d}") in arrays
-        else mx.zeros((places.size, 0), empty[field])
-        for place, field in enumerate(fields)
-    )

@@ -18,7 +18,7 @@ from afm_mlx.settings.compression import Prune
 from afm_mlx.settings.evaluation import HELD_OUT
 from afm_mlx.settings.mistakes import nearest
 from afm_mlx.settings.palette import Recover, RecoverMethod
-from afm_mlx.settings.sections import Pretraining, SourceKind
+from afm_mlx.settings.sections import Pretraining, Shard, SourceKind
 
 if TYPE_CHECKING:
     from afm_mlx.settings.recipe import Recipe
@@ -255,6 +255,14 @@ def _evaluation_fits(recipe: Recipe) -> None:
             raise ValueError(f"eval.tasks.{name} reads held-out texts, and no [data] keeps any")
 
 
+def _samplers_fit(recipe: Recipe) -> None:
+    shard = recipe.training.shard
+    if recipe.rl and recipe.rl.sampling_lag and shard is not Shard.NONE:
+        raise ValueError(
+            f"rl.sampling_lag is 1, so one rank has all weights, and training.shard is '{shard}'"
+        )
+
+
 def _lacks_reward(recipe: Recipe, stage: str) -> bool:
     """Whether a stage asks for a reward model that no stage before it makes."""
     made = recipe.reward is not None and (bool(recipe.reward.data) or recipe.itec is not None)
@@ -268,6 +276,7 @@ _CHECKS = (
     _rows_fit,
     _pairs_fit,
     _answers_fit,
+    _samplers_fit,
     _examples_are_there,
     _itec_fits,
     _has_texts,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -226,6 +226,10 @@ class Rl(Section):
     """Responses to each prompt; the baseline of one is the mean of the others, so at least 2."""
     updates_per_batch: Count
     """Optimizer steps on one batch of responses."""
+    sampling_lag: Literal[0, 1] = 0
+    """Rounds that the policy which samples is behind. 0: it is the one that a round begins with. 1:
+    the one that the round before began with, so that of several ranks one can train while the
+    others sample; the result does not depend on their number. Ours."""
     reference_pull: NotNegative
     """Beta: weight of the divergence from the reference inside the reward; unitless."""
     step_pull: NotNegative

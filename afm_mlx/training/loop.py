@@ -181,7 +181,7 @@ def train(
     lap_tokens, skipped = 0.0, 0
     mx.reset_peak_memory()
 
-    with _interrupts() as interrupted, compat.memory_settings():
+    with interrupts() as interrupted, compat.memory_settings():
         layout.place(model, state.params, cast)
         batch = batches(state.step + 1) if state.step < course.steps else ()
         while state.step < course.steps:
@@ -370,7 +370,7 @@ def _with_place(stop: BaseException, step: int, snapshots: Path) -> BaseExceptio
 
 
 @contextmanager
-def _interrupts() -> Iterator[threading.Event]:
+def interrupts() -> Iterator[threading.Event]:
     """Turn the first Ctrl-C or termination into an event; a second one acts at once."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -10,10 +10,9 @@ from mlx.utils import tree_flatten, tree_map
 
 from afm_mlx.alignment import mdloo
 from afm_mlx.alignment.prompts import Prompt
-from afm_mlx.alignment.rollouts import Objective, Rounds, Scored, round_loss, score_round
+from afm_mlx.alignment.rollouts import Objective, Scored, round_loss, score_round
 from afm_mlx.alignment.sampling import Sampled
 from afm_mlx.decoder.decoder import Decoder, initialize
-from afm_mlx.errors import RunError
 from afm_mlx.text.conversations import Conversation
 
 SEQUENCE = Objective(
@@ -189,43 +188,3 @@ def test_token_mode_s_gain_is_the_mean_over_an_answer_s_tokens(models):
     assert mdloo.token_gain(  # what it is at the start of a round
         mx.zeros(1), mx.array([2.0]), mx.zeros(1), gamma=0.3, limit=5.0
     ).item() == pytest.approx(2)
-
-
-def test_a_round_is_made_once_kept_for_its_steps_and_read_back_the_same(models, tmp_path):
-    made = []
-
-    def make(number):
-        made.append(number)
-        return scored(*models, SEQUENCE)
-
-    rounds = Rounds(tmp_path, make, updates=3)
-    first = rounds.of_step(1)
-    assert [rounds.of_step(step) is first for step in (2, 3)] == [True, True]
-    assert made == [1]
-    again = Rounds(tmp_path, make, updates=3).of_step(2)
-    assert made == [1]
-    for one, other in zip(first, again, strict=True):
-        assert all(mx.array_equal(a, b) for a, b in zip(one, other, strict=True))
-    rounds.of_step(4)
-    assert made == [1, 2]
-
-
-def test_rounds_that_a_snapshot_may_need_are_kept(models, tmp_path):
-    rounds = Rounds(tmp_path, lambda number: scored(*models, SEQUENCE), updates=2)
-    rounds.of_step(1)
-    (tmp_path / "step-00000003").mkdir()  # in the middle of round 2
-    for step in (3, 5, 7):
-        rounds.of_step(step)
-    files = sorted(file.name for file in (tmp_path / "rounds").iterdir())
-    assert files == [f"round-00000{number}.safetensors" for number in (2, 3, 4)]
-
-
-def test_a_round_that_is_gone_or_damaged_is_refused(models, tmp_path):
-    rounds = Rounds(tmp_path, lambda number: scored(*models, SEQUENCE), updates=2)
-    with pytest.raises(RunError, match=r"round-000002.safetensors is missing, and step 4 needs it"):
-        rounds.of_step(4)
-    rounds.of_step(1)
-    file = tmp_path / "rounds" / "round-000001.safetensors"
-    file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(RunError, match="is damaged"):
-        Rounds(tmp_path, lambda number: [], updates=2).of_step(2)

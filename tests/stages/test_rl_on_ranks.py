@@ -70,22 +70,31 @@ def assert_alike(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("ratio", "ranks"), [("sequence", 2), ("token", 4)])
-def test_answers_do_not_depend_on_the_number_of_ranks(run, tmp_path, ratio, ranks):
+@pytest.mark.parametrize(
+    ("ratio", "ranks", "lag"),
+    [("sequence", 2, 0), ("token", 4, 0), ("sequence", 2, 1), ("token", 3, 1)],
+)
+def test_answers_do_not_depend_on_the_number_of_ranks(run, tmp_path, ratio, ranks, lag):
     for name, size in (("alone", 1), ("together", ranks)):  # of four, one has no prompt
-        finished_apart(run(name, size, f"rl.ratio={ratio}"))
+        finished_apart(run(name, size, f"rl.ratio={ratio}", f"rl.sampling_lag={lag}"))
     alone, together = (steps(tmp_path / f"{name}.jsonl") for name in ("alone", "together"))
     assert [*alone] == [*together] == [*range(1, 13)]
     assert [step for step in alone if "samples" in alone[step]] == [4, 8, 12]
     assert alone[1]["answer_tokens"] != alone[5]["answer_tokens"]
     for step in alone:
         assert_alike(together[step], alone[step])
+    if lag:  # a round is off its policy from the first step on
+        assert together[5]["kl_step"] > 1e-6
+    else:
+        assert abs(together[5]["kl_step"]) < 1e-6
 
 
 @pytest.mark.slow
-def test_run_interrupted_in_a_round_ends_with_the_same_bits_and_goes_on_alone(run, tmp_path):
-    finished_apart(run("whole", 2))
-    process, work = run("cut", 2), tmp_path / "cut.work"
+@pytest.mark.parametrize("lag", [0, 1])
+def test_run_interrupted_in_a_round_ends_with_the_same_bits_and_goes_on_alone(run, tmp_path, lag):
+    lagging = f"rl.sampling_lag={lag}"
+    finished_apart(run("whole", 2, lagging))
+    process, work = run("cut", 2, lagging), tmp_path / "cut.work"
     until = time.monotonic() + 60
     while not any(work.rglob("rounds/round-000002.safetensors")):
         assert process.poll() is None, process.communicate()
@@ -96,7 +105,7 @@ def test_run_interrupted_in_a_round_ends_with_the_same_bits_and_goes_on_alone(ru
     assert process.returncode == 130, errors
     shutil.copytree(work, tmp_path / "alone.work")
     for name, ranks in (("cut", 2), ("alone", 1)):
-        _, errors = finished_apart(run(name, ranks))
+        _, errors = finished_apart(run(name, ranks, lagging))
         assert "going on from step" in errors
     weights = [mx.load(str(tmp_path / name / "model.safetensors")) for name in ("whole", "cut")]
     assert all(mx.array_equal(weights[0][name], weights[1][name]) for name in weights[0])
