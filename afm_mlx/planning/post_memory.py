@@ -131,6 +131,8 @@ def _rl(recipe: Recipe, hardware: Hardware, prompt_tokens: int) -> Moments:
     each = ROUND_BYTES + (8 * section.stored_logits if token_mode else 0)
     kept = answers * section.max_tokens
     others = [model_memory("reference", shape, hardware)]
+    if section.sampling_lag:
+        others.append(model_memory("policy that samples", shape, hardware))
     if section.model_weight:
         others.append(model_memory("reward model", shape, hardware, scores=True))
     others.append(Memory("round", each * kept, f"{each} bytes x {kept:,} tokens of answers"))

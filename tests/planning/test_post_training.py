@@ -162,6 +162,9 @@ def test_rounds_of_reinforcement_learning_by_hand(plan, tmp_path):
     assert rl.seconds == pytest.approx(sum(each.seconds for each in rl.work))
     assert memory(rl)["reference"] == 4 * TOTAL
     assert memory(rl)["optimizer"] == 8 * TOTAL
+    assert "policy that samples" not in memory(rl)
+    lagging = stage(plan(RL, "rl.sampling_lag=1"), "rl")
+    assert memory(lagging)["policy that samples"] == 4 * TOTAL
 
 
 def test_token_mode_reads_once_more_and_holds_logits(plan):
