@@ -128,6 +128,7 @@ class Watch:
         import numpy as np
 
         assert self._state is not None
+        mx.async_eval(logits)  # the model computes while we find out what may come
         if self._begun:
             last: Any = tokens[-1].item()  # waits for the choice before
             if last in self._ends:
