@@ -32,7 +32,8 @@ from bench_page import OURS, lines, plot, report
 from declared import Declaration, Job, installed, read_bench
 
 HERE = Path(__file__).parent
-WRITTEN = ("BENCH.md", "bench.png", "growth.png")  # by this program and what it runs
+LONG = "long.json"  # figures of longer runs, in the folder of the page
+WRITTEN = ("BENCH.md", "bench.png", "growth.png", LONG)  # by this program and what it runs
 DATA = HERE.parents[1] / "shared" / "data"
 
 MACHINE = """
@@ -184,6 +185,18 @@ def run(job: Job, folder: Path, work: Path) -> dict[str, Any]:
     }
 
 
+def read_long(file: Path) -> dict[str, Any]:
+    """What longer benchmarks found when they were last run, by name."""
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def keep_long(file: Path, name: str, result: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Keep what a longer benchmark found, beside the others."""
+    machine = f"{facts['device']} ({facts['system']}), {facts['format']}"
+    found = {key: result[key] for key in ("date", "figures")} | {"machine": machine}
+    file.write_text(json.dumps(read_long(file) | {name: found}, indent=1, sort_keys=True) + "\n")
+
+
 def last_line(text: str) -> str:
     """The last line that is not empty, cut to what a table can hold."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -229,19 +242,22 @@ def main() -> int:
                 tell(f"{told}: about {job.bench.seconds:.0f} s")
                 result = run(job, args.folder, args.work)
                 work.write(job.name, result)
+                if job.bench.long and not result["ended"]:
+                    keep_long(args.folder / LONG, job.name, result, facts)
                 tell(f"    {result['ended'] or 'done'} ({result['seconds']:.0f} s)")
             failed |= bool((work.read(job.name) or {}).get("ended"))
     except KeyboardInterrupt:
         tell("interrupted; the same command goes on")
         return 130
     results = {job.name: found for job in all_jobs if (found := work.read(job.name))}
-    why = plot(list(lines(all_jobs, results)), args.folder / "bench.png")
+    kept = read_long(args.folder / LONG)
+    why = plot(list(lines(all_jobs, results, kept)), args.folder / "bench.png")
     if why:
         tell(why)
     page = args.folder / "BENCH.md"
     grows = args.folder / "growth.png"
     pictures = ["![How cost grows with the corpus](growth.png)", ""] if grows.exists() else []
-    page.write_text(report(all_jobs, results, facts, pictures), encoding="utf-8")
+    page.write_text(report(all_jobs, results, kept, facts, pictures), encoding="utf-8")
     if not args.only:
         work.end()
     tell(f"written: {page}")

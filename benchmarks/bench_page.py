@@ -29,6 +29,8 @@ class Line:
     """Why it was not measured."""
     source: str
     """Name of its benchmark."""
+    when: str = ""
+    """Date of a longer run that is not one of these."""
 
     @property
     def value(self) -> float:
@@ -41,16 +43,18 @@ class Line:
         return self.goal.is_met(self.value) if self.values else None
 
 
-def lines(all_jobs: Sequence[Job], results: Results) -> Iterator[Line]:
-    """All figures, declared or not."""
+def lines(all_jobs: Sequence[Job], results: Results, kept: Results) -> Iterator[Line]:
+    """All figures, declared or not; of `kept`, those of longer runs that are not in `results`."""
     for job in all_jobs:
-        result = results.get(job.name, {})
+        earlier = kept.get(job.name, {}) if job.bench.long else {}
+        result = results.get(job.name, earlier)
+        when = result.get("date", "") if result is earlier else ""
         figures, why = result.get("figures", {}), result.get("missing", {})
         instead = job.left_out or result.get("ended") or "not measured"
         for name in dict.fromkeys([*job.bench.figures, *figures, *why]):
             goal = Goal(job.bench.figures.get(name, ""))
             values = tuple(figures.get(name, ()))
-            yield Line(name, goal, values, why.get(name, instead), job.name)
+            yield Line(name, goal, values, why.get(name, instead), job.name, when)
 
 
 HEAD = (
@@ -63,23 +67,26 @@ GOALS = (
     "the lowest and the highest.",
 )
 LONGER = (
-    "What they found when they were last run is in RESULTS.md.",
-    "`python benchmarks/bench.py --only NAME` runs one and puts its figures above.",
+    "What they found when they were last run is above, with its date, and explained in RESULTS.md.",
+    "`python benchmarks/bench.py --only NAME` runs one again.",
 )
 
 
 def report(
     all_jobs: Sequence[Job],
     results: Results,
+    kept: Results,
     facts: Mapping[str, Any],
     pictures: Sequence[str] = (),
 ) -> str:
     """The page, in Markdown; with pictures that benchmarks have left, as lines."""
-    found = list(lines(all_jobs, results))
+    found = list(lines(all_jobs, results, kept))
     with_goal = [line for line in found if line.goal.number is not None]
     measured = [line for line in with_goal if line.values]
+    longer = [line for line in measured if line.when]
     here = [line for line in with_goal if line.values or not is_long(all_jobs, line.source)]
     met = sum(bool(line.is_met) for line in measured)
+    unmeasured = len(here) - len(measured)
     jobs_here = [job for job in all_jobs if not job.bench.long or job.name in results]
     minutes = sum(result["seconds"] for result in results.values()) / 60
     dates = sorted({result["date"] for result in results.values()})
@@ -89,7 +96,8 @@ def report(
         *HEAD,
         "",
         f"**{met} of {len(measured)} goals that were measured are met**"
-        + (f"; {len(here) - len(measured)} could not be measured here." if here else "."),
+        + (f"; {unmeasured} could not be measured here" if unmeasured else "")
+        + (f". Of these, {len(longer)} are of longer runs, each with its date." if longer else "."),
         "",
         f"{facts['device']} ({facts['system']}), {facts['format']}, "
         f"BLAS {facts['blas'] or 'none'}, Python {facts['python']}; {versions(all_jobs)}. "
@@ -159,7 +167,9 @@ def row(line: Line) -> str:
     if line.goal.number is not None:
         verdict = {True: "yes", False: "**no**", None: ""}[line.is_met]
         cells += [line.goal.text, verdict]
-    return f"| {' | '.join([*cells, line.source])} |"
+    return (
+        f"| {' | '.join([*cells, f'{line.source}, {line.when}' if line.when else line.source])} |"
+    )
 
 
 def job_row(job: Job, result: Mapping[str, Any] | None) -> str:

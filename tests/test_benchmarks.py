@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -176,8 +177,30 @@ def test_one_alone_runs_again_and_the_page_keeps_the_others(made):
     page = (made.folder / "BENCH.md").read_text()
     assert cells(page, "won back") == ["won back", "75 %", "", "at least 70 %", "yes", "f_long"]
     assert cells(page, "speed")[1] == "2.5"
+    assert "2 of 3 goals that were measured are met**; 3 could not be measured here." in page
     assert (made.folder / "times").read_text() == "a"
     assert "no benchmark is called nothing" in made("--only", "nothing").stderr
+
+
+def test_figures_of_longer_runs_stay_in_the_table_with_their_date(made):
+    made("--only", "f_long")
+    made()  # anew: nothing of that run is left but what is kept
+    page = (made.folder / "BENCH.md").read_text()
+    date = json.loads((made.folder / "long.json").read_text())["f_long"]["date"]
+    row = ["won back", "75 %", "", "at least 70 %", "yes", f"f_long, {date}"]
+    assert cells(page, "won back") == row
+    assert "2 of 3 goals that were measured are met**; 3 could not" in page
+    assert "Of these, 1 are of longer runs" in page
+
+
+def test_kept_figures_of_longer_runs_are_declared():
+    from bench import LONG, read_long
+
+    kept = read_long(BENCHMARKS[0].parent / LONG)
+    declared = {path.stem: read_bench(path) for path in DECLARED}
+    assert kept.keys() <= {name for name, bench in declared.items() if bench.long}
+    for name, found in kept.items():
+        assert found["figures"].keys() <= declared[name].figures.keys()
 
 
 def test_one_that_takes_too_long_is_stopped_with_its_children(tmp_path):
