@@ -184,6 +184,7 @@ def test_one_alone_runs_again_and_the_page_keeps_the_others(made):
 
 def test_figures_of_longer_runs_stay_in_the_table_with_their_date(made):
     made("--only", "f_long")
+    made()
     made()  # anew: nothing of that run is left but what is kept
     page = (made.folder / "BENCH.md").read_text()
     date = json.loads((made.folder / "long.json").read_text())["f_long"]["date"]
