@@ -15,6 +15,7 @@ from afm_mlx.errors import BusyError, RunError
 from afm_mlx.inference.answers import Answer
 from afm_mlx.inference.batch import Batch, Request, Tell
 from afm_mlx.inference.memory import FREED_SHARE, Budget
+from afm_mlx.inference.passes import REST_SECONDS, gather
 from afm_mlx.inference.requests import Guide, Sampling, Stats
 
 if TYPE_CHECKING:
@@ -101,6 +102,9 @@ class Batcher:
         self._waiting: deque[Request] = deque()
         self._answering = 0
         self._closing = False
+        self.failure: Exception | None = None
+        """What ended the thread, where other ranks compute with it; None: nothing did."""
+        gather(engine, max_together=max_together)
         self._thread = ModelThread(self._run)
 
     def __enter__(self) -> Batcher:
@@ -213,6 +217,10 @@ class Batcher:
                     self._turn(batch)
                 except Exception as error:
                     batch.fail(error)
+                    if self.engine.lead.leads:  # who knows where the others are
+                        self.failure, self._closing = error, True
+            if self.failure is None:
+                self.engine.dismiss()
         finally:
             with self._changed:
                 left = list(self._waiting)
@@ -222,14 +230,15 @@ class Batcher:
 
     def _wait(self, batch: Batch) -> bool:
         """Sleep until there is something to do; False where it is to end."""
-        import mlx.core as mx
-
-        with self._changed:
-            self._answering = len(batch)
-            if not (len(batch) or self._waiting or self._closing):
-                mx.clear_cache()
-                self._changed.wait_for(lambda: self._waiting or self._closing)
-            return not self._closing
+        longest = REST_SECONDS if self.engine.lead.leads else None
+        while True:
+            with self._changed:
+                self._answering = len(batch)
+                if len(batch) or self._waiting or self._closing:
+                    return not self._closing
+            batch.passes.rest()
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closing, longest)
 
     def _turn(self, batch: Batch) -> None:
         """One more token of every answer, and some reading between."""
