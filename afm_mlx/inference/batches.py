@@ -31,6 +31,12 @@ READ_TOKENS = 512
 """Tokens of prompts that are read between two tokens of the answers. Ours: fewer make reading
 slower, more make the answers stutter."""
 
+AWAKE_SECONDS = 1.0
+"""With nothing to do, after which other ranks may rest. Ours: a client's next request is sooner."""
+
+LATE_SECONDS = 0.01
+"""By which rank 0 rests longer than they, who are awake then. Ours: whoever is early is busy."""
+
 PASSES = 8
 """Later requests that may begin before one which must wait for memory. Ours."""
 
@@ -230,15 +236,17 @@ class Batcher:
 
     def _wait(self, batch: Batch) -> bool:
         """Sleep until there is something to do; False where it is to end."""
-        longest = REST_SECONDS if self.engine.lead.leads else None
-        while True:
-            with self._changed:
-                self._answering = len(batch)
-                if len(batch) or self._waiting or self._closing:
-                    return not self._closing
-            batch.passes.rest()
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closing, longest)
+        import mlx.core as mx
+
+        with self._changed:
+            self._answering = len(batch)
+            if not (len(batch) or self._waiting or self._closing):
+                mx.clear_cache()
+                longest = AWAKE_SECONDS if self.engine.lead.leads else None
+                while not self._changed.wait_for(lambda: self._waiting or self._closing, longest):
+                    batch.passes.rest()
+                    longest = REST_SECONDS + LATE_SECONDS
+            return not self._closing
 
     def _turn(self, batch: Batch) -> None:
         """One more token of every answer, and some reading between."""

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from afm_mlx.inference.answers import Answer
     from afm_mlx.inference.engine import Engine
 
-REST_SECONDS = 0.05
+REST_SECONDS = 0.2
 """How long other ranks sleep between two looks for something to do. Ours: who waits for a message
-keeps a core busy, and the first token of an answer after a rest comes so much later."""
+keeps a core busy, and the first answer after a rest begins so much later at most."""
 
 _NO_LIMIT = 2**31
 """Tokens of an answer, for ranks that hear when it is over."""
@@ -156,8 +156,8 @@ class Passes:
 
         self._note("rest")
         self._send()
-        mx.clear_cache()
         if self._lead.follows:
+            mx.clear_cache()
             time.sleep(REST_SECONDS)
 
     def close(self) -> None:

@@ -1,6 +1,8 @@
 """Ranks that hold parts of a model answer many at once as one that holds all answers each."""
 
 import shutil
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import mlx.core as mx
 import pytest
 
 from afm_mlx.errors import ModelError
+from afm_mlx.inference import batches
 from afm_mlx.inference.batches import Batcher
 from afm_mlx.inference.engine import Engine
 from afm_mlx.inference.passes import follow, gather
@@ -50,6 +53,7 @@ def together(ranks: Ranks, folder: str, adapter: str) -> dict[str, Any] | None:
     if ranks.rank:
         follow(engine)
         return None
+    batches.AWAKE_SECONDS = 0.0  # the other ranks rest whenever nothing is asked
     requests = wanted(engine, adapter)
     found: dict[str, Any] = {}
     with Batcher(engine, max_together=4) as batcher:
@@ -86,8 +90,9 @@ def test_two_ranks_answer_many_at_once_with_the_tokens_of_one(
         engine.adapters.add(adapter)
         engine.use_adapter(more.get("adapter"))
         how = {"guide": more["guide"]} if "guide" in more else {}
-        chunks = list(engine.answer(engine.prompt_ids(prompt), sampling, **how))
-        alone[name] = [chunk.token for chunk in chunks][: LEFT if name == "left" else None]
+        with closing(engine.answer(engine.prompt_ids(prompt), sampling, **how)) as answer:
+            chunks = list(islice(answer, LEFT if name == "left" else None))
+        alone[name] = [chunk.token for chunk in chunks]
         logprobs = logprobs or [chunk.logprob for chunk in chunks if name == "guided"]
     assert 1 < len(alone["stopped"]) < 40
     found, _ = on_ranks(2, together, varied_folder, adapter)
