@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,10 +27,10 @@ def find_model(word: str, runs: Path) -> Path:
     return found.path
 
 
-def follows(word: str, runs: Path) -> bool:
+def follows(word: str, runs: Path, *, together: bool = False) -> bool:
     """On all ranks but the first: answer with it what it is asked, until it is done, and say so.
 
-    Only the first one knows what is asked, and speaks.
+    Only the first one knows what is asked, and speaks. With `together`, it answers many at once.
     """
     from afm_mlx.ranks import joined
 
@@ -39,7 +40,14 @@ def follows(word: str, runs: Path) -> bool:
     from afm_mlx.inference.engine import Engine
 
     ranks.wait()  # the first one may have to make the folder
-    Engine.open(find_model(word, runs), ranks=ranks).follow()
+    engine = Engine.open(find_model(word, runs), ranks=ranks)
+    if not together:
+        engine.follow()
+        return True
+    from afm_mlx.inference.passes import follow
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first one gets it, too, and ends all
+    follow(engine)
     return True
 
 

@@ -26,6 +26,8 @@ LogJsonFlag = Annotated[
     Path | None,
     typer.Option("--log-json", metavar="FILE", help="Write the log as JSON lines, too."),
 ]
+ANSWER_HOSTS = "Cut the model, and answer with parts of it on several machines, or in N processes."
+
 HostsFlag = Annotated[
     str | None,
     typer.Option(
@@ -36,13 +38,23 @@ HostsFlag = Annotated[
         show_default=False,
     ),
 ]
+ServeHostsFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--hosts",
+        metavar="FILE|local:N",
+        callback=hand_over,
+        help=ANSWER_HOSTS,
+        show_default=False,
+    ),
+]
 AnswerHostsFlag = Annotated[
     str | None,
     typer.Option(
         "--hosts",
         metavar="FILE|local:N",
         callback=hand_over_keyboard,
-        help="Cut the model, and answer with parts of it on several machines, or in N processes.",
+        help=ANSWER_HOSTS,
         show_default=False,
     ),
 ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .models_io import add_adapter, find_model, open_guardrails
+from .models_io import add_adapter, find_model, follows, open_guardrails
 from .options import (
     HOST,
     KEY_VARIABLE,
@@ -20,6 +20,7 @@ from .options import (
     PolicyFlag,
     PortFlag,
     RunsFlag,
+    ServeHostsFlag,
 )
 from .terminal import tell
 
@@ -76,9 +77,12 @@ def serve(
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", min=1, help="Longest time for a request.")
     ] = 600,
+    hosts: ServeHostsFlag = None,
     runs: RunsFlag = RUNS,
 ) -> None:
     """Serve a model with OpenAI's API, and a page to chat with it."""
+    if follows(model, runs, together=True):
+        return
     check_server(host, api_key)
     from afm_mlx.inference.batches import Batcher
     from afm_mlx.inference.server.limits import Limits
@@ -122,10 +126,13 @@ def _open(folder: Path, words: list[str], memory_gb: float | None) -> tuple[Engi
     from afm_mlx.decoder.adapters import find_adapters
     from afm_mlx.errors import ModelError
     from afm_mlx.inference.engine import Engine
+    from afm_mlx.ranks import joined
     from afm_mlx.zoo import resolve_adapter
 
     named = [resolve_adapter(word, folder) for word in words]
-    engine = Engine.open(folder, memory_gb=memory_gb)
+    ranks = joined()
+    ranks.wait()
+    engine = Engine.open(folder, memory_gb=memory_gb, ranks=ranks)
     default = engine.adapters.active
     for found in find_adapters(folder):
         try:

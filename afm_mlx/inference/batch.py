@@ -12,18 +12,17 @@ choice that falls between two such roundings.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from afm_mlx.compat import import_mlx_lm
 from afm_mlx.errors import AfmError, RunError
 from afm_mlx.inference.answers import Answer
 from afm_mlx.inference.memory import Budget
-from afm_mlx.inference.prompt_cache import Caches, PromptCache
+from afm_mlx.inference.passes import Passes
 from afm_mlx.inference.requests import Chunk, Stats
-from afm_mlx.inference.steps import new_caches
 
 if TYPE_CHECKING:
     from afm_mlx.inference.engine import Engine
@@ -48,9 +47,10 @@ class Request:
     """Whether nobody waits for more of it: it ended, failed, or was cancelled."""
     passed: int = 0
     """Later requests that began before this one."""
+    number: int = 0
+    """Which of all that have begun it is."""
     num_read: int = 0
-    """Tokens of the prompt that `caches` hold."""
-    caches: Caches = field(default_factory=list)
+    """Tokens of the prompt that have been read."""
     began: float = 0.0
     first: float = 0.0
 
@@ -87,14 +87,12 @@ class Batch:
         report: Callable[[Exception], None],
     ) -> None:
         """An empty one. `report` gets errors of our own and of `tell`, which nobody else sees."""
-        self.prompts = PromptCache()
-        self._engine, self._budget = engine, budget
-        self._max_together, self._report = max_together, report
+        self.passes = Passes(engine, max_together=max_together)
+        self._budget, self._report = budget, report
+        self._max_together, self._alone = max_together, engine.ranks.size == 1
+        self._numbers = itertools.count()
         self._reading: list[Request] = []
-        # One generator for each adapter, with its own numbers for its answers. They take turns: it
-        # takes 0.3 to 3 ms to exchange adapters, and all answers go on together.
-        self._generators: dict[str | None, Any] = {}
-        self._writing: dict[tuple[str | None, int], Request] = {}
+        self._writing: dict[int, Request] = {}
 
     def __len__(self) -> int:
         return len(self._reading) + len(self._writing)
@@ -116,52 +114,46 @@ class Batch:
             mx.reset_peak_memory()
         request.began = time.perf_counter()
         request.stats.waited_seconds = request.began - request.came
-        room = self._room([request])
-        request.caches, known = self.prompts.take(request.adapter, request.ids, room=room)
-        request.caches = request.caches or new_caches(self._engine.model)
+        request.number, room = next(self._numbers), self._room([request])
+        known = self.passes.begin(request.number, request.adapter, request.ids, room)
         request.num_read = request.stats.cached_tokens = known
         self._reading.append(request)
 
     def read(self, tokens: int) -> None:
         """Read up to this many tokens of prompts, in the order in which they came."""
-        import mlx.core as mx
-
         while self._reading and tokens > 0:
             request = self._reading[0]
             end = min(request.num_read + tokens, len(request.ids) - 1)
             tokens -= end - request.num_read
             try:
-                generator = self._generator(request.adapter)
-                self._engine.use_adapter(request.adapter)
                 if end > request.num_read:
-                    with mx.stream(generator.stream):
-                        part = mx.array([request.ids[request.num_read : end]])
-                        self._engine.model(part, cache=request.caches)
-                        mx.eval([cache.state for cache in request.caches])
+                    self.passes.read(request.number, end)
                     request.num_read = end
                 if end == len(request.ids) - 1:
-                    self._begin_writing(generator, self._reading.pop(0))
+                    self._begin_writing(self._reading.pop(0))
             except Exception as error:
+                if not self._alone:  # the other ranks are in the middle of it
+                    raise
                 self._reading = [other for other in self._reading if other is not request]
+                self.passes.drop(request.number)
                 self._fail([request], error)
 
     def write(self) -> None:
         """One more token of every answer whose prompt has been read."""
-        for adapter in dict.fromkeys(adapter for adapter, _ in self._writing):
-            self._engine.use_adapter(adapter)
-            for response in self._generator(adapter).next()[1]:
-                request = self._writing[adapter, response.uid]
+        for adapter in dict.fromkeys(request.adapter for request in self._writing.values()):
+            for number, response in self.passes.write(adapter).items():
+                request = self._writing[number]
                 if not request.over:
                     self._take(request, response)
         self.drop()
 
     def drop(self) -> None:
         """Let go of requests that are over."""
-        self._reading = [request for request in self._reading if not request.over]
-        for (adapter, number), request in list(self._writing.items()):
-            if request.over:
-                self._generator(adapter).remove([number])
-                del self._writing[adapter, number]
+        over = [request for request in self.requests if request.over]
+        self._reading = [request for request in self._reading if request not in over]
+        for request in over:
+            self._writing.pop(request.number, None)
+            self.passes.drop(request.number)
 
     def refuse(self, request: Request) -> None:
         """End a request that does not fit even alone."""
@@ -176,37 +168,12 @@ class Batch:
         requests = [*self.requests, *more]
         self._reading.clear()
         self._writing.clear()
-        self.close()
+        self.passes.close()
         self._fail(requests, error)
 
-    def close(self) -> None:
-        """Put back what mlx-lm had set, last things first."""
-        while self._generators:
-            self._generators.popitem()[1].close()
-
-    def _generator(self, adapter: str | None) -> Any:
-        if adapter not in self._generators:
-            self._generators[adapter] = import_mlx_lm("mlx_lm.generate").BatchGenerator(
-                self._engine.model,
-                stop_tokens=[[number] for number in self._engine.tokenizer.eos_ids],
-                completion_batch_size=self._max_together,
-                prefill_batch_size=self._max_together,
-            )
-        return self._generators[adapter]
-
-    def _begin_writing(self, generator: Any, request: Request) -> None:
-        *before, last = request.ids
-        self.prompts.put(request.adapter, before, request.caches, room=self._room([request]))
-        [number] = generator.insert(
-            [[last]],
-            max_tokens=[request.answer.limit],
-            caches=[request.caches],
-            all_tokens=[before],
-            samplers=[request.answer.sampler],
-            logits_processors=[request.answer.processors],
-        )
-        request.caches = []  # the generator makes its own from them
-        self._writing[request.adapter, number] = request
+    def _begin_writing(self, request: Request) -> None:
+        self.passes.join(request.number, self._room([request]), request.answer)
+        self._writing[request.number] = request
 
     def _take(self, request: Request, response: Any) -> None:
         """One more token of one answer."""
@@ -222,13 +189,13 @@ class Batch:
 
     def _keep(self, request: Request, response: Any) -> None:
         """Keep what was read and written for later prompts, if there is room."""
-        caches, tokens = response.prompt_cache, response.all_tokens
-        if caches is None:  # a stop text ended it, of which the generator knows nothing
-            found = self._generator(request.adapter).extract_cache([response.uid])
-            caches, tokens = found[response.uid]
         others = [other for other in self.requests if other is not request]
         room = self._room(others, begun=False)
-        self.prompts.put(request.adapter, tokens, caches, room=room)
+        if response.prompt_cache is None:  # a stop text ended it, unknown to the generator
+            self.passes.keep(request.number, room)
+        else:
+            written = response.all_tokens[len(request.ids) :]
+            self.passes.keep(request.number, room, written, response.prompt_cache)
 
     def _room(self, more: Sequence[Request], *, begun: bool = True) -> int:
         """Bytes left for earlier prompts beside these requests and, unless told, those begun."""

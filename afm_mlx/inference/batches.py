@@ -15,6 +15,7 @@ from afm_mlx.errors import BusyError, RunError
 from afm_mlx.inference.answers import Answer
 from afm_mlx.inference.batch import Batch, Request, Tell
 from afm_mlx.inference.memory import FREED_SHARE, Budget
+from afm_mlx.inference.passes import REST_SECONDS, gather
 from afm_mlx.inference.requests import Guide, Sampling, Stats
 
 if TYPE_CHECKING:
@@ -29,6 +30,12 @@ WAITING = 64
 READ_TOKENS = 512
 """Tokens of prompts that are read between two tokens of the answers. Ours: fewer make reading
 slower, more make the answers stutter."""
+
+AWAKE_SECONDS = 1.0
+"""With nothing to do, after which other ranks may rest. Ours: a client's next request is sooner."""
+
+LATE_SECONDS = 0.01
+"""By which rank 0 rests longer than they, who are awake then. Ours: whoever is early is busy."""
 
 PASSES = 8
 """Later requests that may begin before one which must wait for memory. Ours."""
@@ -101,6 +108,9 @@ class Batcher:
         self._waiting: deque[Request] = deque()
         self._answering = 0
         self._closing = False
+        self.failure: Exception | None = None
+        """What ended the thread, where other ranks compute with it; None: nothing did."""
+        gather(engine, max_together=max_together)
         self._thread = ModelThread(self._run)
 
     def __enter__(self) -> Batcher:
@@ -213,6 +223,10 @@ class Batcher:
                     self._turn(batch)
                 except Exception as error:
                     batch.fail(error)
+                    if self.engine.lead.leads:  # who knows where the others are
+                        self.failure, self._closing = error, True
+            if self.failure is None:
+                self.engine.dismiss()
         finally:
             with self._changed:
                 left = list(self._waiting)
@@ -228,7 +242,10 @@ class Batcher:
             self._answering = len(batch)
             if not (len(batch) or self._waiting or self._closing):
                 mx.clear_cache()
-                self._changed.wait_for(lambda: self._waiting or self._closing)
+                longest = AWAKE_SECONDS if self.engine.lead.leads else None
+                while not self._changed.wait_for(lambda: self._waiting or self._closing, longest):
+                    batch.passes.rest()
+                    longest = REST_SECONDS + LATE_SECONDS
             return not self._closing
 
     def _turn(self, batch: Batch) -> None:

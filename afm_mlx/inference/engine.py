@@ -73,9 +73,10 @@ class Engine:
         """Name of the adapter that the folder wants to be used with."""
         self.ranks = ranks or ALONE
         """Who has parts of the model; rank 0 answers, and the others `follow`."""
-        self._lead = Lead(self.ranks)
+        self.lead = Lead(self.ranks)
+        """What they tell each other."""
         budget = default_budget() if memory_gb is None else int(memory_gb * 1e9)
-        self.budget_bytes = self._lead.least(budget)
+        self.budget_bytes = self.lead.least(budget)
         """Memory that may be used, weights included: on each rank what the smallest has."""
         self._chats = {chats: chats_with(folder, adapter_chats=chats) for chats in (False, True)}
         self._reuse_cache = reuse_cache
@@ -258,13 +259,13 @@ class Engine:
             self._check_draft(guesser)
         kv = kv_settings(self.model.shape, kv_bits)
         room = self._room(ids, answer, guesser, kv)
-        self._lead.tell(
+        self.lead.tell(
             {
                 "ids": [int(each) for each in ids],
                 "max_tokens": answer.limit,
                 "kv": kv,
                 "room": room,
-                "adapters": [_told(folder, self.folder) for folder in self.adapters.folders],
+                "adapters": self.told_adapters,
                 "adapter": self.adapters.active,
             }
         )
@@ -276,7 +277,7 @@ class Engine:
                     yield chunk
                     over = chunk.finished is not None
                 finally:
-                    self._lead.is_over(over)
+                    self.lead.is_over(over)
                 if over:
                     return
 
@@ -286,21 +287,34 @@ class Engine:
         Raises:
             ModelError: an adapter that rank 0 uses is not on this machine.
         """
-        while (told := self._lead.hear()) is not None:
-            for folder in told["adapters"]:
-                self.adapters.add(self.folder / folder)
+        while (told := self.lead.hear()) is not None:
+            self.hold(told["adapters"])
             self.use_adapter(told["adapter"])
             ids, sampling = told["ids"], Sampling(told["max_tokens"])
             answer = Answer(self.tokenizer, ids, sampling, context_tokens=self.context_tokens)
             steps = self._tokens(ids, answer, None, told["kv"], told["room"])
             with contextlib.closing(steps) as tokens:
                 for _ in tokens:
-                    if self._lead.is_over(False):
+                    if self.lead.is_over(False):
                         break
 
+    @property
+    def told_adapters(self) -> list[str]:
+        """Folders of adapters, as the others `hold` them."""
+        return [_told(folder, self.folder) for folder in self.adapters.folders]
+
+    def hold(self, told: Sequence[str]) -> None:
+        """Load the adapters that rank 0 has told of.
+
+        Raises:
+            ModelError: one is not on this machine.
+        """
+        for folder in told:
+            self.adapters.add(self.folder / folder)
+
     def dismiss(self) -> None:
-        """On rank 0: end what the others do in `follow`. Nothing is answered from then on."""
-        self._lead.tell(None)
+        """On rank 0: end what the others do when they follow. Nothing is answered from then on."""
+        self.lead.tell(None)
 
     def forget(self) -> None:
         """Drop what was read of earlier prompts, and the memory it takes."""
@@ -364,7 +378,7 @@ class Engine:
                 with contextlib.redirect_stdout(sys.stderr):  # it prints a warning of its own
                     stream = generation.generation_stream
                     stack.enter_context(generation.wired_limit(self.model, [stream]))
-                answer.sampler = self._lead.chooser(answer.sampler)
+                answer.sampler = self.lead.chooser(answer.sampler)
                 left = mx.array(ids[start:])
                 steps = answer_steps(self.model, left, answer, caches, draft=draft, kv=kv)
                 stack.enter_context(contextlib.closing(steps))

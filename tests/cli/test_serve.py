@@ -36,6 +36,30 @@ def test_it_says_where_it_is_answers_and_ends_with_control_c(serving, chat_model
     assert sorted(chat_model.rglob("*")) == before  # nothing is written
 
 
+def test_processes_with_parts_of_the_model_serve_as_one(serving, small_chat_model, tmp_path, afm):
+    model = small_chat_model(tmp_path / "model", lines=["The cat sat on the mat.\n"] * 20)
+    alone = afm("generate", model, "--prompt", "The cat", "--max-tokens", 6).out
+    process, line = serving("serve", model, "--hosts", "local:2")
+    url = line.split()[0]
+    asked = {"messages": [{"role": "user", "content": "The cat"}], "max_tokens": 6}
+    body = json.dumps(asked | {"temperature": 0}).encode()
+    with urllib.request.urlopen(f"{url}/v1/chat/completions", body, WAIT_SECONDS) as answer:
+        assert json.load(answer)["choices"][0]["message"]["content"] + "\n" == alone
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=WAIT_SECONDS)
+    assert process.returncode == 0
+    assert err.splitlines()[-2:] == ["Ctrl-C ends it", "stopped"]
+
+
+def test_a_model_that_does_not_divide_is_not_served(afm, chat_model):
+    answer = afm("serve", chat_model, "--hosts", "local:2", "--port", 0)
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.splitlines() == [
+        "error: 1 key/value heads do not divide among 2 machines",
+        "hint: this model cannot be cut: each machine must hold all of it",
+    ]
+
+
 def test_control_c_ends_answers_in_work(serving, chat_model):
     process, line = serving("serve", chat_model)
     port = int(line.split()[0].rsplit(":", 1)[1])

@@ -61,9 +61,14 @@ class Server(uvicorn.Server):
     """uvicorn, on a socket of ours. Nothing is logged."""
 
     def __init__(
-        self, app: ASGIApp, limits: Limits, *, leaving: Callable[[], None] = lambda: None
+        self,
+        app: ASGIApp,
+        limits: Limits,
+        *,
+        leaving: Callable[[], None] = lambda: None,
+        alive: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Serve `app`. `leaving` is called once when a signal ends the server."""
+        """Serve `app`, while it is `alive`. `leaving` is called when a signal ends the server."""
         config = uvicorn.Config(
             app,
             http=_connection(limits),
@@ -80,7 +85,11 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=GOODBYE_SECONDS,
         )
         super().__init__(config)
-        self._leaving = leaving
+        self._leaving, self._alive = leaving, alive
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether it is to end; asked ten times a second."""
+        return await super().on_tick(counter) or not self._alive()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End the answers, then the connections. uvicorn's own waits for answers."""

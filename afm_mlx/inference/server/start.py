@@ -80,6 +80,9 @@ def serve(
         host: decides which names the server answers to.
         api_key: that requests must bring.
         say: takes a line about a mistake of ours; stderr if not given.
+
+    Raises:
+        Exception: what ended the model, where other ranks compute with it.
     """
     from afm_mlx.inference.server.app import make_app
     from afm_mlx.inference.server.run import Server
@@ -89,9 +92,13 @@ def serve(
     def end_answers() -> None:  # off the loop, which tells the clients
         threading.Thread(target=service.close, name="afm-closing").start()
 
+    batcher = service.batcher
+    server = Server(app, service.limits, leaving=end_answers, alive=lambda: batcher.is_alive)
     try:
-        Server(app, service.limits, leaving=end_answers).run(sockets=[sock])
+        server.run(sockets=[sock])
     except KeyboardInterrupt:  # uvicorn raises it again when all is done
         pass
     finally:
         service.close()
+    if batcher.failure is not None:
+        raise batcher.failure
