@@ -25,7 +25,7 @@ LAST_SECONDS = 60.0
 HOLD_SECONDS = 5.0
 """How long an error is held back that may be another rank's. The launcher ends all before. Ours."""
 
-AGAIN = "the same command goes on where the run was saved last"
+AGAIN = "type the same command again: a run goes on where it was saved last"
 """What to do when a rank was lost."""
 
 LOST = ("[ring]", "[jaccl]", "[nccl]", "[mpi]")

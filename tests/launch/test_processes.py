@@ -169,7 +169,7 @@ def test_killed_rank_ends_all_with_one_message_and_resumes_to_the_same_bits(
     assert lines[at:] == [
         f"error: rank {victim} (this machine) was lost: killed by SIGKILL; "
         "the other ranks were ended",
-        "hint: the same command goes on where the run was saved last",
+        "hint: type the same command again: a run goes on where it was saved last",
     ]
     code, _, err = finish(start(*words, *steps))
     assert code == 0, err
