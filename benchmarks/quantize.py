@@ -435,7 +435,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     for axis in axes:
         axis.set_yscale("log")
         axis.grid(alpha=0.3, which="both")
-    axes[0].legend(fontsize=7)
+    axes[0].legend(fontsize=7, loc="upper right")
     axes[2].legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
