@@ -435,9 +435,9 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     for axis in axes:
         axis.set_yscale("log")
         axis.grid(alpha=0.3, which="both")
-    axes[0].legend(fontsize=7, loc="upper right")
     axes[2].legend(fontsize=7)
-    figure.tight_layout()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncol=6, fontsize=8)
+    figure.tight_layout(rect=(0, 0.09, 1, 1))
     figure.savefig(path, dpi=110)
 
 
