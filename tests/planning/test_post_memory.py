@@ -10,7 +10,6 @@ from afm_mlx.alignment.reward import RewardModel, initialize_heads
 from afm_mlx.alignment.rollouts import Objective, round_loss, score_round
 from afm_mlx.alignment.sampling import Sampled, sample_answers
 from afm_mlx.decoder.decoder import Decoder, initialize
-from afm_mlx.planning.hardware import Hardware
 from afm_mlx.planning.post_memory import moments
 from afm_mlx.progress import Progress
 from afm_mlx.recipe import load_named_recipe
@@ -19,20 +18,7 @@ from afm_mlx.text.conversations import Conversation
 from afm_mlx.training.loop import Course, train
 from afm_mlx.training.objectives import dpo_loss, preference_margin, reward_ranking_loss
 from afm_mlx.training.optimizer import UpdateRule
-
-CPU = Hardware(
-    "cpu",
-    "a CPU",
-    8 * 10**9,
-    1e11,
-    "made up",
-    0.5,
-    1e10,
-    "made up",
-    0.5,
-    compute_bytes=4,
-    on_gpu=False,
-)
+from tests.planning.tiny_plans import CPU
 
 pytestmark = pytest.mark.skipif(
     mx.default_device().type == mx.DeviceType.gpu, reason="the figures are those of the CPU"
