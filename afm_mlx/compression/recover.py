@@ -1,18 +1,17 @@
-"""Parts of recovery: what the 16-bit model says of each step, and where training begins.
+"""Parts of recovery: what the 16-bit model says of each step, and what of tables is trained.
 
 The method is that of the report's accuracy-recovery adapters: the quantized weights stay, and
 low-rank factors beside them learn what the 16-bit model predicts. The values of the tables can be
 trained in the same way, which changes the model and takes no bits.
 
-Sources. OB, LS: notes on arXiv:2407.21075. EVA: arXiv:2410.07170.
+Sources. OB, LS: notes on arXiv:2407.21075.
 
-Shapes. R rows, T tokens of a row, K candidates. I inputs of a linear layer, r rank.
+Shapes. R rows, T tokens of a row, K candidates.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,17 +20,11 @@ import mlx.nn as nn
 import numpy as np
 from numpy.typing import NDArray
 
-from afm_mlx.compression.moments import SITES, advance, block_moments, start_stream
 from afm_mlx.compression.teacher import LiveTeacher, Said
 from afm_mlx.decoder.decoder import Decoder
-from afm_mlx.decoder.lora import LoraLinear
-from afm_mlx.decoder.palette import PaletteLinear, linears
+from afm_mlx.decoder.palette import PaletteLinear
 from afm_mlx.decoder.weights import write_file
 from afm_mlx.errors import ModelError
-
-# Directions beyond those wanted, and rounds, of the search for the largest ones. Ours.
-_MORE_DIRECTIONS, _ROUNDS = 8, 4
-
 
 ALL = slice(None)
 """All rows of a step."""
@@ -94,68 +87,6 @@ class KeptLabels:
         self._teacher = None
 
 
-def leading_inputs(
-    model: Decoder, batches: Sequence[mx.array], *, rank: int, seed: int
-) -> dict[str, mx.array]:
-    """First factors [I, r] that take in the directions in which a layer's inputs are largest.
-
-    Quantization leaves an error without any direction of its own, so most of what it does to the
-    outputs lies where the inputs do. Each column gives numbers of the same mean square, that of the
-    inputs, as a drawn factor does: one step of training then counts alike for all of them. (EVA
-    leaves their lengths at 1.)
-
-    Args:
-        model: as it is quantized.
-        batches: token ids [B, L].
-        rank: r. A layer with fewer inputs gets as many directions, and zeros.
-        seed: of the search's start.
-
-    Returns:
-        By the layers' dotted names, float32. Keeps E[x x^T] of one block at a time.
-    """
-    stream = start_stream(model, batches)
-    found: dict[str, mx.array] = {}
-    for number, block in enumerate(model.layers):
-        for site in SITES:
-            moment = block_moments(block, stream, full=True, sites=(site,))[site]
-            name = f"model.layers.{number}.{site}"
-            factor = leading_directions(moment, rank, key=name_key(seed, name))
-            mx.eval(factor)
-            for each in SITES[site]:
-                found[f"model.layers.{number}.{each}"] = factor
-        stream = advance(block, stream)
-    return found
-
-
-def leading_directions(moment: mx.array, count: int, *, key: mx.array) -> mx.array:
-    """Directions [I, count] in which x is largest, each as long as makes x times it as large as x.
-
-    Args:
-        moment: [I, I] float32, E[x x^T].
-        count: r; what is above I are columns of zeros.
-        key: of the search's start. Source: arXiv:0909.4061, algorithm 4.4.
-    """
-    size = moment.shape[0]
-    kept = min(count, size)
-    with mx.stream(mx.cpu):  # where MLX has these decompositions
-        basis = mx.random.normal((size, min(kept + _MORE_DIRECTIONS, size)), key=key)
-        for _ in range(_ROUNDS):
-            basis, _ = mx.linalg.qr(moment @ basis)
-        values, vectors = mx.linalg.eigh(basis.T @ moment @ basis)  # ascending
-        order = mx.argsort(-values)[:kept]
-        mean_square = mx.trace(moment) / size
-        values = mx.maximum(values[order], 1e-6 * mean_square)  # of inputs that are never there
-        directions = (basis @ vectors[:, order]) * mx.sqrt(mean_square / values)
-        return mx.pad(directions, [(0, 0), (0, count - kept)])
-
-
-def set_first_factors(model: Decoder, factors: Mapping[str, mx.array]) -> None:
-    """Begin an adapter of rank r with the first r columns of `factors`, by the layers' names."""
-    for name, layer in linears(model).items():
-        if isinstance(layer, LoraLinear):
-            layer.lora_a = factors[name][:, : layer.lora_a.shape[1]]
-
-
 def unfreeze_tables(model: Decoder) -> None:
     """Let the values of all tables, and the gains of the norms, be trained; they become float32."""
     model.freeze()
@@ -176,12 +107,6 @@ def store_tables(model: Decoder, dtype: mx.Dtype) -> None:
             module.tables = module.tables.astype(mx.float16)
         elif isinstance(module, nn.RMSNorm):
             module.weight = module.weight.astype(dtype)
-
-
-def name_key(seed: int, name: str) -> mx.array:
-    """Random key of one layer."""
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    return mx.random.key(int.from_bytes(digest[:8], "little"))
 
 
 def not_in_tables(folder: Path) -> ModelError:

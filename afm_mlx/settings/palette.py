@@ -102,10 +102,10 @@ class RecoverMethod(StrEnum):
 
 
 class RecoverStart(StrEnum):
-    """How the first factor of a recovery adapter starts; the second starts at 0."""
+    """How the factors of a recovery adapter start."""
 
     RANDOM = "random"
-    INPUTS = "inputs"
+    RESIDUAL = "residual"
 
 
 class LessonOrder(StrEnum):
@@ -162,11 +162,12 @@ class Recover(Section):
     scale: Positive = 1.0
     """Alpha over rank: what the adapter's output is multiplied by. Ours."""
     start: RecoverStart = RecoverStart.RANDOM
-    """random: drawn. inputs: the directions in which a layer's inputs are largest, which is where
-    an error without a direction of its own hurts most; in a small model it won nothing. Source: AX
-    for random; arXiv:2410.07170 for inputs, with other lengths."""
+    """random: the first factor is drawn, and the second is 0. residual: the part of the tables'
+    errors that factors of this rank can take without training; of k-means much, of error feedback
+    little. It wants a lower lr. Source: AX for random; arXiv:2410.06040 for residual, with outputs
+    weighted by gradients."""
     calibration_rows: Count = 32
-    """Rows that inputs are measured on, with start inputs. Ours."""
+    """Rows that inputs and gradients are measured on, with start residual. Ours."""
     held_out_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """Share of conversations, 0 to below 1, never trained on; the model is measured on them before
     and after. Ours."""

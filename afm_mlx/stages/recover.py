@@ -18,17 +18,17 @@ from mlx.utils import tree_flatten
 from afm_mlx import compat
 from afm_mlx.artifact import SNAPSHOTS, Inputs, write_text
 from afm_mlx.compression import qat
+from afm_mlx.compression.coordinates import in_coordinates_of
 from afm_mlx.compression.divergence import Reference
 from afm_mlx.compression.recover import (
     ALL,
     KeptLabels,
-    leading_inputs,
     not_in_tables,
-    set_first_factors,
     store_tables,
     unfreeze_tables,
     won_back,
 )
+from afm_mlx.compression.residual import residual_factors
 from afm_mlx.compression.teacher import check_original, open_teacher
 from afm_mlx.corpus.packing import shift_right
 from afm_mlx.decoder.adapters import (
@@ -48,6 +48,7 @@ from afm_mlx.decoder.checkpoint import (
 )
 from afm_mlx.decoder.decoder import Decoder
 from afm_mlx.decoder.lora import add_lora, load_lora, lora_arrays, remove_lora
+from afm_mlx.decoder.weights import write_file
 from afm_mlx.progress import Progress, bar
 from afm_mlx.ranks import joined
 from afm_mlx.recipe import Recipe
@@ -66,6 +67,9 @@ from afm_mlx.training.validation import Validation, held_out_answers
 
 LABELS = "labels"
 """Folder of what the teacher said, as long as training is under way."""
+
+START = "start.safetensors"
+"""Factors that an adapter begins with, until it is trained."""
 
 Measure = Callable[[Any], dict[str, Any]]
 
@@ -87,6 +91,9 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     if not rounded and read_palette(base, model.shape) is None:
         raise not_in_tables(base)
     check_original(inputs[taught_by] / "model", base)
+    if section.start is RecoverStart.RESIDUAL and section.method is RecoverMethod.LORA:
+        first = open_checkpoint(inputs[taught_by] / "model").layers[0]  # before it reads all rows
+        in_coordinates_of(model.layers[0], first, model.shape, name="model.layers.0")
     work = _Recovery.open(recipe, section, inputs, base, inputs[taught_by] / "model", out, progress)
     before = {} if rounded else work.told("before", model)
     trained = {
@@ -111,18 +118,17 @@ def _train_adapters(work: _Recovery, model: Decoder, before: dict[str, Any]) -> 
     active = f"recovery-{section.product_rank}"
     facts_of_model = work.facts | {"adapter": active}
     joined().once(work.out, lambda: copy_model(work.base, folder, facts=facts_of_model))
-    factors = {}
-    if section.start is RecoverStart.INPUTS:
-        factors = leading_inputs(model, work.calibration(), rank=max(section.ranks), seed=seed)
     found: dict[str, dict[str, Any]] = {}
     for rank in section.ranks:
         name = f"recovery-{rank}"
         result = work.out / f"rank-{rank}" / "result.json"
         if joined().any(not is_adapter(folder / FOLDER / name)):
             result.parent.mkdir(exist_ok=True)
+            first = work.first_factors(model, rank, result.parent)
             add_lora(model, rank=rank, scale=section.scale, seed=seed)
-            if section.start is RecoverStart.INPUTS:
-                set_first_factors(model, factors)
+            load_lora(model, first, scale=section.scale)
+            if first:
+                work.told(f"rank {rank}, not trained", model, before)
             outcome = work.train(model, result.parent)
             # What is measured is what is kept: 16 bits.
             halves = {key: each.astype(mx.float16) for key, each in lora_arrays(model).items()}
@@ -157,6 +163,7 @@ def _keep(
     write_text(result, json.dumps(final))
     write_adapter(adapters / facts.name, arrays, facts, dense=False)
     shutil.rmtree(result.parent / SNAPSHOTS, ignore_errors=True)
+    (result.parent / START).unlink(missing_ok=True)
 
 
 def _train_tables(work: _Recovery, model: Decoder, before: dict[str, Any]) -> dict[str, Any]:
@@ -201,6 +208,8 @@ class _Recovery:
     recipe: Recipe
     section: Recover
     base: Path
+    original: Path
+    """Of the 16-bit model."""
     tokenizer: Tokenizer
     lessons: Lessons
     labels: KeptLabels
@@ -271,6 +280,7 @@ class _Recovery:
             recipe,
             section,
             base,
+            original,
             tokenizer,
             lessons,
             labels,
@@ -325,7 +335,38 @@ class _Recovery:
         self.progress.say(f"  {what}: {'; '.join(words)}")
         return found
 
-    def calibration(self) -> list[mx.array]:
+    def first_factors(self, model: Decoder, rank: int, work: Path) -> dict[str, mx.array]:
+        """Factors that an adapter begins with, kept in `work`; none where they are drawn."""
+        if self.section.start is RecoverStart.RANDOM:
+            return {}
+        file = work / START
+
+        def find() -> None:
+            if file.exists():
+                return
+            dtype = compat.compute_dtype(self.recipe.training.compute)
+            found = residual_factors(
+                model,
+                open_checkpoint(self.original, dtype=dtype),
+                self._calibration(),
+                rank=rank,
+                scale=self.section.scale,
+                seed=self.recipe.training.seed,
+                done=lambda number: self.progress.status(
+                    f"  {bar(number, len(model.layers))} rank {rank} takes what it can of the "
+                    f"errors of block {number}",
+                    last=number == len(model.layers),
+                ),
+            )
+            part = file.with_name("start.part.safetensors")
+            write_file(part, found)
+            part.replace(file)
+
+        joined().once(self.out, find)
+        arrays: Any = mx.load(str(file))
+        return dict(arrays)
+
+    def _calibration(self) -> list[mx.array]:
         """Inputs of the first rows, in parts that are read at once."""
         rows = self.recipe.training.rows_at_once(self.section.rows_per_step)
         steps = -(-self.section.calibration_rows // self.section.rows_per_step)

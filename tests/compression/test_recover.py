@@ -1,4 +1,4 @@
-"""Where adapters begin, and what a teacher has said."""
+"""What a teacher has said, and what of tables is trained."""
 
 from dataclasses import dataclass
 
@@ -9,59 +9,12 @@ from mlx.utils import tree_flatten
 
 from afm_mlx.compression.recover import (
     KeptLabels,
-    leading_directions,
-    leading_inputs,
-    set_first_factors,
     store_tables,
     unfreeze_tables,
     won_back,
 )
 from afm_mlx.compression.teacher import LiveTeacher
-from afm_mlx.decoder.lora import LoraLinear, add_lora
-from afm_mlx.decoder.palette import linears
 from tests.compression.conftest import build
-
-
-@pytest.fixture
-def moment():
-    """E[x x^T] of inputs with three large directions of very different size."""
-    basis, _ = np.linalg.qr(np.random.default_rng(2).normal(size=(20, 20)))
-    sizes = np.array([900.0, 30.0, 5.0] + [0.01] * 17)
-    return basis, sizes, mx.array(((basis * sizes) @ basis.T).astype(np.float32))
-
-
-def test_leading_directions_are_those_of_the_moment(moment):
-    basis, _, matrix = moment
-    found = np.array(leading_directions(matrix, 3, key=mx.random.key(0)))
-    found /= np.linalg.norm(found, axis=0)
-    assert np.abs((found * basis[:, :3]).sum(0)) == pytest.approx(np.ones(3), abs=1e-4)
-
-
-def test_inputs_are_as_large_along_each_of_them(moment):
-    _, sizes, matrix = moment
-    a = leading_directions(matrix, 3, key=mx.random.key(0))
-    squares = mx.diag(a.T @ matrix @ a)  # E[(x a)^2]
-    assert squares.tolist() == pytest.approx([sizes.mean()] * 3, rel=1e-3)
-
-
-def test_directions_that_do_not_exist_are_zeros(moment):
-    found = leading_directions(moment[2], 24, key=mx.random.key(0))
-    assert found.shape == (20, 24)
-    assert not mx.any(found[:, 20:])
-    assert mx.isfinite(found).all()
-
-
-def test_an_adapter_that_begins_with_the_inputs_changes_nothing():
-    model, tokens = build(), mx.array([[3, 1, 4, 1, 5, 9, 2, 6]] * 3)
-    before = model(tokens)
-    factors = leading_inputs(model, [tokens], rank=6, seed=0)
-    assert set(factors) == set(linears(model))
-    add_lora(model, rank=4, scale=1.0, seed=0)
-    set_first_factors(model, factors)
-    for name, layer in linears(model).items():
-        assert isinstance(layer, LoraLinear)
-        assert mx.array_equal(layer.lora_a, factors[name][:, :4])
-    assert mx.array_equal(model(tokens), before)
 
 
 @dataclass

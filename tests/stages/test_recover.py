@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
 import mlx.core as mx
@@ -23,7 +24,7 @@ from afm_mlx.decoder.checkpoint import (
     save_checkpoint,
     stored_bits,
 )
-from afm_mlx.decoder.decoder import Decoder
+from afm_mlx.decoder.decoder import Decoder, initialize
 from afm_mlx.decoder.palette import (
     Int8Embedding,
     PaletteLinear,
@@ -45,7 +46,6 @@ SETTINGS = (
     "recover.candidates=32",
     "recover.lr=0.01",
     "recover.calibration_rows=8",
-    "recover.start=inputs",
     "training.micro_rows=2",
 )
 
@@ -137,6 +137,38 @@ def test_the_teacher_may_read_at_any_time(recovered, base, quantized, texts, tmp
     assert again["held_out_kl"] == metrics["held_out_kl"]
 
 
+def test_an_adapter_may_begin_with_what_it_can_take_of_the_errors(
+    recovered, base, quantized, texts, tmp_path
+):
+    settings = [*SETTINGS, "recover.start=residual", "recover.tokens=256", "recover.lr=1e-3"]
+    recipe = own_model.recover_recipe(
+        quantized, texts, teacher=base, assignments=[*settings, *RANKS]
+    )
+    metrics, said = recover(recipe, tmp_path / "model")
+    begun = re.findall(r"rank (\d+), not trained: texts: KL [\d.]+, ([\d.]+)% won back", said)
+    assert [int(rank) for rank, _ in begun] == [2, 8]
+    two, eight = (float(share) / 100 for _, share in begun)
+    assert 0.1 < two < eight < metrics["held_out_won_back"]
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == (
+        quantized / "model.safetensors"
+    ).read_bytes()
+
+
+def test_residuals_are_taken_of_the_model_that_was_quantized(base, quantized, texts, tmp_path):
+    other = Decoder(read_shape(base))
+    initialize(other, seed=5)
+    save_checkpoint(tmp_path / "other", other, base)
+    recipe = own_model.recover_recipe(
+        quantized,
+        texts,
+        teacher=tmp_path / "other",
+        rank=2,
+        assignments=[*SETTINGS, "recover.start=residual"],
+    )
+    with pytest.raises(ModelError, match="q_proj are not made of this model's weights"):
+        recover(recipe, tmp_path / "model")
+
+
 @pytest.fixture(scope="module")
 def better_tables(base, quantized, texts, tmp_path_factory):
     """Folder and metrics of trained tables."""
@@ -174,7 +206,14 @@ def test_training_in_two_bits_is_better_than_k_means_and_as_small(
 
 def test_conversations_come_after_texts(base, quantized, texts, chats, tmp_path):
     data = f"recover.data.chats.path={json.dumps(str(chats))}"
-    assignments = [*SETTINGS, data, "recover.row_tokens=64", "recover.tokens=1024"]
+    assignments = [
+        *SETTINGS,
+        data,
+        "recover.row_tokens=64",
+        "recover.tokens=1024",
+        "recover.start=residual",
+        "recover.lr=1e-3",
+    ]
     recipe = own_model.recover_recipe(
         quantized, texts, teacher=base, rank=4, assignments=assignments
     )
@@ -187,7 +226,7 @@ def test_conversations_come_after_texts(base, quantized, texts, chats, tmp_path)
 
 
 def test_text_alone_is_learned_without_a_reference(base, quantized, texts, tmp_path):
-    assignments = [*SETTINGS, "recover.reference_weight=0", "recover.start=random"]
+    assignments = [*SETTINGS, "recover.reference_weight=0"]
     recipe = own_model.recover_recipe(
         quantized, texts, teacher=base, rank=4, assignments=assignments
     )
