@@ -119,27 +119,8 @@ def _memory(shape: Shape, section: Quantize, hardware: Hardware) -> tuple[Memory
     row_tokens, size = section.calibration_row_tokens, hardware.compute_bytes
     tokens = section.calibration_rows * row_tokens
     weights = model_memory("weights", shape, hardware)
-    keys = shape.num_kv_heads * shape.head_dim
-    queries, wide = shape.num_heads * shape.head_dim, shape.intermediate_size
-    outputs = shape.num_layers * (queries + 2 * keys + 2 * shape.hidden_size + 2 * wide)
-    moved = GRADIENT_ARRAYS * WEIGHT_BYTES * row_tokens * outputs
-    kept = shape.num_layers * forward_block(shape, row_tokens, 1, hardware)
-    logits = LOGIT_ARRAYS * WEIGHT_BYTES * row_tokens * shape.vocab_size
-    gradients = (
-        Memory(
-            "activations", kept, f"estimate: {shape.num_layers} blocks, a row of {row_tokens:,}"
-        ),
-        Memory(
-            "gradients",
-            moved,
-            f"{GRADIENT_ARRAYS * WEIGHT_BYTES} bytes x {outputs:,} outputs x {row_tokens:,}",
-        ),
-        Memory(
-            "logits",
-            logits,
-            f"{LOGIT_ARRAYS * WEIGHT_BYTES} bytes x {shape.vocab_size:,} x {row_tokens:,}",
-        ),
-    )
+    wide = shape.intermediate_size
+    gradients = gradient_memory(shape, row_tokens, hardware)
     micro_rows = min(section.calibration_rows, max(1, BATCH_TOKENS // row_tokens))
     block = (
         Memory(
@@ -159,6 +140,31 @@ def _memory(shape: Shape, section: Quantize, hardware: Hardware) -> tuple[Memory
         ),
     )
     return (weights, *max(gradients, block, key=_sum))
+
+
+def gradient_memory(shape: Shape, row_tokens: int, hardware: Hardware) -> tuple[Memory, ...]:
+    """What gradients at all outputs take, of one row, beside the weights."""
+    keys = shape.num_kv_heads * shape.head_dim
+    queries, wide = shape.num_heads * shape.head_dim, shape.intermediate_size
+    outputs = shape.num_layers * (queries + 2 * keys + 2 * shape.hidden_size + 2 * wide)
+    moved = GRADIENT_ARRAYS * WEIGHT_BYTES * row_tokens * outputs
+    kept = shape.num_layers * forward_block(shape, row_tokens, 1, hardware)
+    logits = LOGIT_ARRAYS * WEIGHT_BYTES * row_tokens * shape.vocab_size
+    return (
+        Memory(
+            "activations", kept, f"estimate: {shape.num_layers} blocks, a row of {row_tokens:,}"
+        ),
+        Memory(
+            "gradients",
+            moved,
+            f"{GRADIENT_ARRAYS * WEIGHT_BYTES} bytes x {outputs:,} outputs x {row_tokens:,}",
+        ),
+        Memory(
+            "logits",
+            logits,
+            f"{LOGIT_ARRAYS * WEIGHT_BYTES} bytes x {shape.vocab_size:,} x {row_tokens:,}",
+        ),
+    )
 
 
 def _advice(shape: Shape, section: Quantize, hardware: Hardware, allowed: int) -> str:

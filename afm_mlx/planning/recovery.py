@@ -6,7 +6,9 @@ forward, and the gradient of its inputs. Of the output layer there is no gradien
 
 from __future__ import annotations
 
-from afm_mlx.planning.answers import READ, TRAIN, Work, computing
+from collections.abc import Sequence
+
+from afm_mlx.planning.answers import READ, TRAIN, Work, computing, model_memory
 from afm_mlx.planning.cost import (
     WEIGHT_BYTES,
     Memory,
@@ -19,6 +21,7 @@ from afm_mlx.planning.cost import (
 )
 from afm_mlx.planning.hardware import Hardware
 from afm_mlx.planning.post_training import PostTrainingPlan
+from afm_mlx.planning.quantizing import gradient_memory
 from afm_mlx.planning.units import gigabytes
 from afm_mlx.recipe import Recipe
 from afm_mlx.settings.compression import LabelTime
@@ -26,6 +29,9 @@ from afm_mlx.settings.palette import RecoverMethod
 from afm_mlx.settings.sections import Shape
 
 LABEL_BYTES = 6  # of a candidate: 4 of its id, 2 of its log-probability
+# Forward passes before an adapter starts with the residual: labels, forward and backward of
+# gradients, one for the inputs at each of four places, one from block to block. Ours.
+START_PASSES = 8
 TRAINED_BYTES = 16  # of a number that is trained: weight, two averages, gradient; adamw and afm
 
 
@@ -39,7 +45,13 @@ def plan_recovery(recipe: Recipe, hardware: Hardware) -> tuple[PostTrainingPlan,
     how = f"{section.steps:,} x {section.rows_per_step:,} rows of {section.row_tokens:,}"
     reading = tokens * reading_flops_per_token(shape, section.row_tokens)
     work = [Work("labels", READ, tokens, reading, computing(hardware, reading), f"{how}, once")]
+    measured = section.calibration_rows * section.row_tokens
+    once = START_PASSES * measured * reading_flops_per_token(shape, section.row_tokens)
+    start_how = f"{section.calibration_rows:,} rows of {section.row_tokens:,}, x {START_PASSES}"
     for name, trained in _trained(recipe).items():
+        if section.starts_with_residual:
+            seconds = computing(hardware, once)
+            work.append(Work(f"{name} start", READ, measured, once, seconds, start_how))
         flops = tokens * _flops(recipe, trained)
         work.append(Work(name, TRAIN, tokens, flops, computing(hardware, flops), how))
     memory = _memory(recipe, hardware)
@@ -56,7 +68,7 @@ def plan_recovery(recipe: Recipe, hardware: Hardware) -> tuple[PostTrainingPlan,
             memory=memory,
             allowed_bytes=allowed,
             advice=""
-            if sum(part.bytes for part in memory) <= allowed
+            if _sum(memory) <= allowed
             else "--set recover.rows_per_step=... or recover.row_tokens=... with less",
             assumptions=("frozen matrices have no gradients of their own",),
             notes=(f"on disk, while it runs: labels, {gigabytes(size)} GB",)
@@ -116,10 +128,16 @@ def _memory(recipe: Recipe, hardware: Hardware) -> tuple[Memory, ...]:
     if not hardware.on_gpu:
         dense = matrices + rest
         parts.append(Memory("dense copy", WEIGHT_BYTES * dense, f"4 bytes x {dense:,}"))
+    idle = tuple(parts)
     most = max(_trained(recipe).values())
     parts.append(Memory("trained", TRAINED_BYTES * most, f"{TRAINED_BYTES} bytes x {most:,}"))
     given = (shape, section, training, recipe.optimizer.name, hardware)
     parts += [part for part in training_memory(*given) if part.name in ("activations", "loss")]
+    if section.starts_with_residual:
+        original = model_memory("original", shape, hardware)
+        gradients = gradient_memory(shape, section.row_tokens, hardware)
+        begin = [*idle, original, *gradients]
+        parts = max(parts, begin, key=_sum)
     reads = reading_memory(
         shape,
         section.row_tokens,
@@ -132,5 +150,9 @@ def _memory(recipe: Recipe, hardware: Hardware) -> tuple[Memory, ...]:
         return tuple(parts)
     if section.labels is LabelTime.LIVE:
         return (*parts, *reads)
-    reading = (*parts[: 2 - hardware.on_gpu], *reads)
-    return max(tuple(parts), reading, key=lambda each: sum(part.bytes for part in each))
+    reading = (*idle, *reads)
+    return max(tuple(parts), reading, key=_sum)
+
+
+def _sum(parts: Sequence[Memory]) -> int:
+    return sum(part.bytes for part in parts)

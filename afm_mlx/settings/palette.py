@@ -180,6 +180,11 @@ class Recover(Section):
     the result. Source: QR for an average; the number is ours."""
 
     @property
+    def starts_with_residual(self) -> bool:
+        """Whether adapters begin with what they can take of the tables' errors."""
+        return self.method is RecoverMethod.LORA and self.start is RecoverStart.RESIDUAL
+
+    @property
     def steps(self) -> int:
         """Optimizer steps: whole steps that cover `tokens`."""
         return -(-self.tokens // (self.row_tokens * self.rows_per_step))

@@ -53,7 +53,7 @@ from afm_mlx.progress import Progress, bar
 from afm_mlx.ranks import joined
 from afm_mlx.recipe import Recipe
 from afm_mlx.settings.compression import LabelTime
-from afm_mlx.settings.palette import Recover, RecoverMethod, RecoverStart
+from afm_mlx.settings.palette import Recover, RecoverMethod
 from afm_mlx.text.tokenizer import Tokenizer
 from afm_mlx.training.demonstrations import read_demonstrations
 from afm_mlx.training.examples import Examples, fill
@@ -91,7 +91,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     if not rounded and read_palette(base, model.shape) is None:
         raise not_in_tables(base)
     check_original(inputs[taught_by] / "model", base)
-    if section.start is RecoverStart.RESIDUAL and section.method is RecoverMethod.LORA:
+    if section.starts_with_residual:
         first = open_checkpoint(inputs[taught_by] / "model").layers[0]  # before it reads all rows
         in_coordinates_of(model.layers[0], first, model.shape, name="model.layers.0")
     work = _Recovery.open(recipe, section, inputs, base, inputs[taught_by] / "model", out, progress)
@@ -337,7 +337,7 @@ class _Recovery:
 
     def first_factors(self, model: Decoder, rank: int, work: Path) -> dict[str, mx.array]:
         """Factors that an adapter begins with, kept in `work`; none where they are drawn."""
-        if self.section.start is RecoverStart.RANDOM:
+        if not self.section.starts_with_residual:
             return {}
         file = work / START
 

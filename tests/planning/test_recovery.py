@@ -6,6 +6,7 @@ from afm_mlx.planning.hardware import find_hardware
 from afm_mlx.planning.plan import plan_recipe
 from afm_mlx.planning.recovery import lora_parameters, plan_recovery
 from afm_mlx.recipe import load_named_recipe
+from afm_mlx.settings.palette import RecoverStart
 
 MAC = find_hardware("m4-max")
 
@@ -30,6 +31,19 @@ def test_each_rank_is_trained_and_the_teacher_reads_once(device):
     assert len({work.tokens for work in plan.work}) == 1
     # Forward, and gradients of inputs alone; of attention's scores those of both factors.
     assert 2 < plan.work[1].flops / plan.work[0].flops < 2.3
+
+
+def test_an_adapter_that_starts_with_the_residual_reads_before_it_is_trained(device):
+    section = device.recover.model_copy(update={"ranks": (8, 16), "start": RecoverStart.RESIDUAL})
+    drawn, residual = (
+        plan_recovery(device.model_copy(update={"recover": each}), MAC)[0]
+        for each in (device.recover.model_copy(update={"ranks": (8, 16)}), section)
+    )
+    names = [work.name for work in residual.work if work not in drawn.work]
+    assert names == ["rank 8 start", "rank 16 start"]
+    start = next(work for work in residual.work if work.name == "rank 16 start")
+    assert start.tokens == section.calibration_rows * section.row_tokens
+    assert sum(each.bytes for each in residual.memory) >= sum(each.bytes for each in drawn.memory)
 
 
 def test_a_recipe_without_recovery_has_no_plan_of_it(device):
