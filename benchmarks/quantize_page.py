@@ -87,8 +87,8 @@ def figures(rows: Sequence[dict[str, Any]], names: Iterable[str]) -> dict[str, l
     parts = [("ours-4", peer, lambda ours, peer: ours["kl"] / peer["kl"]) for peer in peers]
     parts += [
         (
-            f"plain-{bits}",
-            f"plain-{bits}-r16",
+            f"weighted-{bits}",
+            f"weighted-{bits}-r16",
             lambda lost, left: 100 * (1 - left["kl"] / lost["kl"]),
         )
         for bits in (4, 3.5)

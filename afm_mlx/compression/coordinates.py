@@ -45,17 +45,22 @@ def in_coordinates_of(tables: Block, original: Block, shape: Shape, *, name: str
     """
     moved = Block(shape)
     moved.update(original.parameters())
-    _Pair(moved, tables, name).move()
+    pair = _Pair(moved, tables, name)
+    pair.attention()
+    pair.units()
     mx.eval(moved.parameters())
     return moved
 
 
 class _Pair:
+    """A block on its way, and the tables that it goes to."""
+
     def __init__(self, moved: Block, tables: Block, name: str) -> None:
         self.moved, self.tables, self.name = moved, tables, name
 
-    def move(self) -> None:
-        attention, mlp = self.moved.self_attn, self.moved.mlp
+    def attention(self) -> None:
+        """Against the gain before it, and by KV head from o into v."""
+        attention = self.moved.self_attn
         columns = self._gains("input_layernorm")
         query, key, value = (
             _weight(attention[name]) * columns for name in ("q_proj", "k_proj", "v_proj")
@@ -83,6 +88,9 @@ class _Pair:
         ):
             attention[name].weight = mx.array(weight)
 
+    def units(self) -> None:
+        """Against the gain before them, from down into up, and their order."""
+        mlp = self.moved.mlp
         columns = self._gains("post_attention_layernorm")
         gate, up = (_weight(mlp[name]) * columns for name in ("gate_proj", "up_proj"))
         down = _weight(mlp.down_proj)

@@ -75,6 +75,19 @@ def test_a_block_that_nothing_moved_stays():
         assert mx.array_equal(linears(moved)[name].weight, linears(original)[name].weight), name
 
 
+def test_gains_may_have_been_trained_and_be_zero():
+    original, tables = build(), build()
+    original.layers[0].input_layernorm.weight[3] = 0
+    norm = tables.layers[0].input_layernorm
+    norm.weight = norm.weight * (1 + 0.3 * mx.random.normal(norm.weight.shape))
+    tables.layers[1].post_attention_layernorm.weight[5] = 0
+    in_tables(tables, 4)
+    moved = follow(original, tables)
+    before, after = np.array(original(tokens())), np.array(moved(tokens()))
+    assert np.abs(after - before).max() < 1e-4 * np.abs(before).max()
+    assert mx.array_equal(moved.layers[0].input_layernorm.weight, norm.weight)
+
+
 def test_tables_of_another_model_are_refused():
     original, tables = build(), build(seed=8)
     in_tables(tables, 4)
