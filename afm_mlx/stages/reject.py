@@ -15,6 +15,7 @@ from afm_mlx.alignment.sampling import sample_answers
 from afm_mlx.artifact import Inputs, write_text
 from afm_mlx.decoder.checkpoint import open_checkpoint
 from afm_mlx.decoder.decoder import Decoder
+from afm_mlx.errors import DataError
 from afm_mlx.progress import Progress, bar
 from afm_mlx.recipe import Recipe
 from afm_mlx.settings.alignment import Reject
@@ -29,8 +30,8 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     """Leave the best answers of the model that comes before, as conversations, in `out`.
 
     Raises:
-        DataError: a line is no conversation, or has a check that cannot be read; or no prompt is
-            short enough.
+        DataError: a line is no conversation, or has a check that cannot be read; no prompt is
+            short enough; or nothing says which answer is good.
     """
     section = recipe.reject
     start = recipe.start_of("reject")
@@ -48,6 +49,12 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
         say=progress.say,
     )
     try_checks(score, prompts)
+    if not section.model_weight and not any(prompt.conversation.check for prompt in prompts):
+        raise DataError(
+            "nothing says which answer is good: no prompt has a 'check', and reject.model_weight "
+            "is 0",
+            hint='a line needs "check": {"kind": "number", "answer": "42"} or another kind',
+        )
     scorer = None
     if section.model_weight:
         own = Path(section.reward_model).expanduser() if section.reward_model else None

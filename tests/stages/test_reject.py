@@ -5,6 +5,7 @@ import json
 import pytest
 
 from afm_mlx import own_model
+from afm_mlx.errors import DataError
 from afm_mlx.progress import Progress
 from afm_mlx.text.conversations import read_conversations
 
@@ -44,6 +45,13 @@ def test_what_is_kept_passes_its_check_and_can_be_trained_on(chatty, prompts, tm
         assert conversation.messages[-1]["role"] == "assistant"
         assert conversation.check == {"kind": "contains", "texts": ["a"]}
         assert "a" in conversation.messages[-1]["content"]
+
+
+def test_prompts_of_which_nothing_says_what_is_right_are_refused(chatty, tmp_path):
+    file = tmp_path / "bare.jsonl"
+    file.write_text('{"messages": [{"role": "user", "content": "Hi"}]}\n')
+    with pytest.raises(DataError, match=r"no prompt has a 'check', and reject\.model_weight is 0"):
+        keep(chatty, file, tmp_path / "out")
 
 
 def test_the_same_call_keeps_the_same_and_an_interrupted_one_goes_on(chatty, prompts, tmp_path):
