@@ -51,6 +51,9 @@ DISK_ERRORS = {
 }
 """Messages and hints for what is wrong with the user's disk, not with us."""
 
+PYDANTIC_WORDS = [("Value error, ", ""), ("Input should be", "must be")]
+"""Words with which Typer 0.29 begins what pydantic says about a value, and ours."""
+
 MLX_CANNOT_WRITE = "[write] Unable to write"
 """How MLX 0.32.4 says that the disk is full."""
 
@@ -185,6 +188,8 @@ def _explain(error: Exception, debug: bool) -> int:
 def _usage_mistake(error: typer.TyperException) -> int:
     """A command line that Typer could not read, in the form of our other errors."""
     message = error.format_message().strip().rstrip(".")
+    for words, ours in PYDANTIC_WORDS:
+        message = message.replace(words, ours)
     if not message:  # a group without a command: its help has been printed
         return error.exit_code
     context = getattr(error, "ctx", None)

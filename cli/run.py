@@ -18,6 +18,9 @@ from .options import (
 )
 from .terminal import open_progress, tell
 
+PRETRAINING = ("core", "continued", "context")
+"""Stages that `afm pretrain` runs; the others are for `afm run --until`."""
+
 
 def run(
     recipe: Annotated[str, typer.Argument(help="Recipe name (see `afm models`), or a TOML file.")],
@@ -44,8 +47,10 @@ def run(
 
     settings = load_named_recipe(recipe, set_)
     if dry_run:
-        for step in pipeline.plan_steps(settings, runs, first=from_, last=until):
-            typer.echo(f"{step.stage.name:12}{step.todo or 'done already'}")
+        steps = pipeline.plan_steps(settings, runs, first=from_, last=until)
+        width = max(len(step.stage.name) for step in steps) + 2
+        for step in steps:
+            typer.echo(f"{step.stage.name:{width}}{step.todo or 'done already'}")
         return
     try:
         with closing(open_progress(log_json)) as progress:
@@ -71,4 +76,8 @@ def pretrain(
     json_: JsonFlag = False,
 ) -> None:
     """Run one pre-training stage, and what it needs that is not done yet."""
+    if stage not in PRETRAINING:
+        raise typer.BadParameter(
+            f"'{stage}' is not one of {', '.join(PRETRAINING)}", param_hint="--stage"
+        )
     run(recipe, until=stage, set_=set_, runs=runs, log_json=log_json, json_=json_)

@@ -133,6 +133,19 @@ def test_unknown_stage_is_answered_before_anything_is_written(refused, recipe, t
     assert not (tmp_path / "new").exists()
 
 
+def test_pretrain_takes_stages_of_pre_training_only(refused, recipe, tmp_path):
+    said = refused("pretrain", recipe, "--runs", "new", "--stage", "sft")
+    assert "'sft' is not one of core, continued, context" in said
+    assert not (tmp_path / "new").exists()
+
+
+def test_value_out_of_range_is_said_in_plain_words(refused, recipe):
+    said = refused("generate", recipe, "--prompt", "x", "--max-tokens", "0")
+    assert "'--max-tokens': must be greater than or equal to 1" in said
+    said = refused("prefer", "x", "--data", "x", "--out", "y", "--method", "none")
+    assert "'--method': 'none' is not one of 'dpo', 'ipo'" in said
+
+
 @pytest.mark.parametrize(
     ("files", "words"),
     [

@@ -38,6 +38,8 @@ def test_a_recipe_of_ones_own_from_the_first_look_to_an_answer(afm, folder, tmp_
     planned = afm("run", recipe, "--runs", "runs", "--dry-run")
     assert [line.split() for line in planned.out.splitlines()] == [[name, "new"] for name in stages]
     assert not (tmp_path / "runs").exists()
+    longer = afm("run", "afm-tiny", "--runs", "runs", "--dry-run")  # it has adapter-summaries
+    assert {line.split()[1] for line in longer.out.splitlines()} == {"new"}
 
     # The run, its table, and its log.
     ran = afm("run", recipe, "--runs", "runs", "--log-json", "log.jsonl")
