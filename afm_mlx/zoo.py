@@ -175,7 +175,7 @@ def resolve_adapter(word: str, model: Path) -> Path:
     hint = f"did you mean '{near}'?" if near else f"there are {', '.join(sorted(known))}"
     raise ModelError(
         f"no adapter is called '{word}'",
-        hint=hint if known else f"afm adapt {model} --name {place.name} --data FILE makes one",
+        hint=hint if known else f"afm adapt MODEL --name {place.name} --data FILE makes one",
     )
 
 

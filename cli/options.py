@@ -14,7 +14,7 @@ SetFlag = Annotated[
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help="Change a setting of the recipe, as in --set core.lr=0.02. Can be repeated.",
+        help="Change a setting; a wrong NAME is answered with the right ones. Can be repeated.",
     ),
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

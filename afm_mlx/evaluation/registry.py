@@ -126,7 +126,9 @@ def task_kind(name: str) -> Kind:
         near = nearest(name, [*KINDS, JUDGE])
         raise RecipeError(
             f"no task is called '{name}'",
-            hint=f"did you mean '{near}'?" if near else f"there are {', '.join(KINDS)}",
+            hint=f"did you mean '{near}'?"
+            if near
+            else f"there are {', '.join([*KINDS, JUDGE])}, {HARNESS}NAME",
         )
     return KINDS[name]
 
