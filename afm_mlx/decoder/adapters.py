@@ -86,7 +86,7 @@ def base_name(folder: Path) -> str:
 def write_adapter(
     folder: Path, arrays: Mapping[str, mx.array], facts: AdapterFacts, *, dense: bool
 ) -> None:
-    """Write an adapter as a folder: whole or not at all. An adapter that is there is replaced.
+    """Write an adapter as a folder: whole or not at all. Then it replaces one that is there.
 
     Args:
         folder: to make.
@@ -104,13 +104,11 @@ def write_adapter(
         raise RunError(
             f"adapter '{facts.name}' has numbers that float16 cannot hold: {listed(bad)}"
         )
-    if folder.exists():
-        if not (folder / MANIFEST).is_file():
-            raise ModelError(
-                f"'{folder}' exists already and is no adapter",
-                hint="name another folder, or delete it",
-            )
-        shutil.rmtree(folder)
+    if folder.exists() and not (folder / MANIFEST).is_file():
+        raise ModelError(
+            f"'{folder}' exists already and is no adapter",
+            hint="name another folder, or delete it",
+        )
     with made_whole(folder) as part:
         part.mkdir()
         write_file(part / FACTORS, halves)
@@ -120,6 +118,8 @@ def write_adapter(
             config |= peft_config(halves, facts)
         write_text(part / CONFIG, json.dumps(config, indent=2) + "\n")
         write_text(part / MANIFEST, json.dumps(asdict(facts), indent=2) + "\n")
+        if folder.exists():  # only now: the old one stays where the new one cannot be written
+            shutil.rmtree(folder)
 
 
 def read_adapter(folder: Path, base: Path) -> Adapter:
