@@ -234,15 +234,26 @@ def fuse(base: Path, adapter: Path, out: Path) -> None:
         )
     check_factors(read.arrays, found, read.facts.name)
     for name in layers_of(read.arrays):
-        a, b = (read.arrays[f"{name}.{each}"].astype(mx.float32) for each in ("lora_a", "lora_b"))
         weight = found[name].weight
-        change = read.facts.scale * (a @ b).T
-        found[name].weight = (weight.astype(mx.float32) + change).astype(weight.dtype)
-    facts = {key: value for key, value in read_facts(base).items() if key != "adapter"}
-    if read.facts.chat:
-        facts["stage"] = "sft"  # it has seen conversations, whatever the base was
+        found[name].weight = melted(weight, read, name).astype(weight.dtype)
     with made_whole(out) as part:
-        save_checkpoint(part, model, base, facts=facts | {"fused": read.facts.name})
+        save_checkpoint(part, model, base, facts=melted_facts(base, read.facts))
+
+
+def melted(weight: mx.array, adapter: Adapter, layer: str) -> mx.array:
+    """A layer's weight [O, I] with an adapter melted in, W + scale (A B)^T, in float32."""
+    a, b = (adapter.arrays[f"{layer}.{each}"].astype(mx.float32) for each in ("lora_a", "lora_b"))
+    return weight.astype(mx.float32) + adapter.facts.scale * (a @ b).T
+
+
+def melted_facts(base: Path, adapter: AdapterFacts | None) -> dict[str, Any]:
+    """Facts of a base with an adapter melted in; None: of the base without any."""
+    facts = {key: value for key, value in read_facts(base).items() if key != "adapter"}
+    if adapter is not None:
+        facts["fused"] = adapter.name
+        if adapter.chat:
+            facts["stage"] = "sft"  # it has seen conversations, whatever the base was
+    return facts
 
 
 class Adapters:
