@@ -86,7 +86,7 @@ def base_name(folder: Path) -> str:
 def write_adapter(
     folder: Path, arrays: Mapping[str, mx.array], facts: AdapterFacts, *, dense: bool
 ) -> None:
-    """Write an adapter as a folder: whole or not at all. An adapter that is there is replaced.
+    """Write an adapter as a folder: whole or not at all. Then it replaces one that is there.
 
     Args:
         folder: to make.
@@ -104,13 +104,11 @@ def write_adapter(
         raise RunError(
             f"adapter '{facts.name}' has numbers that float16 cannot hold: {listed(bad)}"
         )
-    if folder.exists():
-        if not (folder / MANIFEST).is_file():
-            raise ModelError(
-                f"'{folder}' exists already and is no adapter",
-                hint="name another folder, or delete it",
-            )
-        shutil.rmtree(folder)
+    if folder.exists() and not (folder / MANIFEST).is_file():
+        raise ModelError(
+            f"'{folder}' exists already and is no adapter",
+            hint="name another folder, or delete it",
+        )
     with made_whole(folder) as part:
         part.mkdir()
         write_file(part / FACTORS, halves)
@@ -120,6 +118,8 @@ def write_adapter(
             config |= peft_config(halves, facts)
         write_text(part / CONFIG, json.dumps(config, indent=2) + "\n")
         write_text(part / MANIFEST, json.dumps(asdict(facts), indent=2) + "\n")
+        if folder.exists():  # only now: the old one stays where the new one cannot be written
+            shutil.rmtree(folder)
 
 
 def read_adapter(folder: Path, base: Path) -> Adapter:
@@ -234,15 +234,26 @@ def fuse(base: Path, adapter: Path, out: Path) -> None:
         )
     check_factors(read.arrays, found, read.facts.name)
     for name in layers_of(read.arrays):
-        a, b = (read.arrays[f"{name}.{each}"].astype(mx.float32) for each in ("lora_a", "lora_b"))
         weight = found[name].weight
-        change = read.facts.scale * (a @ b).T
-        found[name].weight = (weight.astype(mx.float32) + change).astype(weight.dtype)
-    facts = {key: value for key, value in read_facts(base).items() if key != "adapter"}
-    if read.facts.chat:
-        facts["stage"] = "sft"  # it has seen conversations, whatever the base was
+        found[name].weight = melted(weight, read, name).astype(weight.dtype)
     with made_whole(out) as part:
-        save_checkpoint(part, model, base, facts=facts | {"fused": read.facts.name})
+        save_checkpoint(part, model, base, facts=melted_facts(base, read.facts))
+
+
+def melted(weight: mx.array, adapter: Adapter, layer: str) -> mx.array:
+    """A layer's weight [O, I] with an adapter melted in, W + scale (A B)^T, in float32."""
+    a, b = (adapter.arrays[f"{layer}.{each}"].astype(mx.float32) for each in ("lora_a", "lora_b"))
+    return weight.astype(mx.float32) + adapter.facts.scale * (a @ b).T
+
+
+def melted_facts(base: Path, adapter: AdapterFacts | None) -> dict[str, Any]:
+    """Facts of a base with an adapter melted in; None: of the base without any."""
+    facts = {key: value for key, value in read_facts(base).items() if key != "adapter"}
+    if adapter is not None:
+        facts["fused"] = adapter.name
+        if adapter.chat:
+            facts["stage"] = "sft"  # it has seen conversations, whatever the base was
+    return facts
 
 
 class Adapters:

@@ -16,7 +16,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from afm_mlx.decoder.config import config_of_shape, read_config, read_shape
+from afm_mlx.decoder.config import config_of_shape, read_config
+from afm_mlx.decoder.config import read_shape as read_shape
 from afm_mlx.decoder.decoder import Decoder, named_parameters
 from afm_mlx.decoder.palette_format import (
     PaletteFormat,
@@ -41,20 +42,6 @@ from afm_mlx.decoder.weights import (
 from afm_mlx.errors import ModelError
 from afm_mlx.ranks import ALONE, Ranks
 from afm_mlx.settings.sections import Shape
-
-__all__ = [
-    "check_dense",
-    "check_tokenizer",
-    "open_checkpoint",
-    "read_facts",
-    "read_palette",
-    "read_shape",
-    "read_tensors",
-    "save_checkpoint",
-    "stored_bits",
-    "tokenizer_pieces",
-    "write_checkpoint",
-]
 
 TOKENIZER_FILES = (
     "tokenizer.json",

@@ -7,7 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from afm_mlx.decoder.adapters import check_factors, read_adapter
+from afm_mlx.decoder.adapters import check_factors, melted, read_adapter
 from afm_mlx.decoder.checkpoint import open_checkpoint, tensor_shapes
 from afm_mlx.decoder.decoder import named_parameters
 from afm_mlx.decoder.palette import linears
@@ -17,27 +17,23 @@ from afm_mlx.export.targets import Source
 
 
 def dense_weights(source: Source) -> Iterator[tuple[str, mx.array]]:
-    """Each tensor by name, float32: tables looked up, the adapter folded in as W + scale (A B)^T.
+    """Each tensor by name, float32: tables looked up, the adapter folded in.
 
     One after the other, so that a caller that rounds them never holds the model in float32.
     """
     model = open_checkpoint(source.folder)
     layers: dict[str, Any] = linears(model) | {EMBEDDING: model.model.embed_tokens}
     numbers = named_parameters(model)
-    factors: dict[str, mx.array] = {}
-    scale = 0.0
-    for folder in source.adapters:
-        read = read_adapter(folder, source.folder)
-        check_factors(read.arrays, linears(model), read.facts.name)
-        factors, scale = read.arrays, read.facts.scale
+    adapter = None
+    for folder in source.adapters:  # one at most
+        adapter = read_adapter(folder, source.folder)
+        check_factors(adapter.arrays, linears(model), adapter.facts.name)
     for name in tensor_shapes(source.shape):
         layer = name.removesuffix(".weight")
         weight = numbers[name] if name in numbers else layers[layer].dense()
-        weight = weight.astype(mx.float32)
-        if (key := f"{layer}.lora_a") in factors:
-            a, b = (factors[each].astype(mx.float32) for each in (key, f"{layer}.lora_b"))
-            weight = weight + scale * (a @ b).T
-        yield name, weight
+        if adapter is not None and f"{layer}.lora_a" in adapter.arrays:
+            weight = melted(weight, adapter, layer)
+        yield name, weight.astype(mx.float32)
 
 
 def rounded(name: str, weight: mx.array, dtype: mx.Dtype) -> mx.array:

@@ -15,10 +15,9 @@ import mlx.core as mx
 import numpy as np
 
 from afm_mlx.compat import import_mlx_lm
-from afm_mlx.decoder.adapters import read_adapter_facts
+from afm_mlx.decoder.adapters import melted_facts, read_adapter_facts
 from afm_mlx.decoder.checkpoint import (
     TOKENIZER_FILES,
-    read_facts,
     read_tensors,
     stored_bits,
     tensor_shapes,
@@ -127,12 +126,8 @@ def _refusals(source: Source, settings: HuggingFace) -> list[str]:
 
 def _write(source: Source, folder: Path, settings: HuggingFace) -> None:
     weights = dict(_weights(source, settings))
-    facts = {key: value for key, value in read_facts(source.folder).items() if key != "adapter"}
-    for adapter in source.adapters:
-        known = read_adapter_facts(adapter)
-        facts["fused"] = known.name
-        if known.chat:
-            facts["stage"] = "sft"  # it has seen conversations, whatever the base was
+    adapters = [read_adapter_facts(each) for each in source.adapters]  # one at most
+    facts = melted_facts(source.folder, adapters[0] if adapters else None)
     write_checkpoint(folder, source.shape, weights, source.folder, facts=facts)
     if not (folder / GENERATION_CONFIG).exists():
         text = json.dumps(_generation_config(source.folder), indent=2) + "\n"

@@ -14,6 +14,7 @@ from afm_mlx.errors import DataError
 from afm_mlx.inference.schema_files import read_schema
 from afm_mlx.inference.session import Piece, Session
 from afm_mlx.inference.tool_files import tools_of_file
+from afm_mlx.settings.mistakes import nearest
 
 NOTHING = "-"
 """An argument that takes away what an earlier one set."""
@@ -52,8 +53,6 @@ def run_command(session: Session, line: str) -> Outcome:
     name, _, argument = line.strip().partition(" ")
     command = COMMANDS.get(name)
     if command is None:
-        from afm_mlx.recipe import nearest
-
         near = nearest(name, COMMANDS)
         raise DataError(
             f"there is no command {name}", hint=f"did you mean {near}?" if near else "try /help"

@@ -75,11 +75,6 @@ class Stats:
     """Of the answer's tokens, those that a draft model had guessed."""
 
     @property
-    def prefill_tokens_per_second(self) -> float:
-        """Prompt tokens read per second; cached ones do not count."""
-        return (self.prompt_tokens - self.cached_tokens) / max(self.first_seconds, 1e-9)
-
-    @property
     def tokens_per_second(self) -> float:
         """Tokens written per second, after the first; 0 where there is no second one."""
         if self.answer_tokens < 2:

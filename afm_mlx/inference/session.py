@@ -178,8 +178,9 @@ class Session:
         Raises:
             DataError: the question alone does not fit the model's context.
         """
+        # At the first piece: an iterator that nobody takes one from is never closed, either.
         self.messages.append({"role": "user", "content": prompt})
-        return self._answer(form or self.form)
+        yield from self._answer(form or self.form)
 
     def retry(self) -> Generator[Piece, None, None]:
         """Answer the last question again, with other random choices.
@@ -264,8 +265,24 @@ class Session:
                 if self.messages[-1]["role"] != "tool":
                     return
         finally:
+            self._forget_calls(asked)
             if len(self.messages) == asked:
                 self.messages.pop()  # the question: it has no answer
+
+    def _forget_calls(self, asked: int) -> None:
+        """Take out calls without a result: the answer was stopped, and one needs the other."""
+        place = max(
+            (at for at, each in enumerate(self.messages) if "tool_calls" in each), default=0
+        )
+        if place < asked:
+            return
+        known = {each.get("tool_call_id") for each in self.messages[place + 1 :]}
+        left = dict(self.messages[place])
+        left["tool_calls"] = [call for call in left["tool_calls"] if call["id"] in known]
+        if not left["tool_calls"]:
+            del left["tool_calls"]
+        is_empty = not (left["content"] or "tool_calls" in left)
+        self.messages[place : place + 1] = [] if is_empty else [left]
 
     def _round(
         self, form: Guide | None, tools: Sequence[Tool], choice: str

@@ -1,4 +1,5 @@
 import json
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -203,6 +204,21 @@ def test_an_adapter_replaces_one_and_no_other_folder(write, factors, tmp_path):
     facts = AdapterFacts("a", "0" * 64, "small", 4, 8.0)
     with pytest.raises(ModelError, match="letters' exists already and is no adapter"):
         write_adapter(tmp_path / "letters", factors(), facts, dense=False)
+
+
+def test_an_adapter_stays_where_the_disk_has_no_room_for_the_next(write, base):
+    first = write("a")
+    before = {name: array.tolist() for name, array in read_adapter(first, base).arrays.items()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
+    try:
+        with pytest.raises(RunError, match="could not be written whole"):
+            write("a", seed=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    kept = {name: array.tolist() for name, array in read_adapter(first, base).arrays.items()}
+    assert kept == before
+    assert [each.name for each in first.parent.iterdir()] == ["a"]
 
 
 @pytest.mark.parametrize(

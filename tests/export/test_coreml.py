@@ -1,6 +1,8 @@
 import hashlib
 import json
+import os
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -301,6 +303,14 @@ def test_a_missing_coremltools_is_named_with_what_to_type(source, tmp_path, monk
     with pytest.raises(ExportError, match="needs the package coremltools, which is not inst") as it:
         check(source(), TARGET, tmp_path / "out", SHORT)
     assert it.value.hint == "pip install 'afm-mlx[coreml]'"
+
+
+def test_nothing_is_said_of_programs_that_are_not_installed():
+    code = "from afm_mlx.export.coreml.package import import_coremltools as go; go()"
+    quiet = "TRANSFORMERS_NO_ADVISORY_WARNINGS"  # not inherited: mlx-lm has set it here
+    environment = {name: value for name, value in os.environ.items() if name != quiet}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert (ran.returncode, ran.stdout + ran.stderr) == (0, b"")
 
 
 def test_arrays_are_stored_once_for_all_functions(source, with_adapter, tmp_path):

@@ -7,7 +7,8 @@ import pytest
 pytest.importorskip("coremltools")
 
 from afm_mlx.errors import ExportError
-from afm_mlx.export.coreml.interpret import CONSTANT_OPERATIONS, OPERATIONS, Functions
+from afm_mlx.export.coreml.interpret import Functions
+from afm_mlx.export.coreml.operations import CONSTANT_OPERATIONS, OPERATIONS
 from afm_mlx.export.coreml.package import Package, import_coremltools, save
 
 pytestmark = pytest.mark.filterwarnings("default")  # coremltools has its own

@@ -31,6 +31,12 @@ def test_an_answer_that_is_stopped_stays_in_the_conversation(session):
     assert session.messages[-1] == {"role": "assistant", "content": said}
 
 
+def test_a_question_whose_answer_nobody_takes_leaves_no_trace(session):
+    session.ask("What is it?").close()
+    session.ask("What is it?")
+    assert session.messages == []
+
+
 def test_a_question_that_is_too_long_leaves_no_trace(session):
     say(session, "What is it?")
     with pytest.raises(DataError, match="256"):
@@ -189,6 +195,35 @@ def test_a_required_call_is_made_by_a_model_that_has_learned_nothing(varied):
 def short(sure: bool) -> bool:
     """Say whether you are sure."""
     return sure
+
+
+@pytest.mark.parametrize(
+    ("said", "pieces", "left"),
+    [
+        ("", "call", []),
+        ("I look. ", "call", ["user", "assistant"]),
+        ("", "call result call", ["user", "assistant", "tool"]),
+        ("", "call result call result", ["user", "assistant", "tool", "tool"]),
+    ],
+)
+def test_a_call_that_was_stopped_is_not_left_without_a_result(
+    engine, monkeypatch, said, pieces, left
+):
+    calls = [
+        f'<tool_call>{{"name": "weather", "arguments": {{"city": "{city}"}}}}</tool_call>'
+        for city in ("Rome", "Bern")
+    ]
+    scripted(engine, monkeypatch, said + "".join(calls))
+    session = Session(engine, tools=[weather])
+    answer, wanted = session.ask("How is it?"), pieces.split()
+    while wanted:
+        if next(answer).kind == wanted[0]:
+            del wanted[0]
+    answer.close()
+    assert roles(session) == left
+    if left:
+        assert session.messages[1]["content"] == said.strip()
+        assert len(session.messages[1].get("tool_calls", ())) == left.count("tool")
 
 
 def test_a_retry_takes_calls_and_results_back(engine, monkeypatch):

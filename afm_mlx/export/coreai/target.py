@@ -60,7 +60,8 @@ def bundle_of(source: Source, settings: CoreAi) -> Bundle:
 
 def _refusals(source: Source, settings: CoreAi) -> list[str]:
     shape, reasons = source.shape, []
-    bundle, sizes = bundle_of(source, settings), sizes_of(source, settings)
+    bundle = bundle_of(source, settings)
+    sizes = bundle.sizes
     if not sizes.context:
         reasons.append(
             f"it reads {shape.max_tokens} tokens, and a prompt is read {settings.prefill_tokens} "

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stderr
@@ -55,6 +56,8 @@ SMALL_BITS: Mapping[int, int] = {35: 4, 36: 2}
 def import_coremltools() -> Any:
     """coremltools, without its words about programs that are not installed."""
     logging.getLogger("coremltools").setLevel(logging.ERROR)
+    # It imports transformers, which tells of a missing PyTorch. mlx-lm sets this, too.
+    os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
     return import_module("coremltools")
 
 

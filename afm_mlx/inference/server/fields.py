@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
 
 from afm_mlx.inference.server.problems import Problem, bad
-from afm_mlx.recipe import nearest
+from afm_mlx.settings.mistakes import nearest
 
 WITHOUT_EFFECT = (
     "metadata",
@@ -88,14 +88,10 @@ def _is_known(name: str, value: Any, fields: Collection[str]) -> bool:
         if value is None or any(value == one for one in harmless):
             return False
         raise bad(f"{name} is not supported: {reason}", name, "unsupported")
-    raise _unknown(name, name, fields)
-
-
-def _unknown(place: str, name: str, fields: Collection[str]) -> Problem:
     near = nearest(name[:SHOWN_CHARACTERS], fields)
     hint = f"; did you mean '{near}'?" if near else ""
-    shown = place if len(place) <= SHOWN_CHARACTERS else place[:SHOWN_CHARACTERS] + "..."
-    return bad(f"there is no field '{shown}'{hint}", shown, "unknown_field")
+    shown = name if len(name) <= SHOWN_CHARACTERS else name[:SHOWN_CHARACTERS] + "..."
+    raise bad(f"there is no field '{shown}'{hint}", shown, "unknown_field")
 
 
 def _problem(error: ValidationError) -> Problem:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from afm_mlx.decoder.adapters import NONE
 from afm_mlx.inference.server.problems import Problem
-from afm_mlx.recipe import nearest
+from afm_mlx.settings.mistakes import nearest
 
 SHOWN_CHARACTERS = 80
 """Of an unknown name, in an error."""
