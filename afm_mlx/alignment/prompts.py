@@ -107,8 +107,9 @@ class PromptOrder:
     def of_round(self, number: int) -> list[int]:
         """Numbers of the prompts of a round, which is counted from 1."""
         first = (number - 1) * self.per_round
-        places = (divmod(place, self.count) for place in range(first, first + self.per_round))
-        return [shuffled(self.count, self.seed, epoch)[rest] for epoch, rest in places]
+        places = [divmod(place, self.count) for place in range(first, first + self.per_round)]
+        orders = {each: shuffled(self.count, self.seed, each) for each in {e for e, _ in places}}
+        return [orders[epoch][rest] for epoch, rest in places]
 
 
 def shuffled(count: int, seed: int, epoch: int) -> list[int]:
