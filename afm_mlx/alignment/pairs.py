@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 
 from afm_mlx.alignment.logps import Answer, PackedAnswers, pack_answers
 from afm_mlx.alignment.preferences import FORMAT, Preference, note_or_raise, read_preferences
+from afm_mlx.corpus.held_out import border_of, text_hash
 from afm_mlx.corpus.mixture import permute
 from afm_mlx.decoder.checkpoint import read_shape
 from afm_mlx.errors import DataError, ModelError
@@ -154,7 +155,7 @@ def open_pairs(
                 too_long += 1
             else:
                 pairs.append((_hash(preference), pair))
-    border = _border([value for pairs in found.values() for value, _ in pairs], held_out_fraction)
+    border = border_of([value for pairs in found.values() for value, _ in pairs], held_out_fraction)
     train = {
         name: [pair for value, pair in pairs if value >= border] for name, pairs in found.items()
     }
@@ -259,13 +260,4 @@ def _pair(
 
 def _hash(preference: Preference) -> int:
     """Of the prompt, so that comparisons of one prompt are on the same side."""
-    text = json.dumps([preference.prompt, preference.tools], sort_keys=True)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-
-
-def _border(hashes: Iterable[int], held_out_fraction: float) -> int:
-    """Below it, prompts are held out; with two prompts or more, some are on each side."""
-    values = sorted(set(hashes))
-    if len(values) < 2 or held_out_fraction <= 0:
-        return 0
-    return min(max(round(held_out_fraction * 2**64), values[0] + 1), values[-1])
+    return text_hash(json.dumps([preference.prompt, preference.tools], sort_keys=True))
