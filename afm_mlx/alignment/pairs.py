@@ -17,8 +17,7 @@ from afm_mlx.alignment.logps import Answer, PackedAnswers, pack_answers
 from afm_mlx.alignment.preferences import FORMAT, Preference, note_or_raise, read_preferences
 from afm_mlx.corpus.held_out import border_of, text_hash
 from afm_mlx.corpus.mixture import permute
-from afm_mlx.decoder.checkpoint import read_shape
-from afm_mlx.errors import DataError, ModelError
+from afm_mlx.errors import DataError
 from afm_mlx.settings.alignment import PreferenceLevels
 from afm_mlx.text.conversations import Conversation, render
 from afm_mlx.text.tokenizer import Tokenizer
@@ -46,16 +45,6 @@ class Pair:
     def num_tokens(self) -> int:
         """Tokens of both answers with their prompts."""
         return len(self.chosen.ids) + len(self.rejected.ids)
-
-
-def check_context(folder: Path, max_tokens: int, setting: str) -> None:
-    """Raise ModelError where the model in `folder` reads fewer tokens than `setting` allows."""
-    context = read_shape(folder).max_tokens
-    if max_tokens > context:
-        raise ModelError(
-            f"{setting} is {max_tokens:,}, and the model's context {context:,}",
-            hint=f"--set {setting}={context}",
-        )
 
 
 def pack_pairs(pairs: Sequence[Pair]) -> PackedAnswers:
@@ -124,7 +113,7 @@ def open_pairs(
     """Read files of comparisons, in the form of the tokenizer's chat template.
 
     Args:
-        files: JSONL by name of the source, see the top of this file.
+        files: JSONL by name of the source, see `preferences`.
         tokenizer: of the model.
         max_tokens: longest prompt with an answer; comparisons with a longer one are counted and
             left out whole, because a cut answer has no end to learn.
