@@ -127,23 +127,26 @@ def open_pairs(
         DataError: as `read_preferences`; the template refuses a prompt; a source is empty; or
             nothing is left to train on.
     """
-    skipped: list[str] = []
-    found: dict[str, list[tuple[int, Pair]]] = {}
-    too_long = 0
+    skipped: dict[str, list[str]] = {name: [] for name in files}
+    found: dict[str, list[tuple[int, Pair]]] = {name: [] for name in files}
+    too_long = dict.fromkeys(files, 0)
     for name, path in files.items():
-        pairs = found[name] = []
         for preference in read_preferences(
-            path, grades=grades, grade_classes=grade_classes, skip_bad=skip_bad, skipped=skipped
+            path,
+            grades=grades,
+            grade_classes=grade_classes,
+            skip_bad=skip_bad,
+            skipped=skipped[name],
         ):
             try:
                 pair = _pair(preference, tokenizer, levels, grades)
             except DataError as error:
-                note_or_raise(error, preference.where, skip_bad=skip_bad, skipped=skipped)
+                note_or_raise(error, preference.where, skip_bad=skip_bad, skipped=skipped[name])
                 continue
             if max(len(pair.chosen.ids), len(pair.rejected.ids)) > max_tokens:
-                too_long += 1
+                too_long[name] += 1
             else:
-                pairs.append((_hash(preference), pair))
+                found[name].append((_hash(preference), pair))
     border = border_of([value for pairs in found.values() for value, _ in pairs], held_out_fraction)
     train = {
         name: [pair for value, pair in pairs if value >= border] for name, pairs in found.items()
@@ -151,13 +154,14 @@ def open_pairs(
     for name, kept in train.items():
         if not kept and not (found[name] and any(train.values())):
             raise DataError(
-                f"{files[name]} has no comparison to train on: {too_long:,} are longer than "
-                f"{max_tokens:,} tokens, {len(skipped):,} lines are bad, "
+                f"{files[name]} has no comparison to train on: {too_long[name]:,} are longer than "
+                f"{max_tokens:,} tokens, {len(skipped[name]):,} lines are bad, "
                 f"{len(found[name]):,} held out",
-                hint=skipped[0] if skipped else FORMAT,
+                hint=skipped[name][0] if skipped[name] else FORMAT,
             )
     held_out = [pair for pairs in found.values() for value, pair in pairs if value < border]
-    return Pairs(train, held_out, too_long, skipped)
+    bad = list(itertools.chain(*skipped.values()))
+    return Pairs(train, held_out, sum(too_long.values()), bad)
 
 
 class PairOrder:
