@@ -120,17 +120,12 @@ def sft_recipe(
         ModelError: the folder holds no model of ours.
         RecipeError: an assignment is wrong.
     """
-    shape = _dense_shape(model)
-    data = _file(defaults.CHATS, conversations)
-    row_tokens = min(defaults.CHAT_ROW_TOKENS, shape.max_tokens)
-    return _recipe(
-        {
-            "base": str(model),
-            "shape": shape.model_dump(mode="json"),
-            "sft": defaults.SFT | {"row_tokens": row_tokens, "skip_bad": skip_bad, "data": data},
-        },
-        assignments,
-    )
+    section = defaults.SFT | {
+        "row_tokens": min(defaults.CHAT_ROW_TOKENS, _dense_shape(model).max_tokens),
+        "skip_bad": skip_bad,
+        "data": _file(defaults.CHATS, conversations),
+    }
+    return _post_training_recipe(model, {"sft": section}, assignments)
 
 
 def adapt_recipe(
@@ -213,17 +208,11 @@ def _comparisons_recipe(
     comparisons: Path,
     assignments: Sequence[str],
 ) -> Recipe:
-    shape = _dense_shape(model)
-    data = _file(defaults.COMPARISONS, comparisons)
-    max_tokens = min(defaults.PAIR_TOKENS, shape.max_tokens)
-    return _recipe(
-        {
-            "base": str(model),
-            "shape": shape.model_dump(mode="json"),
-            stage: dict(section) | {"max_tokens": max_tokens, "data": data},
-        },
-        assignments,
-    )
+    given = {
+        "max_tokens": min(defaults.PAIR_TOKENS, _dense_shape(model).max_tokens),
+        "data": _file(defaults.COMPARISONS, comparisons),
+    }
+    return _post_training_recipe(model, {stage: dict(section) | given}, assignments)
 
 
 def rl_recipe(

@@ -97,15 +97,19 @@ class Models:
     def measure(
         self, members: Mapping[str, Path], prompts: Sequence[Prompt], reward: Path
     ) -> tuple[dict[str, Any], dict[str, list[float]]]:
-        """What members are worth on held-out prompts, as they sample; and by prompt."""
-        given = self.answers(self.held_out, members, prompts, samples=1, temperature=1.0, step=0)
+        """What members are worth on held-out prompts, as they sample; and by prompt.
+
+        All are compared with the model that training started from, whether it still is a member or
+        not.
+        """
+        known = {**members, START: self.start}
+        given = self.answers(self.held_out, known, prompts, samples=1, temperature=1.0, step=0)
         given = self.judged(reward, prompts, given)
-        own = {
-            name: [next(a for a in answers if a.member == name) for answers in given]
-            for name in members
-        }
-        worth = {name: values(prompts, answers, own[START]) for name, answers in own.items()}
-        picked = [max(answers, key=lambda each: each.reward) for answers in given]
+        by_name = [{each.member: each for each in answers} for answers in given]
+        first = [each[START] for each in by_name]
+        own = {name: [each[name] for each in by_name] for name in members}
+        worth = {name: values(prompts, answers, first) for name, answers in own.items()}
+        picked = [max((each[name] for name in members), key=lambda a: a.reward) for each in by_name]
         facts = {
             name: {
                 "worth": fmean(worth[name]),
@@ -115,7 +119,7 @@ class Models:
             }
             for name, answers in own.items()
         }
-        together = fmean(values(prompts, picked, own[START]))
+        together = fmean(values(prompts, picked, first))
         return {"members": facts, "picked_by_reward": together}, worth
 
     def _checked(self, prompt: Prompt, answer: Sampled) -> float:

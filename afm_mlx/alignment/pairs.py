@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ import numpy as np
 
 from afm_mlx.alignment.logps import Answer, PackedAnswers, pack_answers
 from afm_mlx.alignment.preferences import FORMAT, Preference, note_or_raise, read_preferences
+from afm_mlx.corpus.held_out import border_of, text_hash
 from afm_mlx.corpus.mixture import permute
-from afm_mlx.decoder.checkpoint import read_shape
-from afm_mlx.errors import DataError, ModelError
+from afm_mlx.errors import DataError
 from afm_mlx.settings.alignment import PreferenceLevels
 from afm_mlx.text.conversations import Conversation, render
 from afm_mlx.text.tokenizer import Tokenizer
@@ -45,16 +45,6 @@ class Pair:
     def num_tokens(self) -> int:
         """Tokens of both answers with their prompts."""
         return len(self.chosen.ids) + len(self.rejected.ids)
-
-
-def check_context(folder: Path, max_tokens: int, setting: str) -> None:
-    """Raise ModelError where the model in `folder` reads fewer tokens than `setting` allows."""
-    context = read_shape(folder).max_tokens
-    if max_tokens > context:
-        raise ModelError(
-            f"{setting} is {max_tokens:,}, and the model's context {context:,}",
-            hint=f"--set {setting}={context}",
-        )
 
 
 def pack_pairs(pairs: Sequence[Pair]) -> PackedAnswers:
@@ -123,7 +113,7 @@ def open_pairs(
     """Read files of comparisons, in the form of the tokenizer's chat template.
 
     Args:
-        files: JSONL by name of the source, see the top of this file.
+        files: JSONL by name of the source, see `preferences`.
         tokenizer: of the model.
         max_tokens: longest prompt with an answer; comparisons with a longer one are counted and
             left out whole, because a cut answer has no end to learn.
@@ -137,37 +127,41 @@ def open_pairs(
         DataError: as `read_preferences`; the template refuses a prompt; a source is empty; or
             nothing is left to train on.
     """
-    skipped: list[str] = []
-    found: dict[str, list[tuple[int, Pair]]] = {}
-    too_long = 0
+    skipped: dict[str, list[str]] = {name: [] for name in files}
+    found: dict[str, list[tuple[int, Pair]]] = {name: [] for name in files}
+    too_long = dict.fromkeys(files, 0)
     for name, path in files.items():
-        pairs = found[name] = []
         for preference in read_preferences(
-            path, grades=grades, grade_classes=grade_classes, skip_bad=skip_bad, skipped=skipped
+            path,
+            grades=grades,
+            grade_classes=grade_classes,
+            skip_bad=skip_bad,
+            skipped=skipped[name],
         ):
             try:
                 pair = _pair(preference, tokenizer, levels, grades)
             except DataError as error:
-                note_or_raise(error, preference.where, skip_bad=skip_bad, skipped=skipped)
+                note_or_raise(error, preference.where, skip_bad=skip_bad, skipped=skipped[name])
                 continue
             if max(len(pair.chosen.ids), len(pair.rejected.ids)) > max_tokens:
-                too_long += 1
+                too_long[name] += 1
             else:
-                pairs.append((_hash(preference), pair))
-    border = _border([value for pairs in found.values() for value, _ in pairs], held_out_fraction)
+                found[name].append((_hash(preference), pair))
+    border = border_of([value for pairs in found.values() for value, _ in pairs], held_out_fraction)
     train = {
         name: [pair for value, pair in pairs if value >= border] for name, pairs in found.items()
     }
     for name, kept in train.items():
         if not kept and not (found[name] and any(train.values())):
             raise DataError(
-                f"{files[name]} has no comparison to train on: {too_long:,} are longer than "
-                f"{max_tokens:,} tokens, {len(skipped):,} lines are bad, "
+                f"{files[name]} has no comparison to train on: {too_long[name]:,} are longer than "
+                f"{max_tokens:,} tokens, {len(skipped[name]):,} lines are bad, "
                 f"{len(found[name]):,} held out",
-                hint=skipped[0] if skipped else FORMAT,
+                hint=skipped[name][0] if skipped[name] else FORMAT,
             )
     held_out = [pair for pairs in found.values() for value, pair in pairs if value < border]
-    return Pairs(train, held_out, too_long, skipped)
+    bad = list(itertools.chain(*skipped.values()))
+    return Pairs(train, held_out, sum(too_long.values()), bad)
 
 
 class PairOrder:
@@ -259,13 +253,4 @@ def _pair(
 
 def _hash(preference: Preference) -> int:
     """Of the prompt, so that comparisons of one prompt are on the same side."""
-    text = json.dumps([preference.prompt, preference.tools], sort_keys=True)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-
-
-def _border(hashes: Iterable[int], held_out_fraction: float) -> int:
-    """Below it, prompts are held out; with two prompts or more, some are on each side."""
-    values = sorted(set(hashes))
-    if len(values) < 2 or held_out_fraction <= 0:
-        return 0
-    return min(max(round(held_out_fraction * 2**64), values[0] + 1), values[-1])
+    return text_hash(json.dumps([preference.prompt, preference.tools], sort_keys=True))

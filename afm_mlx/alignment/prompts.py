@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from afm_mlx.alignment.preferences import note_or_raise
 from afm_mlx.errors import DataError
 from afm_mlx.text.chat import render_chat
 from afm_mlx.text.conversations import Conversation, read_conversations
@@ -38,14 +39,25 @@ def read_prompts(
     """The prompts of all conversations of some files, in order; says what was left out.
 
     Raises:
-        DataError: a line is no conversation, unless bad ones are skipped; or no prompt is left.
+        DataError: a line is no conversation, has no message of the user, or the chat template
+            refuses it, unless bad ones are skipped; or no prompt is left.
     """
     prompts: list[Prompt] = []
     for file in files:
         skipped: list[str] = []
-        conversations = read_conversations(file, skip_bad=skip_bad, skipped=skipped, answered=False)
-        found, too_long = render_prompts(conversations, tokenizer, max_tokens=max_tokens)
-        prompts += found
+        too_long = 0
+        for conversation in read_conversations(
+            file, skip_bad=skip_bad, skipped=skipped, answered=False
+        ):
+            try:
+                prompt = _prompt(conversation, tokenizer)
+            except DataError as error:
+                note_or_raise(error, conversation.where, skip_bad=skip_bad, skipped=skipped)
+                continue
+            if len(prompt.ids) > max_tokens:
+                too_long += 1
+            else:
+                prompts.append(prompt)
         if skipped:
             say(f"  {file.name}: {len(skipped):,} bad lines left out, the first: {skipped[0]}")
         if too_long:
@@ -58,34 +70,19 @@ def read_prompts(
     return prompts
 
 
-def render_prompts(
-    conversations: Iterable[Conversation], tokenizer: Tokenizer, *, max_tokens: int
-) -> tuple[list[Prompt], int]:
-    """The prompts of conversations, and how many were left out because they were too long.
+def _prompt(conversation: Conversation, tokenizer: Tokenizer) -> Prompt:
+    """What a conversation asks. Raises DataError without the place.
 
     What follows the user's last message is ignored: the model is to say it by itself.
-
-    Args:
-        conversations: with a message of the user each.
-        tokenizer: the model's, with a chat template.
-        max_tokens: longest prompt; longer ones are left out.
-
-    Raises:
-        DataError: one has no message of the user, or the chat template refuses it.
     """
-    prompts, too_long = [], 0
-    for conversation in conversations:
-        messages = conversation.messages
-        end = max((at for at, each in enumerate(messages, 1) if each["role"] == "user"), default=0)
-        if not end:
-            raise DataError(f"{conversation.where}: the user says nothing, there is no prompt")
-        asked = replace(conversation, messages=messages[:end])
-        ids = render_chat(tokenizer, asked.openai(), tools=list(asked.tools) or None)
-        if len(ids) > max_tokens:
-            too_long += 1
-        else:
-            prompts.append(Prompt(tuple(ids), asked))
-    return prompts, too_long
+    messages = conversation.messages
+    end = max((at for at, each in enumerate(messages, 1) if each["role"] == "user"), default=0)
+    if not end:
+        raise DataError("the user says nothing, there is no prompt")
+    asked = replace(conversation, messages=messages[:end])
+    return Prompt(
+        tuple(render_chat(tokenizer, asked.openai(), tools=list(asked.tools) or None)), asked
+    )
 
 
 def hold_out(
@@ -107,8 +104,9 @@ class PromptOrder:
     def of_round(self, number: int) -> list[int]:
         """Numbers of the prompts of a round, which is counted from 1."""
         first = (number - 1) * self.per_round
-        places = (divmod(place, self.count) for place in range(first, first + self.per_round))
-        return [shuffled(self.count, self.seed, epoch)[rest] for epoch, rest in places]
+        places = [divmod(place, self.count) for place in range(first, first + self.per_round)]
+        orders = {each: shuffled(self.count, self.seed, each) for each in {e for e, _ in places}}
+        return [orders[epoch][rest] for epoch, rest in places]
 
 
 def shuffled(count: int, seed: int, epoch: int) -> list[int]:

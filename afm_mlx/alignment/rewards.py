@@ -63,11 +63,17 @@ class Rewards:
         Raises:
             DataError: the check cannot be read.
         """
+        return self.of_checked(prompt, answers, self.checked(prompt, answers))
+
+    def of_checked(
+        self, prompt: Prompt, answers: Sequence[Sampled], checked: Sequence[float]
+    ) -> list[float]:
+        """Reward of each answer, of which `checked` is known: a check may run code, for seconds."""
         found = [
             self.check_weight * score
             - self.length_penalty * len(answer.ids) / self.max_tokens
             - self.truncation_penalty * (not answer.finished)
-            for answer, score in zip(answers, self.checked(prompt, answers), strict=True)
+            for answer, score in zip(answers, checked, strict=True)
         ]
         if self.scorer is None or not self.model_weight:
             return found

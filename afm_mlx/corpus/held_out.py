@@ -31,7 +31,7 @@ def split_documents(
     kept: list[str] = []  # copies share one string
     kept_hash, others = -1, False
     for document in documents:
-        text, value = document.text, _hash(document.group or document.text)
+        text, value = document.text, text_hash(document.group or document.text)
         side = _side(value, border)
         if not one_sided:
             yield side, text
@@ -53,8 +53,21 @@ def split_documents(
         yield from (("held_out" if to_held_out else "train", copy) for copy in kept)
 
 
-def _hash(text: str) -> int:
+def text_hash(text: str) -> int:
+    """64 bits of the SHA-256 of a text, by which it is held out or not."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def border_of(hashes: Iterable[int], held_out_fraction: float) -> int:
+    """Things whose hash is below it are held out, where all hashes are known.
+
+    About `held_out_fraction` of them, from 0 to below 1. Above 0, and with two different hashes or
+    more, there is one at least on each side.
+    """
+    values = sorted(set(hashes))
+    if len(values) < 2 or held_out_fraction <= 0:
+        return 0
+    return min(max(round(held_out_fraction * 2**64), values[0] + 1), values[-1])
 
 
 def _side(value: int, border: int) -> Split:

@@ -280,6 +280,15 @@ def check_tokenizer(shape: Shape, tokenizer_pieces: int, folder: Path) -> None:
         )
 
 
+def check_context(shape: Shape, tokens: int, setting: str) -> None:
+    """Raise ModelError where a setting asks for more tokens at once than a model reads."""
+    if tokens > shape.max_tokens:
+        raise ModelError(
+            f"{setting} is {tokens:,}, and the model's context {shape.max_tokens:,}",
+            hint=f"--set {setting}={shape.max_tokens}",
+        )
+
+
 def tokenizer_pieces(folder: Path) -> int | None:
     """Highest id plus one of the folder's tokenizer.json; None when it has none.
 

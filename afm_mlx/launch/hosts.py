@@ -201,7 +201,7 @@ def _check(word: str, hosts: tuple[Host, ...], backend: Any) -> None:
             f"'{word}' says backend mpi, which starts its processes itself",
             hint=f"mpirun -n {len(hosts)} afm ..., without --hosts",
         )
-    if backend not in BACKENDS:
+    if not isinstance(backend, str) or backend not in BACKENDS:
         raise RunError(
             f"'{word}': backend is {backend!r}, not one of {', '.join(BACKENDS)}", hint=HINT
         )

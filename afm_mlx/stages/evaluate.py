@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from afm_mlx.artifact import Inputs, write_text
+from afm_mlx.artifact import CARD, Inputs, write_text
 from afm_mlx.evaluation.registry import open_task
 from afm_mlx.evaluation.run import RESULT, Result, read_answers, run_task
 from afm_mlx.evaluation.subject import ModelSubject
@@ -99,6 +99,7 @@ def _write_made(made: Generated, file: Path, *, trained: Path | None) -> None:
         fresh = [line for line, each in pairs if _prompt_of(each) not in known]
     write_text(file, "".join(fresh))
     part.unlink()
+    part.with_name(part.name + CARD).unlink()  # of all that were made, not of these
 
 
 def _prompt_of(conversation: Conversation) -> str:

@@ -229,7 +229,7 @@ class _Itec:
         """Train the reward model on all comparisons so far."""
         section = self.recipe.reward
         assert section is not None
-        sources = {name: source for name, source in section.data.items()}
+        sources = dict(section.data)
         files = self.comparisons
         for number, file in enumerate(files, start=1):
             newest = number == len(files) > 1

@@ -11,10 +11,10 @@ import mlx.core as mx
 from afm_mlx import compat
 from afm_mlx.alignment.logps import PackedAnswers, answer_logps
 from afm_mlx.alignment.measures import PreferenceMeasure, won
-from afm_mlx.alignment.pairs import PairOrder, check_context, open_pairs, pack_pairs
+from afm_mlx.alignment.pairs import PairOrder, open_pairs, pack_pairs
 from afm_mlx.alignment.reference import reference_logps
 from afm_mlx.artifact import Inputs, write_text
-from afm_mlx.decoder.checkpoint import open_checkpoint, save_checkpoint
+from afm_mlx.decoder.checkpoint import check_context, open_checkpoint, read_shape, save_checkpoint
 from afm_mlx.decoder.decoder import Decoder
 from afm_mlx.progress import Progress, bar
 from afm_mlx.ranks import joined
@@ -45,7 +45,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     folder = inputs[start] / "model"
     tokenizer = Tokenizer.open(folder)
     compute = compat.compute_dtype(settings.compute)
-    check_context(folder, section.max_tokens, "prefer.max_tokens")
+    check_context(read_shape(folder), section.max_tokens, "prefer.max_tokens")
     pairs = open_pairs(
         {name: source.file(inputs) for name, source in section.data.items()},
         tokenizer,

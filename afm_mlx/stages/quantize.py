@@ -18,9 +18,8 @@ from afm_mlx.compression.divergence import Reference
 from afm_mlx.compression.palettize import Palettizer, check_finite, check_target
 from afm_mlx.corpus.mixture import HeldOutRows
 from afm_mlx.corpus.packing import shift_right
-from afm_mlx.decoder.checkpoint import open_checkpoint, save_checkpoint, stored_bits
+from afm_mlx.decoder.checkpoint import check_context, open_checkpoint, save_checkpoint, stored_bits
 from afm_mlx.decoder.decoder import Decoder
-from afm_mlx.errors import ModelError
 from afm_mlx.inference.engine import Engine
 from afm_mlx.progress import Progress
 from afm_mlx.recipe import Recipe
@@ -58,13 +57,8 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     tokenizer = Tokenizer.open(folder)
     mx.reset_peak_memory()
     model = open_checkpoint(folder, dtype=compat.compute_dtype(settings.compute), dense=True)
-    row_tokens, context = section.calibration_row_tokens, model.shape.max_tokens
-    if row_tokens > context:
-        raise ModelError(
-            f"quantize.calibration_row_tokens is {row_tokens:,}, "
-            f"and the model's context {context:,}",
-            hint=f"--set quantize.calibration_row_tokens={context}",
-        )
+    row_tokens = section.calibration_row_tokens
+    check_context(model.shape, row_tokens, "quantize.calibration_row_tokens")
     check_target(model.shape, section)
     check_finite(model)  # now: without texts, the model would write some first
     work = out / SNAPSHOTS

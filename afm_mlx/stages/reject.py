@@ -127,7 +127,8 @@ def _part(
         checked = rewards.checked(prompt, answers)
         right += sum(checked)
         least = None if prompt.conversation.check is None else section.least_score
-        best = best_answer(answers, rewards(prompt, answers), checked, least_score=least)
+        worth = rewards.of_checked(prompt, answers, checked)
+        best = best_answer(answers, worth, checked, least_score=least)
         if best is not None:
             lines.append(as_conversation(prompt, answers[best]))
     finished = sum(answer.finished for answers in sampled for answer in answers)

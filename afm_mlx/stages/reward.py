@@ -10,10 +10,10 @@ import mlx.core as mx
 from afm_mlx import compat
 from afm_mlx.alignment.logps import PackedAnswers
 from afm_mlx.alignment.measures import RewardMeasure, grade_table, won
-from afm_mlx.alignment.pairs import PairOrder, check_context, open_pairs, pack_pairs
+from afm_mlx.alignment.pairs import PairOrder, open_pairs, pack_pairs
 from afm_mlx.alignment.reward import HEADS, RewardModel, initialize_heads, save_reward_model
 from afm_mlx.artifact import Inputs, write_text
-from afm_mlx.decoder.checkpoint import open_checkpoint
+from afm_mlx.decoder.checkpoint import check_context, open_checkpoint, read_shape
 from afm_mlx.progress import Progress
 from afm_mlx.ranks import joined
 from afm_mlx.recipe import Recipe
@@ -44,7 +44,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     assert start is not None
     folder = inputs[start] / "model"
     tokenizer = Tokenizer.open(folder)
-    check_context(folder, section.max_tokens, "reward.max_tokens")
+    check_context(read_shape(folder), section.max_tokens, "reward.max_tokens")
     pairs = open_pairs(
         {name: source.file(inputs) for name, source in section.data.items()},
         tokenizer,

@@ -239,13 +239,14 @@ class _Answers:
         """What one answer each is worth to prompts that are not trained on, all ranks together."""
         if not self.held_out:
             return {}
-        # Rounds are counted from 1.
-        pairs = zip(*self._sampled(model, self.held_out, ranks, step=0, samples=1), strict=True)
-        rewards = self.rewards
-        own = [
-            (rewards(*pair)[0], rewards.checked(*pair)[0], pair[1][0].finished, pair[1][0].text)
-            for pair in pairs
-        ]
+        # Step 0: rounds are counted from 1.
+        asked, given = self._sampled(model, self.held_out, ranks, step=0, samples=1)
+        own = []
+        for prompt, answers in zip(asked, given, strict=True):
+            (answer,) = answers
+            checked = self.rewards.checked(prompt, answers)
+            (reward,) = self.rewards.of_checked(prompt, answers, checked)
+            own.append((reward, checked[0], answer.finished, answer.text))
         found = [each for text in ranks.all_texts(json.dumps(own)) for each in json.loads(text)]
         worth, right, finished, texts = zip(*found, strict=True)
         questions = [each.conversation.messages[-1]["content"] for each in self.held_out[:SHOWN]]

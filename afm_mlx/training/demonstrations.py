@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from afm_mlx.corpus.held_out import border_of, text_hash
 from afm_mlx.errors import DataError
 from afm_mlx.text.conversations import Conversation, Rendered, read_conversations, render_turns
 from afm_mlx.text.tokenizer import Tokenizer
@@ -71,9 +71,9 @@ def read_demonstrations(
                 continue
             short = [each for each in sequences if len(each.ids) <= row_tokens]
             too_long += len(sequences) - len(short)
-            found[name].append((conversation_hash(conversation), short))
+            found[name].append((_hash(conversation), short))
     read = [one for source in found.values() for one in source]
-    border = _border([value for value, short in read if short], held_out_fraction)
+    border = border_of([value for value, short in read if short], held_out_fraction)
     demonstrations = Demonstrations(
         {
             name: Examples.of(each for value, short in source if value >= border for each in short)
@@ -101,17 +101,6 @@ def read_demonstrations(
     return demonstrations
 
 
-def conversation_hash(conversation: Conversation) -> int:
-    """64 bits of the SHA-256 of what was said and of the tools."""
-    said = json.dumps([conversation.messages, conversation.tools], sort_keys=True)
-    return int.from_bytes(hashlib.sha256(said.encode()).digest()[:8], "big")
-
-
-def _border(values: list[int], fraction: float) -> int:
-    """Hashes below it are held out."""
-    different = sorted(set(values))
-    if not fraction or len(different) < 2:
-        return 0
-    border = round(fraction * 2**64)
-    # One value below it at the least, and one that is not.
-    return min(max(border, different[0] + 1), different[-1])
+def _hash(conversation: Conversation) -> int:
+    """Of what was said, and of the tools."""
+    return text_hash(json.dumps([conversation.messages, conversation.tools], sort_keys=True))

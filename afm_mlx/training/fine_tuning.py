@@ -12,8 +12,8 @@ from mlx.utils import tree_flatten
 from afm_mlx import compat
 from afm_mlx.artifact import write_text
 from afm_mlx.corpus.packing import document_mask
+from afm_mlx.decoder.checkpoint import check_context
 from afm_mlx.decoder.decoder import Decoder
-from afm_mlx.errors import ModelError
 from afm_mlx.progress import Progress
 from afm_mlx.ranks import joined
 from afm_mlx.settings.alignment import FineTuning
@@ -67,12 +67,7 @@ def fine_tune(
         FitError, RunError: see `training.loop.train`.
     """
     shape = model.shape
-    if section.row_tokens > shape.max_tokens:
-        raise ModelError(
-            f"{name}.row_tokens is {section.row_tokens:,}, "
-            f"and the model's context {shape.max_tokens:,}",
-            hint=f"--set {name}.row_tokens={shape.max_tokens}",
-        )
+    check_context(shape, section.row_tokens, f"{name}.row_tokens")
     shown = read_demonstrations(
         files,
         tokenizer,

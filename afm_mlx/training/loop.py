@@ -149,7 +149,7 @@ def train(
         RunError: too many steps in a row were skipped; the run is saved.
         KeyboardInterrupt: the run was interrupted; it is saved.
     """
-    snapshots, log = work / artifact.SNAPSHOTS, work / "metrics.jsonl"
+    snapshots, log = work / artifact.SNAPSHOTS, work / artifact.LOG
     ranks, writes, cast = layout.ranks, layout.ranks.leads(work), partial(_cast, compute, exact)
     state = load_snapshot(snapshots, layout)
     if state is None:

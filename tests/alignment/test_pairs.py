@@ -101,6 +101,22 @@ def test_a_file_without_a_usable_pair_is_refused(tmp_path, tokenizer):
         opened({"one": file}, tokenizer, max_tokens=5)
 
 
+def test_a_refused_file_is_told_by_its_own_numbers(tmp_path, tokenizer):
+    long = [line | {"chosen": "The cat. " * 40} for line in lines(3)]
+    files = {
+        "one": write(tmp_path / "one.jsonl", [*lines(2), long[0], {"prompt": "On?"}]),
+        "two": write(tmp_path / "two.jsonl", long),
+    }
+    wanted = (
+        r"two\.jsonl has no comparison to train on: 3 are longer than 60 tokens, 0 lines are bad"
+    )
+    with pytest.raises(DataError, match=wanted):
+        opened(files, tokenizer, max_tokens=60, skip_bad=True)
+    del files["two"]
+    found = opened(files, tokenizer, max_tokens=60, skip_bad=True)
+    assert (len(found.all_train()), found.too_long, len(found.skipped)) == (2, 1, 1)
+
+
 def test_answers_that_the_template_makes_equal_are_a_bad_line(tmp_path, tokenizer):
     parts = [{"text": "A "}, {"text": "cat"}]
     line = {

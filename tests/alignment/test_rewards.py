@@ -1,5 +1,7 @@
 """What an answer is worth: checks, a reward model, penalties, and their sum by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from afm_mlx.alignment.prompts import Prompt
@@ -71,6 +73,23 @@ def test_reward_is_the_weighted_sum_less_penalties():
     )
     assert found == pytest.approx([2 - 0.3 * 4 / 10 + 0.5 * 4, 0 - 0.3 - 0.25 + 0.5 * 10])
     assert scorer.read == [([7, 8, 9, 1, 2, 3, 4], 3), ([7, 8, 9] + [5] * 10, 3)]
+
+
+def test_answers_that_were_checked_are_not_checked_again():
+    asked = []
+
+    def check(wanted, text):
+        asked.append(text)
+        return score(wanted, text)
+
+    judge = replace(rewards(length_penalty=0.5), check=check)
+    answers = [Sampled((1, 2), "42", True), Sampled((1, 2), "43", True)]
+    question = prompt({"kind": "exact", "answer": "42"})
+    checked = judge.checked(question, answers)
+    assert judge.of_checked(question, answers, checked) == rewards(length_penalty=0.5)(
+        question, answers
+    )
+    assert asked == ["42", "43"]
 
 
 def test_a_prompt_without_a_check_gets_nothing_from_it():

@@ -4,7 +4,7 @@ from random import Random
 import pytest
 
 from afm_mlx.corpus.documents import Document
-from afm_mlx.corpus.held_out import split_documents
+from afm_mlx.corpus.held_out import border_of, split_documents
 
 
 def documents(texts):
@@ -74,3 +74,16 @@ def test_a_group_stays_together_across_sources():
     of_code = {text.split()[1]: split for split, text in split_documents(code, 0.3)}
     of_prose = {text.split()[1]: split for split, text in split_documents(prose, 0.3)}
     assert of_code == of_prose
+
+
+@pytest.mark.parametrize(
+    ("fraction", "held_out"),
+    [(0.0, []), (1e-9, [5]), (0.25, [5]), (0.5, [5, 2**62]), (0.999, [5, 2**62])],
+)
+def test_a_border_leaves_a_hash_on_each_side(fraction, held_out):
+    hashes = [5, 2**62, 2**64 - 1]
+    assert [value for value in hashes if value < border_of(hashes, fraction)] == held_out
+
+
+def test_one_hash_alone_is_for_training():
+    assert border_of([7, 7], 0.9) == border_of([], 0.9) == 0

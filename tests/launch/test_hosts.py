@@ -107,6 +107,7 @@ def test_number_of_local_ranks_must_make_sense(number):
         ([TWO[0] | {"cwd": 3}], "cwd is 3"),
         ({"hosts": TWO, "envs": ["A"]}, "envs must be a list of NAME=VALUE"),
         ({"hosts": TWO, "backend": "smoke"}, "backend is 'smoke', not one of ring"),
+        ({"hosts": TWO, "backend": ["ring"]}, r"backend is \['ring'\], not one of ring"),
         ({"hosts": TWO, "backend": "mpi"}, "starts its processes itself"),
         ({"hosts": TWO, "backend": "jaccl"}, "rdma must name a device towards each of the 2"),
     ],

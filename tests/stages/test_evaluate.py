@@ -67,6 +67,8 @@ def test_prompts_of_the_training_data_are_not_asked(runs):
     )
     # Both are parts of one stream, which begins with the forty of the training data.
     assert (len(trained), len(made), len(made & trained)) == (40, 20, 0)
+    left = {path.name for path in runs.stage("eval").iterdir()}
+    assert left == {"exam.jsonl", "manifest.json", "scores.json", "sft", "fingerprint"}
 
 
 def test_a_file_that_is_not_there_is_told_where_it_is_given(runs):
