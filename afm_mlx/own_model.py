@@ -344,7 +344,8 @@ def recover_recipe(
         RecipeError, DataError: an assignment is wrong, or there are no texts.
     """
     shape = read_shape(model)
-    section = defaults.RECOVER | {
+    section = defaults.RECOVER | defaults.RECOVER_BY_METHOD[method.value]
+    section |= {
         "method": method.value,
         "row_tokens": min(defaults.RECOVER_ROW_TOKENS, shape.max_tokens),
         "candidates": min(defaults.CANDIDATES, shape.vocab_size),
@@ -352,8 +353,9 @@ def recover_recipe(
     if rank is not None:
         section |= {"ranks": [rank], "product_rank": rank}
     sections: dict[str, Any] = {}
+    if method is RecoverMethod.LORA:
+        sections["optimizer"] = defaults.LORA_OPTIMIZER
     if method is RecoverMethod.QAT:
-        section |= defaults.QAT
         check_dense(model, shape)
         if teacher is not None:
             raise ModelError(

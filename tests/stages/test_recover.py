@@ -46,6 +46,8 @@ SETTINGS = (
     "recover.candidates=32",
     "recover.lr=0.01",
     "recover.calibration_rows=8",
+    "recover.start=random",
+    "optimizer.name=adamw",
     "training.micro_rows=2",
 )
 
@@ -232,6 +234,17 @@ def test_text_alone_is_learned_without_a_reference(base, quantized, texts, tmp_p
     )
     metrics, _ = recover(recipe, tmp_path / "model")
     assert metrics["held_out_nats"] < metrics["base_held_out_nats"]
+
+
+def test_adapters_begin_with_the_residual_unless_told_otherwise(base, quantized, texts):
+    lora = own_model.recover_recipe(quantized, texts, teacher=base)
+    assert lora.recover.starts_with_residual
+    assert lora.optimizer.name == "muon"
+    method = RecoverMethod.TABLES  # rows of a table are no directions: nothing for muon
+    assert (
+        own_model.recover_recipe(quantized, texts, teacher=base, method=method).optimizer.name
+        == "adamw"
+    )
 
 
 def test_what_cannot_be_recovered_is_refused(base, quantized, texts, tmp_path):
