@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afm_mlx.corpus.packing import document_ids, document_mask, shift_right
-from afm_mlx.decoder.checkpoint import open_checkpoint, read_shape
+from afm_mlx.decoder.checkpoint import open_checkpoint, read_palette, read_shape
 from afm_mlx.decoder.decoder import Decoder
 from afm_mlx.errors import ModelError
 from afm_mlx.settings.sections import Shape
@@ -160,15 +160,18 @@ def check_original(folder: Path, changed: Path) -> None:
     """Raise unless the model in `folder` can be the one that the model in `changed` was made of.
 
     Raises:
-        ModelError: their shapes or tokenizers differ.
+        ModelError: it is in tables itself; or their shapes or tokenizers differ.
     """
     theirs, ours = read_shape(folder), read_shape(changed)
+    hint = "the teacher is the model as it was before it was quantized"
+    if read_palette(folder, theirs) is not None:
+        raise ModelError(f"the weights of the teacher '{folder}' are look-up tables", hint=hint)
     for name in ("num_layers", *(name for name in type(ours).model_fields)):
         there, here = getattr(theirs, name), getattr(ours, name)
         if there != here:
             raise ModelError(
                 f"the teacher's {name} is {there}, and that of '{changed}' {here}",
-                hint="the teacher is the model as it was before it was quantized",
+                hint=hint,
             )
     check_teacher(folder, ours, Tokenizer.open(changed))
 

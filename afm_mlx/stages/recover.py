@@ -233,7 +233,6 @@ class _Recovery:
         progress: Progress,
     ) -> _Recovery:
         """Read texts and conversations, and ask the teacher in `original`."""
-        check_original(original, base)
         tokenizer, settings = Tokenizer.open(base), recipe.training
         shown, held_out = _conversations(section, inputs, tokenizer)
         lessons = Lessons(

@@ -265,6 +265,11 @@ def test_what_cannot_be_recovered_is_refused(base, quantized, texts, tmp_path):
         make(quantized, texts, teacher=base, assignments=["recover.row_tokens=128"])
 
 
+def test_a_teacher_in_tables_is_refused(quantized, texts):
+    with pytest.raises(ModelError, match=r"the weights of the teacher .* are look-up tables"):
+        own_model.recover_recipe(quantized, texts, teacher=quantized)
+
+
 def test_a_teacher_that_is_another_model_is_refused(base, quantized, texts, tmp_path):
     wide = Decoder(read_shape(base).model_copy(update={"intermediate_size": 96}))
     save_checkpoint(tmp_path / "wide", wide, base)
