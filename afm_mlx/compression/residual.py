@@ -7,7 +7,8 @@ the leading eigenvectors of S R E[x x^T] R^T S, and S = diag(sqrt(g)), those in
     Q x + (S^-1 U) (U^T S R) x
 
 Errors of k-means lie in few directions, as inputs do. Those of error feedback were spread over
-all of them when it made them small, and leave little to take.
+all of them when it made them small, and leave less to take: of the KL that 4 bits cost SmolLM2,
+factors of rank 16 take 61 % of k-means with weights, and 17 % of error feedback.
 
 Layers follow one another: what goes into each has gone through those before it, in tables and with
 their factors.

@@ -163,9 +163,8 @@ class Recover(Section):
     """Alpha over rank: what the adapter's output is multiplied by. Ours."""
     start: RecoverStart = RecoverStart.RANDOM
     """random: the first factor is drawn, and the second is 0. residual: the part of the tables'
-    errors that factors of this rank can take without training; of k-means much, of error feedback
-    little. It wants a lower lr. Source: AX for random; arXiv:2410.06040 for residual, with outputs
-    weighted by gradients."""
+    errors that factors of this rank can take without training; it wants a lower lr. Source: AX for
+    random; arXiv:2410.06040 for residual, with outputs weighted by gradients."""
     calibration_rows: Count = 32
     """Rows that inputs and gradients are measured on, with start residual. Ours."""
     held_out_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.02
