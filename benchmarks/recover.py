@@ -1,8 +1,7 @@
 """What recovery wins back on the tiny recipe with more tokens than the recipe has.
 
 It goes on from a finished run of `afm-tiny`, which stays as it is, and trains the recovery adapter
-anew, on conversations alone. Answers count: the recipe loses so little on texts that there is
-nothing to win.
+anew, on conversations alone.
 
     python benchmarks/recover.py --runs runs        # minutes, after `make demo`
 """
@@ -44,7 +43,7 @@ def main() -> None:
         [
             f"recover.tokens={args.tokens}",
             "recover.rows_per_step=1",
-            "recover.lr=3e-3",
+            "recover.lr=1e-3",
             "recover.conversation_fraction=1",
         ],
     )
