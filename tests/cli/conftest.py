@@ -1,8 +1,9 @@
-"""A tiny chat model on disk, and the command line as a function."""
+"""A tiny chat model on disk, a finished run, and the command line as a function."""
 
 import contextlib
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -29,6 +30,72 @@ def chat_model(small_chat_model, tmp_path_factory) -> Path:
         vocab_size=320,
         max_tokens=64,
     )
+
+
+RECIPE = """
+name = "small"
+[shape]
+num_layers = 2
+hidden_size = 32
+num_heads = 4
+num_kv_heads = 2
+head_dim = 8
+intermediate_size = 64
+vocab_size = 344
+rope_base = 10_000
+norm_eps = 1e-5
+max_tokens = 64
+[data.poems]
+kind = "text"
+path = "FOLDER/poems"
+held_out_fraction = 0.2
+[tokenizer]
+reserved_pieces = 16
+[core]
+tokens = 512
+row_tokens = 32
+rows_per_step = 4
+lr = 0.01
+warmup_steps = 2
+final_lr_fraction = 0.1
+weight_decay = 1e-4
+mixture = { poems = 1.0 }
+[context]
+tokens = 256
+row_tokens = 64
+rows_per_step = 2
+lr = 0.003
+warmup_steps = 2
+final_lr_fraction = 0.1
+weight_decay = 1e-5
+mixture = { poems = 1.0 }
+"""
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """A folder with texts, a recipe, and its finished run."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "poems").mkdir()
+    for i in range(60):
+        words = enumerate(["salt", "wind", "rain"])
+        lines = [f"the {word} of the sea {i + n} is old\n" for n, word in words]
+        (folder / "poems" / f"{i:02}.txt").write_text("".join(lines) * 3)
+    (folder / "small.toml").write_text(RECIPE.replace("FOLDER", str(folder)))
+    assert main(["run", str(folder / "small.toml"), "--runs", str(folder / "runs")]) == 0
+    return folder
+
+
+@pytest.fixture
+def runs(finished, tmp_path) -> Path:
+    """A copy of the finished run, to damage."""
+    shutil.copytree(finished / "runs", tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def recipe(finished) -> Path:
+    return finished / "small.toml"
 
 
 @dataclass
@@ -126,3 +193,8 @@ def start(*words: object) -> subprocess.Popen[str]:
     code = "import sys; from afm_cli import main; sys.exit(main())"
     command = [sys.executable, "-c", code, *map(str, words)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def interrupted(*_: object, **__: object) -> None:
+    """Takes the place of a step at which the user presses Ctrl-C."""
+    raise KeyboardInterrupt

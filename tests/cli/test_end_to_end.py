@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from .test_bad_input import RECIPE
+from .conftest import RECIPE
 
 
 @pytest.fixture(scope="module")

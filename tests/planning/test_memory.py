@@ -9,7 +9,6 @@ from afm_mlx.compression.masks import MaskedDecoder
 from afm_mlx.compression.teacher import LiveTeacher
 from afm_mlx.decoder.decoder import Decoder, initialize
 from afm_mlx.planning import cost
-from afm_mlx.planning.hardware import Hardware
 from afm_mlx.progress import Progress
 from afm_mlx.settings.compression import Prune
 from afm_mlx.settings.sections import (
@@ -23,20 +22,7 @@ from afm_mlx.settings.sections import (
 from afm_mlx.training.loop import Course, train
 from afm_mlx.training.objectives import distillation_targets, next_token_loss
 from afm_mlx.training.optimizer import Rates, UpdateRule
-
-CPU = Hardware(
-    "cpu",
-    "a CPU",
-    8 * 10**9,
-    1e11,
-    "made up",
-    0.5,
-    1e10,
-    "made up",
-    0.5,
-    compute_bytes=4,
-    on_gpu=False,
-)
+from tests.planning.tiny_plans import CPU
 
 pytestmark = pytest.mark.skipif(
     mx.default_device().type == mx.DeviceType.gpu, reason="the figures are those of the CPU"

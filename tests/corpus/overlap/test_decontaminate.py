@@ -1,3 +1,5 @@
+"""What is found of benchmarks in documents: the rule, and plain sets of n-grams beside it."""
+
 import json
 import random
 from collections import Counter
@@ -5,79 +7,14 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from afm_mlx.corpus.clean import clean_folder
-from afm_mlx.corpus.overlap.decontaminate import Decontamination, NgramIndex
+from afm_mlx.corpus.overlap.decontaminate import NgramIndex
 from afm_mlx.corpus.overlap.ngrams import ngram_hashes, split_words
-from afm_mlx.corpus.record import Record
-from afm_mlx.corpus.record_shards import (
-    list_shards,
-    read_drops,
-    read_shard,
-    shard_name,
-    write_shard,
-)
-from afm_mlx.errors import DataError
-from afm_mlx.recipe import load_section
-from afm_mlx.settings.clean import Clean
 from afm_mlx.settings.decontamination import Decontaminate
 
-PEARLS = "Anna has four blue pearls and buys seven more; how many pearls has Anna now?"  # 15 words
-HANZI = "".join(map(chr, range(0x4E00, 0x4E00 + 60)))  # 60 different characters
+from .decontaminating import HANZI, PEARLS, decide, hosted, lines, settings_of, words
+
 # Two words with one hash, found by a generalized birthday search.
 TWINS = "mxpquqrnpmrsmrowmsomqmmmqmmmmmpm", "ymmmmmmmmnmmsmmmwmmompqnmnsuxtms"
-
-
-def hosted(text, number=0):
-    """The text between words that no other document has."""
-    return f"before{number} it stands this\n\n{text}\n\nafter{number} it stands that"
-
-
-def settings_of(folder, benchmarks, **more):
-    """Settings, and a JSONL file for each benchmark: items are texts, or rows."""
-    paths = {}
-    for name, items in benchmarks.items():
-        rows = [{"text": item} if isinstance(item, str) else item for item in items]
-        path = folder / f"{name}.bench.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        paths[name] = {"path": str(path)}
-    return Decontaminate.model_validate({"benchmarks": paths} | more)
-
-
-def prepare(folder, shards, settings):
-    """What `prepare` writes for shards of texts."""
-    step = Decontamination(settings)
-    prepared = []
-    for number, texts in enumerate(shards):
-        shard = folder / shard_name(number)
-        write_shard(shard, (Record(f"{number}-{i}", text) for i, text in enumerate(texts)))
-        prepared.append(folder / f"{number:05}.hits")
-        step.prepare(shard, prepared[-1])
-    return prepared
-
-
-def decide(folder, shards, settings):
-    """Metrics, and {(shard, line): evidence} of the documents that go."""
-    prepared = prepare(folder, shards, settings)
-    metrics = Decontamination(settings).decide(prepared, folder / "out")
-    dropped = {}
-    for number in range(len(shards)):
-        for line in (folder / "out" / f"{number:05}.drops.jsonl").read_text().splitlines():
-            row = json.loads(line)
-            assert row["rule"] == "contaminated"
-            dropped[number, row["line"]] = row["evidence"]
-    return metrics, dropped
-
-
-def lines(folder, texts, settings):
-    """Numbers of the texts that go."""
-    return [line for _, line in decide(folder, [texts], settings)[1]]
-
-
-def words(count, letter="w", start=0):
-    return " ".join(f"{letter}{i}" for i in range(start, start + count))
-
-
-# The rule.
 
 
 def test_a_document_with_an_item_goes_however_it_is_cased_and_punctuated(tmp_path):
@@ -401,85 +338,6 @@ def test_a_benchmark_longer_than_one_reading_is_indexed_whole(tmp_path):
     assert len(index) == 1_203
     assert [index[entry].text for entry in range(len(index))] == items
     assert [index[entry].item for entry in (0, 499, 500, 1_202)] == [1, 500, 501, 1_203]
-
-
-# Two passes, shards and workers.
-
-
-def test_prepared_files_of_other_benchmarks_are_refused(tmp_path):
-    prepared = prepare(tmp_path, [["a text"]], settings_of(tmp_path, {"math": [PEARLS]}))
-    other = Decontamination(settings_of(tmp_path, {"math": [words(20)]}))
-    with pytest.raises(
-        DataError, match=r"00000\.hits was prepared with other benchmarks"
-    ) as caught:
-        other.decide(prepared, tmp_path / "out")
-    assert caught.value.hint
-
-
-def test_a_cut_prepared_file_is_refused(tmp_path):
-    settings = settings_of(tmp_path, {"math": [PEARLS]})
-    (path,) = prepare(tmp_path, [[PEARLS]], settings)
-    path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(DataError, match=r"00000\.hits is broken"):
-        Decontamination(settings).decide([path], tmp_path / "out")
-
-
-def test_an_empty_shard_and_an_empty_document_are_no_problem(tmp_path):
-    settings = settings_of(tmp_path, {"math": [PEARLS]})
-    metrics, dropped = decide(tmp_path, [[], ["", "\u00ad", PEARLS]], settings)
-    assert metrics["documents"] == 3
-    assert list(dropped) == [(1, 2)]
-
-
-def test_no_benchmark_is_an_error(tmp_path):
-    with pytest.raises(DataError, match="no benchmark to decontaminate against"):
-        NgramIndex(Decontaminate())
-
-
-def test_two_workers_leave_the_same_files_as_one(tmp_path):
-    draw = random.Random(0)
-    items = [words(20, f"i{number}x") for number in range(40)]
-    paths = settings_of(tmp_path, {"math": items}).benchmarks
-    (tmp_path / "in").mkdir()
-    texts = [
-        hosted(draw.choice(items) if draw.random() < 0.2 else words(30, f"d{i}x"), i)
-        for i in range(200)
-    ]
-    (tmp_path / "in" / "texts.jsonl").write_text(
-        "".join(json.dumps({"text": text}) + "\n" for text in texts)
-    )
-    results = []
-    for workers in (1, 2):
-        out = tmp_path / f"out{workers}"
-        clean = Clean(workers=workers, shard_bytes=5_000, decontaminate={"benchmarks": paths})
-        counts = clean_folder(tmp_path / "in", out, clean)
-        kept = [record for shard in list_shards(out) for record in read_shard(shard)]
-        drops = [drop for path in sorted(out.glob("*.drops.jsonl.gz")) for drop in read_drops(path)]
-        assert len(list_shards(out)) > 3
-        assert len(kept) + len(drops) == len(texts)
-        assert counts["dropped"] == {"contaminated": len(drops)}
-        results.append((kept, drops, counts["metrics"]["benchmarks"]))
-    assert results[0] == results[1]
-    planted = sum(text.split()[4].startswith("i") for text in texts)
-    assert len(results[0][1]) == planted > 0
-
-
-def test_settings_that_contradict_each_other_are_refused():
-    with pytest.raises(ValueError, match=r"n_min \(14\) must not be above n_max \(13\)"):
-        Decontaminate(n_min=14)
-    with pytest.raises(ValueError, match=r"common_least \(2000\) must not be above"):
-        Decontaminate(common_least=2_000, common_fraction=0.5)
-
-
-def test_the_literal_rule_can_be_set_on_the_command_line(tmp_path):
-    given = [
-        "decontaminate.lengths=all",
-        "decontaminate.n_min=4",
-    ]
-    clean = load_section(Clean, {"decontaminate": {"benchmarks": {}}}, given)
-    assert (clean.decontaminate.n_min, clean.decontaminate.n_max) == (4, 13)
-    assert clean.decontaminate.lengths == "all"
-    assert clean.decontaminate.common_from(10) == 1_000
 
 
 # Real benchmarks.
