@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
+from afm_mlx.compression.damage import fit_alone
 from afm_mlx.compression.qat import prepare, store
 from afm_mlx.corpus.documents import Document
 from afm_mlx.corpus.shards import Shards, write_shards
 from afm_mlx.decoder.decoder import Decoder, initialize
+from afm_mlx.decoder.palette import linears, replace_linears
 from afm_mlx.settings.sections import Shape
 from afm_mlx.text.tokenizer import Tokenizer
 from tests.conftest import random_gains
@@ -26,6 +29,8 @@ TINY = Shape(
     max_tokens=64,
 )
 KINDS = {"qwen3": {}, "untied": {"tied": False}, "llama": {"qk_norm": False, "tied": False}}
+SHARED = dict(num_heads=4, num_kv_heads=2, head_dim=4)
+"""Two query heads for each KV head."""
 
 
 def build(seed: int = 3, **changes: object) -> Decoder:
@@ -33,6 +38,23 @@ def build(seed: int = 3, **changes: object) -> Decoder:
     model = Decoder(TINY.model_copy(update=changes))
     initialize(model, seed)
     return random_gains(model)
+
+
+def drawn_tokens(rows: int = 4) -> mx.array:
+    """[rows, 16] ids."""
+    return mx.random.randint(0, TINY.vocab_size, (rows, 16), key=mx.random.key(1))
+
+
+def in_tables(decoder: Decoder, bits: int) -> None:
+    """Put tables by k-means, of 4 rows each, in place of all linear layers of the blocks."""
+    found = {
+        name: fit_alone(
+            layer.weight, bits, None, group_rows=4, rounds=100, tolerance=1e-6, name=name
+        )
+        for name, layer in linears(decoder).items()
+        if name != "lm_head"
+    }
+    replace_linears(decoder, found)
 
 
 @pytest.fixture(scope="session")

@@ -5,32 +5,13 @@ import numpy as np
 import pytest
 
 from afm_mlx.compression.coordinates import _matched, in_coordinates_of
-from afm_mlx.compression.damage import fit_alone
 from afm_mlx.compression.equalize import equalize
 from afm_mlx.compression.moments import collect_moments
 from afm_mlx.decoder.decoder import Decoder
-from afm_mlx.decoder.palette import linears, replace_linears
+from afm_mlx.decoder.palette import linears
 from afm_mlx.errors import ModelError
 
-from .conftest import KINDS, TINY, build
-
-SHARED = dict(num_heads=4, num_kv_heads=2, head_dim=4)
-
-
-def tokens():
-    return mx.random.randint(0, TINY.vocab_size, (4, 16), key=mx.random.key(1))
-
-
-def in_tables(decoder: Decoder, bits: int) -> None:
-    """Put tables in place of all linear layers of the blocks."""
-    found = {
-        name: fit_alone(
-            layer.weight, bits, None, group_rows=4, rounds=100, tolerance=1e-6, name=name
-        )
-        for name, layer in linears(decoder).items()
-        if name != "lm_head"
-    }
-    replace_linears(decoder, found)
+from .conftest import KINDS, SHARED, build, drawn_tokens, in_tables
 
 
 def follow(original: Decoder, tables: Decoder) -> Decoder:
@@ -48,13 +29,13 @@ def follow(original: Decoder, tables: Decoder) -> Decoder:
 @pytest.mark.parametrize("bits", [2, 4])
 def test_the_original_moves_to_the_tables_and_computes_what_it_did(changes, bits):
     original, tables = build(**changes), build(**changes)
-    equalize(tables, collect_moments(tables, [tokens()]), group_rows=4)
+    equalize(tables, collect_moments(tables, [drawn_tokens()]), group_rows=4)
     exact = {name: np.array(layer.weight) for name, layer in linears(tables).items()}
     up = "model.layers.0.mlp.up_proj"
     assert not np.allclose(exact[up], np.array(linears(original)[up].weight))
     in_tables(tables, bits)
     moved = follow(original, tables)
-    before, after = np.array(original(tokens())), np.array(moved(tokens()))
+    before, after = np.array(original(drawn_tokens())), np.array(moved(drawn_tokens()))
     assert np.abs(after - before).max() < 1e-4 * np.abs(before).max()
     for name, layer in linears(moved).items():
         if name == "lm_head":
@@ -83,7 +64,7 @@ def test_gains_may_have_been_trained_and_be_zero():
     tables.layers[1].post_attention_layernorm.weight[5] = 0
     in_tables(tables, 4)
     moved = follow(original, tables)
-    before, after = np.array(original(tokens())), np.array(moved(tokens()))
+    before, after = np.array(original(drawn_tokens())), np.array(moved(drawn_tokens()))
     assert np.abs(after - before).max() < 1e-4 * np.abs(before).max()
     assert mx.array_equal(moved.layers[0].input_layernorm.weight, norm.weight)
 

@@ -11,8 +11,7 @@ from afm_mlx.compression.residual import LEAST_WORTH, leading_part, residual_fac
 from afm_mlx.decoder.lora import load_lora
 from afm_mlx.decoder.palette import linears
 
-from .conftest import KINDS, TINY, build
-from .test_coordinates import SHARED, in_tables, tokens
+from .conftest import KINDS, SHARED, TINY, build, drawn_tokens, in_tables
 
 KEY = mx.random.key(0)
 
@@ -64,21 +63,21 @@ def test_where_nothing_was_lost_both_factors_are_zeros():
 @pytest.mark.parametrize("changes", [*KINDS.values(), SHARED], ids=[*KINDS, "shared"])
 def test_a_model_in_tables_is_nearer_to_what_it_was_without_training(changes):
     original, model = build(**changes), build(**changes)
-    equalize(model, collect_moments(model, [tokens()]), group_rows=4)
+    equalize(model, collect_moments(model, [drawn_tokens()]), group_rows=4)
     in_tables(model, 2)
-    before = model(tokens())
-    reference = Reference(original, [tokens()], chunk_bytes=2**20)
+    before = model(drawn_tokens())
+    reference = Reference(original, [drawn_tokens()], chunk_bytes=2**20)
     lost = reference.kl(model)
     left = []
     for rank in (2, 6):
         steps = []
         factors = residual_factors(
-            model, original, [tokens()], rank=rank, scale=0.5, seed=0, done=steps.append
+            model, original, [drawn_tokens()], rank=rank, scale=0.5, seed=0, done=steps.append
         )
         assert steps == [1, 2]
-        assert mx.array_equal(model(tokens()), before)  # as it was
+        assert mx.array_equal(model(drawn_tokens()), before)  # as it was
         again = build(**changes)
-        equalize(again, collect_moments(again, [tokens()]), group_rows=4)
+        equalize(again, collect_moments(again, [drawn_tokens()]), group_rows=4)
         in_tables(again, 2)
         load_lora(again, factors, scale=0.5)
         left.append(reference.kl(again))
