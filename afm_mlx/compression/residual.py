@@ -21,7 +21,7 @@ Shapes. O outputs and I inputs of a linear layer, r rank.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import mlx.core as mx
 
@@ -38,10 +38,16 @@ LEAST_WORTH = 0.01
 _MORE_DIRECTIONS, _ROUNDS = 8, 4
 
 
+def output_worths(model: Decoder, batches: Sequence[mx.array], *, seed: int) -> dict[str, mx.array]:
+    """What an error of each output costs: `fisher` of token ids [B, L], one row at a time."""
+    return fisher(model, (row[None] for batch in batches for row in batch), seed=seed)
+
+
 def residual_factors(
     model: Decoder,
     original: Decoder,
     batches: Sequence[mx.array],
+    gradients: Mapping[str, mx.array],
     *,
     rank: int,
     scale: float,
@@ -53,10 +59,11 @@ def residual_factors(
     Args:
         model: in tables; as it was, afterwards.
         original: the dense model that the tables were made of; it stays.
-        batches: token ids [B, L] to measure inputs and gradients on.
+        batches: token ids [B, L] to measure inputs on.
+        gradients: what an error of each output costs, [O], as `output_worths` gives it.
         rank: r; a layer with fewer outputs or inputs gets zeros for the rest.
         scale: of the adapter.
-        seed: of the search's start, and of the labels that gradients are taken of.
+        seed: of the search's start.
         done: is told the number of each block that is done, from 1.
 
     Returns:
@@ -65,8 +72,6 @@ def residual_factors(
     Raises:
         ModelError: the tables were made of another model.
     """
-    rows = [row[None] for batch in batches for row in batch]  # gradients at all outputs are held
-    gradients = fisher(model, rows, seed=seed)
     stream = start_stream(model, batches)
     for number, block in enumerate(model.layers):
         prefix = f"model.layers.{number}"

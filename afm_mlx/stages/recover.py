@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -28,7 +28,7 @@ from afm_mlx.compression.recover import (
     unfreeze_tables,
     won_back,
 )
-from afm_mlx.compression.residual import residual_factors
+from afm_mlx.compression.residual import output_worths, residual_factors
 from afm_mlx.compression.teacher import check_original, open_teacher
 from afm_mlx.corpus.packing import shift_right
 from afm_mlx.decoder.adapters import (
@@ -119,12 +119,13 @@ def _train_adapters(work: _Recovery, model: Decoder, before: dict[str, Any]) -> 
     facts_of_model = work.facts | {"adapter": active}
     joined().once(work.out, lambda: copy_model(work.base, folder, facts=facts_of_model))
     found: dict[str, dict[str, Any]] = {}
+    worths = cache(lambda: output_worths(model, work.calibration(), seed=seed))  # of all ranks
     for rank in section.ranks:
         name = f"recovery-{rank}"
         result = work.out / f"rank-{rank}" / "result.json"
         if joined().any(not is_adapter(folder / FOLDER / name)):
             result.parent.mkdir(exist_ok=True)
-            first = work.first_factors(model, rank, result.parent)
+            first = work.first_factors(model, worths, rank, result.parent)
             add_lora(model, rank=rank, scale=section.scale, seed=seed)
             load_lora(model, first, scale=section.scale)
             if first:
@@ -334,7 +335,9 @@ class _Recovery:
         self.progress.say(f"  {what}: {'; '.join(words)}")
         return found
 
-    def first_factors(self, model: Decoder, rank: int, work: Path) -> dict[str, mx.array]:
+    def first_factors(
+        self, model: Decoder, worths: Callable[[], dict[str, mx.array]], rank: int, work: Path
+    ) -> dict[str, mx.array]:
         """Factors that an adapter begins with, kept in `work`; none where they are drawn."""
         if not self.section.starts_with_residual:
             return {}
@@ -347,7 +350,8 @@ class _Recovery:
             found = residual_factors(
                 model,
                 open_checkpoint(self.original, dtype=dtype),
-                self._calibration(),
+                self.calibration(),
+                worths(),
                 rank=rank,
                 scale=self.section.scale,
                 seed=self.recipe.training.seed,
@@ -365,7 +369,7 @@ class _Recovery:
         arrays: Any = mx.load(str(file))
         return dict(arrays)
 
-    def _calibration(self) -> list[mx.array]:
+    def calibration(self) -> list[mx.array]:
         """Inputs of the first rows, in parts that are read at once."""
         rows = self.recipe.training.rows_at_once(self.section.rows_per_step)
         steps = -(-self.section.calibration_rows // self.section.rows_per_step)

@@ -7,7 +7,7 @@ import pytest
 from afm_mlx.compression.divergence import Reference
 from afm_mlx.compression.equalize import equalize
 from afm_mlx.compression.moments import collect_moments
-from afm_mlx.compression.residual import LEAST_WORTH, leading_part, residual_factors
+from afm_mlx.compression.residual import LEAST_WORTH, leading_part, output_worths, residual_factors
 from afm_mlx.decoder.lora import load_lora
 from afm_mlx.decoder.palette import linears
 
@@ -68,11 +68,12 @@ def test_a_model_in_tables_is_nearer_to_what_it_was_without_training(changes):
     before = model(drawn_tokens())
     reference = Reference(original, [drawn_tokens()], chunk_bytes=2**20)
     lost = reference.kl(model)
+    worths = output_worths(model, [drawn_tokens()], seed=0)
     left = []
     for rank in (2, 6):
-        steps = []
+        steps, given = [], [drawn_tokens()]
         factors = residual_factors(
-            model, original, [drawn_tokens()], rank=rank, scale=0.5, seed=0, done=steps.append
+            model, original, given, worths, rank=rank, scale=0.5, seed=0, done=steps.append
         )
         assert steps == [1, 2]
         assert mx.array_equal(model(drawn_tokens()), before)  # as it was

@@ -294,22 +294,23 @@ def test_texts_shorter_than_a_row_are_refused(base, quantized, tmp_path):
 SHORT = [*SETTINGS, *RANKS, "watch.snapshot_every_seconds=0.001"]
 
 
-def run_apart(base, quantized, texts, out):
+def run_apart(base, quantized, texts, out, *more):
     words = ["recover", quantized, "--teacher", base, "--data", texts, "--out", out]
-    return apart(*words, settings=SHORT)
+    return apart(*words, settings=[*SHORT, *more])
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("start", ["random", "residual"])
 def test_a_run_killed_in_its_second_rank_ends_with_the_same_bits(
-    base, quantized, texts, recovered, tmp_path
+    base, quantized, texts, tmp_path, start
 ):
-    whole, *_ = recovered
-    out = tmp_path / "cut"
-    cut = run_apart(base, quantized, texts, out)
+    whole, out, setting = tmp_path / "whole", tmp_path / "cut", f"recover.start={start}"
+    finished_apart(run_apart(base, quantized, texts, whole, setting))
+    cut = run_apart(base, quantized, texts, out, setting)
     snapshots = tmp_path / "cut.work" / "own" / "recover.part" / "rank-8" / "snapshots"
     killed_when(cut, lambda: any(snapshots.glob("step-*1[0-9]")))
     assert not out.exists()
-    said, errors = finished_apart(run_apart(base, quantized, texts, out))
+    said, errors = finished_apart(run_apart(base, quantized, texts, out, setting))
     assert "going on from step" in errors
     assert "rank 2" in said
     for name in ("recovery-2", "recovery-8"):
