@@ -81,7 +81,7 @@ def load_section(
     try:
         return model.model_validate(given)
     except ValidationError as error:
-        raise invalid_settings(error, model, Origin(Path("--set"), "", assigned)) from None
+        raise invalid_settings(error, model, Origin(None, "", assigned)) from None
 
 
 def read_assignments(assignments: Sequence[str]) -> dict[str, Any]:

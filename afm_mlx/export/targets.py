@@ -132,7 +132,7 @@ def read_settings(target: Target, assigned: Mapping[str, Any]) -> Section:
     try:
         return target.section.model_validate(dict(assigned))
     except ValidationError as error:
-        origin = Origin(Path("--set"), "", tuple(assigned))
+        origin = Origin(None, "", tuple(assigned))
         raise invalid_settings(error, target.section, origin) from None
 
 

@@ -29,21 +29,26 @@ LONGEST_VALUE = 40  # characters of a wrong value that are shown; ours
 class Origin:
     """Where settings came from, to say it in an error."""
 
-    path: Path
-    """The recipe file."""
+    path: Path | None
+    """The recipe file; None: a command made the settings."""
     text: str
     """Its text."""
     assigned: tuple[str, ...] = ()
     """Dotted names that were set on the command line."""
 
     def of(self, keys: list[str]) -> str:
-        """`--set`, or `file, line N`: the key's line, else its section's, else the file alone."""
+        """`--set`, or `file, line N`: the key's line, else its section's, else the file alone.
+
+        Empty for what a command set itself.
+        """
         name = ".".join(keys)
         if any(name == given or name.startswith(given + ".") for given in self.assigned):
             return "--set"
         if line := line_of(self.text, keys):
             return f"{self.path}, line {line}"
-        return "--set" if keys and self.made_inside(keys) else str(self.path)
+        if keys and self.made_inside(keys):
+            return "--set"
+        return str(self.path) if self.path else ""
 
     def made_inside(self, keys: list[str]) -> bool:
         """Whether something below this name was set on the command line."""
@@ -172,22 +177,24 @@ def expected(field: FieldInfo) -> str:
 def _explain(item: Any, keys: list[str], model: type[BaseModel], origin: Origin) -> tuple[str, str]:
     """One problem in words, and a hint."""
     name = ".".join(keys)
+    where = f"{place}: " if (place := origin.of(keys)) else ""
     field, inside = _field(keys, model)
     if item["type"] == "extra_forbidden":
         near = _nearest_setting(keys, model)
         siblings = ", ".join(_siblings(keys, model))
         hint = f"did you mean '{near}'?" if near else f"the settings here are {siblings}"
-        return f"{origin.of(keys)}: no setting is called '{name}'", hint
+        return f"{where}no setting is called '{name}'", hint
     if item["type"] == "missing":
         what = f": {_first_sentence(field.description)}" if field and field.description else ""
-        return f"{origin.of(keys)}: '{name}' is missing", f"add '{name}'{what}"
+        return f"{where}'{name}' is missing", f"add '{name}'{what}"
     if item["type"] == "value_error":  # raised by one of our own checks
         problem = str(item["ctx"]["error"])
         involved = [keys + word.split(".") for word in re.findall(r"[a-z_][\w.]*\w", problem)]
         places = [path for path in involved if _field(path, model)[0]]
         made = any(origin.made_inside(path) or origin.of(path) == "--set" for path in places)
-        where = "--set" if made else origin.of((places or [keys])[0])
-        return f"{where}: {f'{name}: ' if name else ''}{problem}", ""
+        place = "--set" if made else origin.of((places or [keys])[0])
+        parts = [part for part in (place, name, problem) if part]
+        return ": ".join(parts), ""
     # A mistake inside a list or a table of numbers is named by the setting that holds it.
     wanted = _item_expected(field) if field and inside else expected(field) if field else ""
     hint = ""
@@ -196,7 +203,7 @@ def _explain(item: Any, keys: list[str], model: type[BaseModel], origin: Origin)
         hint = f"did you mean '{near}'?" if near else ""
     elif field and field.description:
         hint = f"'{name}' is: {_first_sentence(field.description)}"
-    return f"{origin.of(keys)}: {name} is {_shown(item['input'])}: expected {wanted}", hint
+    return f"{where}{name} is {_shown(item['input'])}: expected {wanted}", hint
 
 
 def _keys(item: Any) -> list[str]:

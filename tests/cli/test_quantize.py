@@ -49,8 +49,12 @@ def test_without_texts_it_is_calibrated_on_what_the_model_writes(afm, chat_model
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--bits-per-weight", "1.5"], r"target_bits_per_weight (1.5) must be between low_bits"),
-        (["--bits-per-weight", "9"], r"target_bits_per_weight (9) must be between"),
+        (["--bits-per-weight", "1.5"], "error: quantize: target_bits_per_weight (1.5) must be"),
+        (["--bits-per-weight", "0"], "error: quantize.target_bits_per_weight is 0.0: expected"),
+        (
+            ["--set", "quantize.target_bits_per_weight=9"],
+            "error: --set: quantize: target_bits_per_weight (9) must be",
+        ),
         (
             ["--bits-per-weight", "2.5", "--set", "quantize.target_counts_embedding=true"],
             "2.5 bits per weight cannot be reached: these matrices take ",
