@@ -262,15 +262,15 @@ def test_the_text_names_every_assumption_and_fits_a_screen(plan, tmp_path):
     assert max(map(len, zoo.splitlines())) <= 120
 
 
-def test_the_example_of_the_page_of_machines_is_what_plan_says():
-    page = (Path(__file__).parents[2] / "docs" / "machines.md").read_text()
+def test_the_example_of_the_page_of_plans_is_what_plan_says():
+    page = (Path(__file__).parents[2] / "docs" / "plan.md").read_text()
     (example,) = re.findall(r"(?ms)^```\nrl\n(.*?)^```", page)
     planned = plan_recipe(load_named_recipe("afm-on-device"), find_hardware("m4-max-128"))
     assert set(example.splitlines()) <= set(format_plan(planned).splitlines())
 
 
-def test_every_key_of_json_is_in_the_page_of_machines(plan):
-    page = (Path(__file__).parents[2] / "docs" / "machines.md").read_text()
+def test_every_key_of_json_is_in_the_page_of_plans(plan):
+    page = (Path(__file__).parents[2] / "docs" / "plan.md").read_text()
     (rl,) = json.loads(json.dumps(plan(RL).as_json()))["post_training"]
     names = {each.name for each in fields(PostTrainingPlan)}
     assert names < set(rl)
