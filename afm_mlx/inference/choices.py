@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 Sampler = Callable[["mx.array"], "mx.array"]
 Processor = Callable[["mx.array", "mx.array"], "mx.array"]
 
+COLDEST = 1e-6  # temperatures below it choose the same, and may overflow float32; ours
+
 
 def sampler(sampling: Sampling) -> Sampler:
     """What chooses the tokens of one answer. All greedy answers share one, as batches like it."""
@@ -45,7 +47,7 @@ class Draw:
     def __init__(self, sampling: Sampling) -> None:
         self.place = 0
         """Of the next token; counted up by each draw."""
-        self._temperature, self._top_p = sampling.temperature, sampling.top_p
+        self._temperature, self._top_p = max(sampling.temperature, COLDEST), sampling.top_p
         self._seed = sampling.seed
         self._keys: list[mx.array] = []
         self._chain: mx.array | None = None

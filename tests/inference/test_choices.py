@@ -33,6 +33,13 @@ def test_a_temperature_divides_the_log_probabilities():
     assert counts[0] / counts[1] == pytest.approx((0.5 / 0.3) ** 2, rel=0.25)
 
 
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_the_least_temperature_takes_the_likeliest(top_p):
+    backwards = LOGPS[:, ::-1]
+    draw = Draw(Sampling(1, temperature=5e-324, top_p=top_p))
+    assert [draw(backwards).item() for _ in range(20)] == [3] * 20
+
+
 def test_top_p_leaves_the_fewest_that_have_the_probability_together():
     assert set(drawn(200, temperature=1.0, top_p=0.79)) == {0, 1}
     assert set(drawn(200, temperature=1.0, top_p=0.81)) == {0, 1, 2}
