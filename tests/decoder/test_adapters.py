@@ -16,6 +16,7 @@ from afm_mlx.decoder.adapters import (
     default_adapter,
     find_adapters,
     fuse,
+    melted_facts,
     read_adapter,
     read_adapter_facts,
     recovery_adapter,
@@ -290,6 +291,14 @@ def test_fused_it_computes_as_beside_its_base_and_keeps_the_format(
     assert mx.abs(fused(tokens) - held.model(tokens)).max() < exact
     assert {array.dtype for array in named_parameters(fused).values()} == {dtype}
     assert read_facts(tmp_path / "fused") == {"stage": "core", "fused": "a"}
+
+
+def test_fused_with_what_has_seen_conversations_it_chats_whatever_it_was(base):
+    facts = AdapterFacts("mail", base_hash(base), "small", 4, 8.0, chat=True)
+    for before in ({"stage": "core"}, {"stage": "recover", "stage_before": "core"}):
+        config = json.loads((base / "config.json").read_text())
+        (base / "config.json").write_text(json.dumps(config | {"afm": before}))
+        assert melted_facts(base, facts) == {"stage": "sft", "fused": "mail"}
 
 
 def test_switching_there_and_back_gives_the_same_bits(write, base, make, tokens):
