@@ -77,9 +77,11 @@ def sizes_of(model: Decoder) -> Sizes:
     arrays: Any = tree_flatten(model.parameters())
     caches = import_mlx_lm("mlx_lm.models.cache").make_prompt_cache(model)
     model(mx.array([[0]]), cache=caches)
+    # Adapters are counted where they are held.
+    own = [array for name, array in arrays if not name.endswith((".lora_a", ".lora_b"))]
     return Sizes(
         model.shape,
-        weights=sum(array.nbytes for _, array in arrays) + copied_bytes(model),
+        weights=sum(array.nbytes for array in own) + copied_bytes(model),
         per_token=sum(cache.nbytes for cache in caches) // CACHE_STEP,
         per_number=caches[0].keys.dtype.size,
     )

@@ -4,6 +4,7 @@ from mlx.utils import tree_flatten
 
 from afm_mlx.compat import on_gpu
 from afm_mlx.decoder.decoder import Decoder
+from afm_mlx.decoder.lora import add_lora
 from afm_mlx.decoder.palette import (
     Int8Embedding,
     Int8Linear,
@@ -30,6 +31,13 @@ def test_weights_are_all_arrays(tiny):
     matrices = 384 * 32 + 2 * (32 * (32 + 16 + 16 + 32) + 3 * 32 * 64)
     norms = 2 * (2 * 32 + 2 * 8) + 32
     assert sizes.weights == 4 * (matrices + norms)
+
+
+def test_an_adapter_in_use_is_not_counted_as_weights(tiny):
+    model = Decoder(tiny)
+    plain = sizes_of(model)
+    add_lora(model, rank=4, scale=1.0, seed=0)
+    assert sizes_of(model) == plain
 
 
 @pytest.mark.parametrize("tied", [True, False])
