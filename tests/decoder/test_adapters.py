@@ -320,6 +320,17 @@ def test_switching_there_and_back_gives_the_same_bits(write, base, make, tokens)
     assert (held.names, held.active) == (["a", "b"], None)
 
 
+def test_factors_of_an_output_layer_count_for_whoever_computes_it_itself(make, tokens):
+    # PEFT may adapt it; scores and guided answers read its weight.
+    model = make(tied=False)
+    plain = model(tokens)
+    a, b = (mx.random.normal(size, key=mx.random.key(size[0])) for size in ((32, 3), (3, 64)))
+    load_lora(model, {"lm_head.lora_a": a, "lm_head.lora_b": b}, scale=0.5)
+    logits = model.hidden(tokens) @ model.output_weight.T
+    assert mx.allclose(logits, model(tokens), atol=1e-3)
+    assert mx.abs(logits - plain).max() > 0.1
+
+
 def test_switching_leaves_the_base_as_it_was(write, base, make):
     model = make()
     before = {name: mx.array(array) for name, array in named_parameters(model).items()}
