@@ -130,15 +130,14 @@ def _steps(
     extras = [
         (width - least[name]) * sizes[name] for name, widths in damages.items() for width in widths
     ]
-    spare_bits = min(math.floor(spare * weights + 1e-3), _most(damages, sizes, least))
+    most = [(max(widths) - least[name]) * sizes[name] for name, widths in damages.items()]
+    spare_bits = min(math.floor(spare * weights + 1e-3), sum(most))
     unit = max(math.gcd(*extras), 1)
     # Rounding up keeps the average below the target.
     unit = max(unit, -(-spare_bits // MOST_STEPS))
+    if spare_bits == sum(most):  # enough for all: rounding must take nothing from them
+        return unit, sum(-(-each // unit) for each in most)
     return unit, spare_bits // unit
-
-
-def _most(damages: Damages, sizes: Mapping[str, int], least: Mapping[str, int]) -> int:
-    return sum((max(widths) - least[name]) * sizes[name] for name, widths in damages.items())
 
 
 def _outward(value: float, *, up: bool) -> float:

@@ -56,7 +56,7 @@ class Curvature:
         `damping` times the mean of the diagonal is added to the diagonal.
 
         Raises:
-            ModelError: the moments are not finite.
+            ModelError: the moments are not finite, or not positive definite with so little damping.
         """
         if not np.isfinite(moments).all():
             raise ModelError(f"the inputs of {name} are not finite on the calibration texts")
@@ -66,7 +66,14 @@ class Curvature:
         mean = float(diagonal.mean())
         damped[np.diag_indices_from(damped)] += damping * mean if mean > 0 else 1.0
         # Cholesky's factor is lower triangular: of the reversed matrix, it is upper when reversed.
-        upper = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
+        try:
+            upper = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
+        except np.linalg.LinAlgError:
+            raise ModelError(
+                f"the inputs of {name} leave directions open on the calibration texts, and damping "
+                f"of {damping:g} does not close them",
+                hint="more texts, or --set quantize.damping=0.01",
+            ) from None
         scales = np.diag(upper).copy()
         upper = np.triu(upper / scales, 1).astype(np.float32)
         costs = np.square(scales).astype(np.float32)
@@ -100,7 +107,8 @@ def fit_with_feedback(
         name: of the matrix, for errors.
 
     Raises:
-        ModelError: the matrix or the moments are not finite, or too large for float16.
+        ModelError: the matrix or the moments are not finite, or too large for float16; or as
+            `Curvature.of`.
     """
     check_values(weight, name)
     factors = Curvature.of(moments, damping=damping, name=name)

@@ -93,8 +93,12 @@ def inputs_at(block: Block, x: mx.array, site: str) -> mx.array:
 
 
 def stream_shares(after: mx.array) -> mx.array:
-    """What tokens [B, L] count by the stream [B, L, D] after a block: one over its mean square."""
-    return shares(1 / mx.square(after.astype(mx.float32)).mean(-1))
+    """What tokens [B, L] count by the stream [B, L, D] after a block: one over its mean square.
+
+    One that stays zeros, as of an embedding that was never trained, does not count.
+    """
+    squares = mx.square(after.astype(mx.float32)).mean(-1)
+    return shares(mx.where(squares > 0, 1 / mx.where(squares > 0, squares, 1), 0))
 
 
 def shares(counts: mx.array) -> mx.array:

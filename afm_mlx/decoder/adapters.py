@@ -253,6 +253,7 @@ def melted_facts(base: Path, adapter: AdapterFacts | None) -> dict[str, Any]:
         facts["fused"] = adapter.name
         if adapter.chat:
             facts["stage"] = "sft"  # it has seen conversations, whatever the base was
+            facts.pop("stage_before", None)
     return facts
 
 

@@ -261,6 +261,15 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return dict(facts) if isinstance(facts, dict) else {}
 
 
+def trained_stage(folder: Path) -> str:
+    """Stage that a folder's model comes from; of one in tables, that of the model it was before.
+
+    "" where it is not known, as for models of others.
+    """
+    facts = read_facts(folder)
+    return str(facts.get("stage_before", facts.get("stage")) or "")
+
+
 def check_tokenizer(shape: Shape, tokenizer_pieces: int, folder: Path) -> None:
     """Raise when a tokenizer has ids that a model has no row for. Spare rows are allowed.
 

@@ -30,6 +30,12 @@ class LoraLinear(nn.Module):
         self.lora_a, self.lora_b, self.scale = lora_a, lora_b, scale
         self.linear.freeze()
 
+    @property
+    def weight(self) -> mx.array:
+        """[O, I] float32 with the factors in it, for whoever computes an output layer itself."""
+        a, b = self.lora_a.astype(mx.float32), self.lora_b.astype(mx.float32)
+        return cast(mx.array, self.linear.weight.astype(mx.float32) + self.scale * (a @ b).T)
+
     def __call__(self, x: mx.array) -> mx.array:
         """[..., I] to [..., O]."""
         y = self.linear(x)

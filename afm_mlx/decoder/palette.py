@@ -202,6 +202,11 @@ class _Lookup(nn.Module):
             self._kept = kept
         return kept[1]
 
+    @property
+    def copy_bytes(self) -> int:
+        """Bytes of the dense copy, as far as one was made."""
+        return 0 if self._kept is None else self._kept[1].nbytes
+
     def project(self, x: mx.array) -> mx.array:
         """`x` [..., I] times the transposed weight, [..., O]."""
         if self.keeps_copy:
@@ -258,6 +263,11 @@ class Int8Embedding(_Lookup):
     def as_linear(self, x: mx.array) -> mx.array:
         """[..., I] to logits [..., O]."""
         return self.project(x)
+
+
+def copied_bytes(model: Decoder) -> int:
+    """Bytes of the dense copies that a model's look-up layers keep on the CPU, once it has read."""
+    return sum(each.copy_bytes for each in model.modules() if isinstance(each, _Lookup))
 
 
 def linears(model: Decoder) -> dict[str, nn.Module]:

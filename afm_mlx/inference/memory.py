@@ -49,7 +49,7 @@ class Sizes:
 
     shape: Shape
     weights: int
-    """All its arrays."""
+    """All its arrays, and on the CPU the dense copies of those in tables."""
     per_token: int
     """Keys and values of one token."""
     per_number: int
@@ -67,17 +67,21 @@ class Sizes:
 def sizes_of(model: Decoder) -> Sizes:
     """What a model takes; keys and values as they are in caches that it would fill.
 
-    Nothing is computed.
+    Nothing is computed but the dense copies of weights in tables, which the CPU needs anyway.
     """
     import mlx.core as mx
     from mlx.utils import tree_flatten
 
+    from afm_mlx.decoder.palette import copied_bytes
+
     arrays: Any = tree_flatten(model.parameters())
     caches = import_mlx_lm("mlx_lm.models.cache").make_prompt_cache(model)
     model(mx.array([[0]]), cache=caches)
+    # Adapters are counted where they are held.
+    own = [array for name, array in arrays if not name.endswith((".lora_a", ".lora_b"))]
     return Sizes(
         model.shape,
-        weights=sum(array.nbytes for _, array in arrays),
+        weights=sum(array.nbytes for array in own) + copied_bytes(model),
         per_token=sum(cache.nbytes for cache in caches) // CACHE_STEP,
         per_number=caches[0].keys.dtype.size,
     )

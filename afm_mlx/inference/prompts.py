@@ -65,10 +65,9 @@ def chats_with(folder: Path, *, adapter_chats: bool) -> bool:
         folder: with the tokenizer's files; a checkpoint's says by its facts what it is.
         adapter_chats: whether an adapter is in use that has seen conversations.
     """
-    from afm_mlx.decoder.checkpoint import read_facts
+    from afm_mlx.decoder.checkpoint import trained_stage
 
-    facts = read_facts(folder) if (folder / "config.json").is_file() else {}
-    is_base = facts.get("stage") in BASE_STAGES
+    is_base = (folder / "config.json").is_file() and trained_stage(folder) in BASE_STAGES
     return has_chat_template(folder) and (not is_base or adapter_chats)
 
 

@@ -18,7 +18,13 @@ from afm_mlx.compression.divergence import Reference
 from afm_mlx.compression.palettize import Palettizer, check_finite, check_target
 from afm_mlx.corpus.mixture import HeldOutRows
 from afm_mlx.corpus.packing import shift_right
-from afm_mlx.decoder.checkpoint import check_context, open_checkpoint, save_checkpoint, stored_bits
+from afm_mlx.decoder.checkpoint import (
+    check_context,
+    open_checkpoint,
+    save_checkpoint,
+    stored_bits,
+    trained_stage,
+)
 from afm_mlx.decoder.decoder import Decoder
 from afm_mlx.inference.engine import Engine
 from afm_mlx.progress import Progress
@@ -93,6 +99,8 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
             f"{before['held_out_nats']:.4f}; KL to the model before {metrics['held_out_kl']:.4f}"
         )
     facts = {"recipe": recipe.name, "stage": "quantize", "tokenizer": tokenizer.fingerprint}
+    if stage := trained_stage(folder):
+        facts["stage_before"] = stage
     save_checkpoint(out / "model", model, folder, facts=facts)
     metrics["stored_bits"] = {
         part: each.per_weight for part, each in stored_bits(out / "model").items()

@@ -45,6 +45,7 @@ from afm_mlx.decoder.checkpoint import (
     read_palette,
     read_shape,
     save_checkpoint,
+    trained_stage,
 )
 from afm_mlx.decoder.decoder import Decoder
 from afm_mlx.decoder.lora import add_lora, load_lora, lora_arrays, remove_lora
@@ -276,6 +277,8 @@ class _Recovery:
                 progress.status(line, last=step == section.steps)
             labels.forget_teacher()
         facts = {"recipe": recipe.name, "stage": "recover", "tokenizer": tokenizer.fingerprint}
+        if stage := trained_stage(original):
+            facts["stage_before"] = stage
         return cls(
             recipe,
             section,

@@ -95,7 +95,7 @@ class Lessons:
             )
 
     def step(self, number: int) -> Lesson:
-        """Rows of a step, counted from 1."""
+        """Rows of a step, counted from 1; after the last one, conversations begin anew."""
         told = self._conversations_until(number)
         if told == self._conversations_until(number - 1):
             assert self.texts is not None
@@ -105,7 +105,7 @@ class Lessons:
             weights = np.ones(targets.shape, np.float32)
             return Lesson(np.array(inputs), targets, weights, documents)
         assert self._packed is not None
-        rows: Rows = self._packed.rows(told)
+        rows: Rows = self._packed.rows((told - 1) % self._packed.steps + 1)
         return Lesson(rows.inputs, rows.targets, rows.weights, rows.documents)
 
     def _conversations_until(self, number: int) -> int:

@@ -10,6 +10,7 @@ import mlx.core as mx
 import pytest
 
 from afm_mlx.decoder.checkpoint import open_checkpoint, save_checkpoint, stored_bits
+from afm_mlx.inference.prompts import chats_with
 
 from .conftest import start, weights
 
@@ -34,6 +35,16 @@ def test_from_a_model_to_tables_that_answer(afm, chat_model, texts):
     again = afm(*words, "--out", "small")
     assert again.code == 2
     assert "'small' exists already" in again.err
+
+
+def test_a_model_that_continues_text_does_so_in_tables_too(afm, chat_model, texts, tmp_path):
+    base = tmp_path / "base"
+    save_checkpoint(base, open_checkpoint(chat_model), chat_model, facts={"stage": "core"})
+    made = afm("quantize", base, "--data", texts, "--out", "small", *QUICK)
+    assert made.code == 0, made.err
+    for folder, chats in ((base, False), (Path("small"), False), (chat_model, True)):
+        assert chats_with(folder, adapter_chats=False) is chats
+        assert chats_with(folder, adapter_chats=True)
 
 
 def test_without_texts_it_is_calibrated_on_what_the_model_writes(afm, chat_model):

@@ -94,6 +94,15 @@ def test_a_model_of_392_matrices_stays_within_its_target_of_uneven_sizes():
     assert 3.69 < choice.bits_per_weight <= 3.7
 
 
+def test_where_all_may_have_the_most_bits_they_have_them_whatever_their_sizes():
+    names = named(56)
+    damages, sizes = drawn(1, names)
+    sizes = {name: size * 7919 + number for number, (name, size) in enumerate(sizes.items())}
+    choice = allocate(damages, sizes, 8.0)
+    assert set(choice.bits.values()) == {8}
+    assert choice.bits_per_weight == 8
+
+
 def test_the_table_has_a_digit_for_each_matrix_and_fits_a_terminal():
     names = named(70)
     bits = {name: (2, 4, 8)[number % 3] for number, name in enumerate(names)}

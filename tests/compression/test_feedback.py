@@ -135,3 +135,12 @@ def test_moments_that_are_not_finite_are_refused_by_name(weight, moments):
     bad[0, 0] = np.inf
     with pytest.raises(ModelError, match="the inputs of up_proj are not finite"):
         fit_with_feedback(weight, bad, bits=4, group_rows=16, name="up_proj")
+
+
+def test_damping_that_does_not_make_up_for_few_texts_is_refused_by_its_value(weight):
+    x = np.random.default_rng(2).normal(size=(10, COLUMNS)).astype(np.float32)
+    few = x.T @ x / len(x)
+    assert fit_with_feedback(weight, few, bits=4, group_rows=16).error < 0.01
+    with pytest.raises(ModelError, match=r"inputs of up_proj .* damping of 1e-12") as caught:
+        fit_with_feedback(weight, few, bits=4, group_rows=16, damping=1e-12, name="up_proj")
+    assert "--set quantize.damping=" in caught.value.hint

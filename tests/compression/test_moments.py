@@ -12,6 +12,7 @@ from afm_mlx.compression.moments import (
     collect_moments,
     fisher,
     start_stream,
+    stream_shares,
     token_worths,
 )
 from afm_mlx.decoder.palette import linears, replace_linears
@@ -87,6 +88,23 @@ def test_one_token_of_huge_states_does_not_decide():
     embedding.weight = embedding.weight * huge
     found = collect_moments(decoder, [inputs])[name]
     np.testing.assert_allclose(np.array(found), np.array(without), rtol=1e-3)
+
+
+def test_a_token_whose_state_is_zeros_does_not_count():
+    # A row begins with the token that ends documents, and that of a padding token has zeros.
+    decoder = build(tied=False)
+    inputs = mx.arange(32)[None]
+    embedding = decoder.model.embed_tokens
+    embedding.weight = mx.where(mx.arange(TINY.vocab_size)[:, None] == 0, 0.0, embedding.weight)
+    worths = token_worths(decoder, [inputs], seed=0)
+    for found in (
+        collect_moments(decoder, [inputs], full=True),
+        collect_moments(decoder, [inputs], worths=worths),
+    ):
+        assert all(mx.isfinite(moment).all() for moment in found.values())
+    counts = stream_shares(start_stream(decoder, [inputs])[0])
+    assert counts[0, 0].item() == 0
+    assert counts.mean().item() == pytest.approx(1)
 
 
 def test_gradients_decide_half_of_what_tokens_count(decoder):

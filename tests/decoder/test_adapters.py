@@ -16,6 +16,7 @@ from afm_mlx.decoder.adapters import (
     default_adapter,
     find_adapters,
     fuse,
+    melted_facts,
     read_adapter,
     read_adapter_facts,
     recovery_adapter,
@@ -292,6 +293,14 @@ def test_fused_it_computes_as_beside_its_base_and_keeps_the_format(
     assert read_facts(tmp_path / "fused") == {"stage": "core", "fused": "a"}
 
 
+def test_fused_with_what_has_seen_conversations_it_chats_whatever_it_was(base):
+    facts = AdapterFacts("mail", base_hash(base), "small", 4, 8.0, chat=True)
+    for before in ({"stage": "core"}, {"stage": "recover", "stage_before": "core"}):
+        config = json.loads((base / "config.json").read_text())
+        (base / "config.json").write_text(json.dumps(config | {"afm": before}))
+        assert melted_facts(base, facts) == {"stage": "sft", "fused": "mail"}
+
+
 def test_switching_there_and_back_gives_the_same_bits(write, base, make, tokens):
     model = make()
     held = Adapters(model, base)
@@ -309,6 +318,17 @@ def test_switching_there_and_back_gives_the_same_bits(write, base, make, tokens)
     assert not mx.array_equal(first, other)
     assert not mx.array_equal(first, plain)
     assert (held.names, held.active) == (["a", "b"], None)
+
+
+def test_factors_of_an_output_layer_count_for_whoever_computes_it_itself(make, tokens):
+    # PEFT may adapt it; scores and guided answers read its weight.
+    model = make(tied=False)
+    plain = model(tokens)
+    a, b = (mx.random.normal(size, key=mx.random.key(size[0])) for size in ((32, 3), (3, 64)))
+    load_lora(model, {"lm_head.lora_a": a, "lm_head.lora_b": b}, scale=0.5)
+    logits = model.hidden(tokens) @ model.output_weight.T
+    assert mx.allclose(logits, model(tokens), atol=1e-3)
+    assert mx.abs(logits - plain).max() > 0.1
 
 
 def test_switching_leaves_the_base_as_it_was(write, base, make):

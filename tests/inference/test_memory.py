@@ -1,7 +1,17 @@
 import mlx.core as mx
 import pytest
+from mlx.utils import tree_flatten
 
+from afm_mlx.compat import on_gpu
 from afm_mlx.decoder.decoder import Decoder
+from afm_mlx.decoder.lora import add_lora
+from afm_mlx.decoder.palette import (
+    Int8Embedding,
+    Int8Linear,
+    int8_rows,
+    linears,
+    replace_linears,
+)
 from afm_mlx.errors import FitError
 from afm_mlx.inference.engine import Engine
 from afm_mlx.inference.memory import CACHE_STEP, Budget, default_budget, shown, sizes_of
@@ -21,6 +31,27 @@ def test_weights_are_all_arrays(tiny):
     matrices = 384 * 32 + 2 * (32 * (32 + 16 + 16 + 32) + 3 * 32 * 64)
     norms = 2 * (2 * 32 + 2 * 8) + 32
     assert sizes.weights == 4 * (matrices + norms)
+
+
+def test_an_adapter_in_use_is_not_counted_as_weights(tiny):
+    model = Decoder(tiny)
+    plain = sizes_of(model)
+    add_lora(model, rank=4, scale=1.0, seed=0)
+    assert sizes_of(model) == plain
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_dense_copies_of_tables_are_counted_where_they_are_kept(tiny, tied):
+    model = Decoder(tiny.model_copy(update={"tied": tied}))
+    dense = sizes_of(model).weights
+    embedding = Int8Embedding(*int8_rows(model.model.embed_tokens.weight))
+    layers = {name: Int8Linear(*int8_rows(each.weight)) for name, each in linears(model).items()}
+    replace_linears(model, {**layers, "model.embed_tokens": embedding})
+    stored = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
+    norms = 4 * (2 * (2 * 32 + 2 * 8) + 32)
+    # An embedding that is no output layer gives rows, and keeps no copy.
+    copied = 0 if on_gpu() else dense - norms - (0 if tied else 4 * 384 * 32)
+    assert sizes_of(model).weights == stored + copied
 
 
 @pytest.mark.parametrize("bits", [4, 8])

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import mlx.core as mx
@@ -34,6 +35,7 @@ from afm_mlx.decoder.palette import (
     replace_linears,
 )
 from afm_mlx.errors import DataError, ModelError, RecipeError
+from afm_mlx.inference.prompts import chats_with
 from afm_mlx.progress import Progress
 from afm_mlx.settings.palette import RecoverMethod
 
@@ -188,6 +190,22 @@ def test_tables_and_gains_win_back_without_more_bits(better_tables, quantized):
     found, before = (dict(mx.load(str(each / "model.safetensors"))) for each in (out, quantized))
     assert all(mx.array_equal(found[name], before[name]) for name in before if "ids" in name)
     assert any(not mx.array_equal(found[name], before[name]) for name in before if "table" in name)
+
+
+@pytest.mark.parametrize("method", RecoverMethod)
+def test_a_model_that_continues_text_does_so_after_recovery(
+    base, quantized, texts, tmp_path, method
+):
+    core = Path(shutil.copytree(base, tmp_path / "core"))
+    config = json.loads((core / "config.json").read_text())
+    (core / "config.json").write_text(json.dumps(config | {"afm": {"stage": "core"}}))
+    model, teacher = (core, None) if method is RecoverMethod.QAT else (quantized, core)
+    settings = [*SETTINGS, "recover.tokens=128"]
+    recipe = own_model.recover_recipe(
+        model, texts, teacher=teacher, method=method, rank=2, assignments=settings
+    )
+    recover(recipe, tmp_path / "model")
+    assert not chats_with(tmp_path / "model", adapter_chats=False)
 
 
 def test_training_in_two_bits_is_better_than_k_means_and_as_small(

@@ -75,6 +75,14 @@ def test_one_kind_alone_fills_all_steps(texts):
     assert np.array_equal(alone.step(10).inputs, lessons(None, CHATS).step(10).inputs)
 
 
+def test_behind_the_last_step_conversations_begin_anew():
+    # Inputs may be measured on more rows than a short training has.
+    found = lessons(None, CHATS, steps=2)
+    for number in (1, 2, 3, 4):
+        assert found.step(number).weights.any(), number
+    assert np.array_equal(found.step(3).inputs, found.step(1).inputs)
+
+
 def products(model):
     """Matrix products in the gradient of what `model` trains."""
     tokens = mx.array([[3, 1, 4, 1, 5, 9]])
