@@ -57,12 +57,11 @@ from afm_mlx.compression.moments import (
 from afm_mlx.decoder.decoder import Block, Decoder, named_parameters
 from afm_mlx.decoder.palette import (
     INT8_BITS,
-    Int8Embedding,
     Int8Linear,
     PaletteLinear,
-    int8_rows,
     linears,
     replace_linears,
+    round_ends,
 )
 from afm_mlx.decoder.palette_format import EMBEDDING
 from afm_mlx.decoder.weights import listed, write_file
@@ -135,7 +134,7 @@ class Palettizer:
         choice = _choose(damages, self.sizes, self.section) if free else most
         self.progress.say(bits_table(choice.bits))
         before = start_stream(self.decoder, self.batches)
-        self._round_ends()
+        round_ends(self.decoder)
         stream = start_stream(self.decoder, self.batches)
         errors: dict[str, float] = {}
         for number, block in enumerate(self.decoder.layers):
@@ -287,16 +286,6 @@ class Palettizer:
             name=name,
         )
         return palette_linear(palette, bits, self.section.group_channels)
-
-    def _round_ends(self) -> None:
-        """Put 8-bit integers in place of the embedding and an untied output layer."""
-        embedding = self.decoder.model.embed_tokens.weight
-        rounded: dict[str, nn.Module] = {
-            EMBEDDING: Int8Embedding(*int8_rows(embedding), dtype=embedding.dtype)
-        }
-        if not self.decoder.shape.tied:
-            rounded[OUTPUT] = Int8Linear(*int8_rows(self.decoder.lm_head.weight))
-        replace_linears(self.decoder, rounded)
 
 
 def matrix_sizes(shape: Shape) -> dict[str, int]:

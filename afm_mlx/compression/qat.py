@@ -23,14 +23,7 @@ import mlx.nn as nn
 from mlx.utils import tree_map
 
 from afm_mlx.decoder.decoder import Decoder
-from afm_mlx.decoder.palette import (
-    Int8Embedding,
-    PaletteLinear,
-    int8_rows,
-    linears,
-    pack,
-    replace_linears,
-)
+from afm_mlx.decoder.palette import PaletteLinear, linears, pack, replace_linears, round_ends
 
 BITS = 2
 LOWEST, HIGHEST, ZERO = -1, 2, 0.5
@@ -117,7 +110,8 @@ def best_factors(weight: mx.array, group_rows: int) -> mx.array:
 def prepare(model: Decoder, *, group_rows: int) -> None:
     """Let all linear layers of the blocks be trained rounded, and the norms' gains.
 
-    The embedding becomes 8-bit integers at once and stays: the rest is trained around it.
+    The embedding, and an untied output layer, become 8-bit integers at once and stay: the rest is
+    trained around them.
     """
     model.freeze()
     layers: dict[str, nn.Module] = {
@@ -125,11 +119,8 @@ def prepare(model: Decoder, *, group_rows: int) -> None:
         for name, layer in linears(model).items()
         if name != "lm_head"
     }
-    embedding = model.model.embed_tokens
-    layers["model.embed_tokens"] = Int8Embedding(
-        *int8_rows(embedding.weight), dtype=embedding.weight.dtype
-    )
     replace_linears(model, layers)
+    round_ends(model)
     for module in model.modules():
         if isinstance(module, nn.RMSNorm):
             module.weight = module.weight.astype(mx.float32)

@@ -292,6 +292,14 @@ def replace_linears(model: Decoder, modules: Mapping[str, nn.Module]) -> None:
         setattr(at, last, module)
 
 
+def round_ends(model: Decoder) -> None:
+    """Put 8-bit integers in place of the embedding and an untied output layer."""
+    embedding = model.model.embed_tokens.weight
+    model.model.embed_tokens = Int8Embedding(*int8_rows(embedding), dtype=embedding.dtype)
+    if not model.shape.tied:
+        model.lm_head = Int8Linear(*int8_rows(model.lm_head.weight))
+
+
 _PARTS = {
     "self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"),
     "mlp": ("gate_proj", "up_proj", "down_proj"),

@@ -14,7 +14,7 @@ from afm_mlx.compression.qat import (
     prepare,
     store,
 )
-from afm_mlx.decoder.palette import Int8Embedding, PaletteLinear, linears
+from afm_mlx.decoder.palette import Int8Embedding, Int8Linear, PaletteLinear, linears
 from tests.compression.conftest import build
 
 
@@ -91,15 +91,18 @@ def test_a_group_of_zeros_is_stored_small():
     assert mx.abs(palette.dense()).max().item() <= 2**-13
 
 
-def test_a_model_is_trained_rounded_and_stored_with_equal_logits():
-    model = build()
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_is_trained_rounded_and_stored_with_equal_logits(tied):
+    model = build(tied=tied)
     prepare(model, group_rows=8)
     names = {name.rpartition(".")[2] for name, _ in tree_flatten(model.trainable_parameters())}
     assert names == {"weight", "factor"}
     tokens = mx.array([[3, 1, 4, 1, 5, 9, 2, 6]])
     before = model(tokens)
     store(model)
-    assert all(isinstance(layer, PaletteLinear) for layer in linears(model).values())
+    stored = linears(model)
+    assert tied or isinstance(stored.pop("lm_head"), Int8Linear)
+    assert all(isinstance(layer, PaletteLinear) for layer in stored.values())
     assert isinstance(model.model.embed_tokens, Int8Embedding)
     assert mx.allclose(model(tokens), before, atol=1e-5)
     assert not tree_flatten(model.trainable_parameters())
