@@ -56,21 +56,20 @@ from afm_mlx.compression.moments import (
 )
 from afm_mlx.decoder.decoder import Block, Decoder, named_parameters
 from afm_mlx.decoder.palette import (
+    EMBEDDING,
     INT8_BITS,
+    OUTPUT,
     Int8Linear,
     PaletteLinear,
     linears,
     replace_linears,
     round_ends,
 )
-from afm_mlx.decoder.palette_format import EMBEDDING
 from afm_mlx.decoder.weights import listed, write_file
 from afm_mlx.errors import ModelError
 from afm_mlx.progress import Progress
 from afm_mlx.settings.palette import DamageMeasure, Quantize
 from afm_mlx.settings.sections import Shape
-
-OUTPUT = "lm_head"
 
 
 class Palettizer:

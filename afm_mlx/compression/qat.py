@@ -23,7 +23,14 @@ import mlx.nn as nn
 from mlx.utils import tree_map
 
 from afm_mlx.decoder.decoder import Decoder
-from afm_mlx.decoder.palette import PaletteLinear, linears, pack, replace_linears, round_ends
+from afm_mlx.decoder.palette import (
+    OUTPUT,
+    PaletteLinear,
+    linears,
+    pack,
+    replace_linears,
+    round_ends,
+)
 
 BITS = 2
 LOWEST, HIGHEST, ZERO = -1, 2, 0.5
@@ -117,7 +124,7 @@ def prepare(model: Decoder, *, group_rows: int) -> None:
     layers: dict[str, nn.Module] = {
         name: QatLinear(layer.weight, group_rows=group_rows)
         for name, layer in linears(model).items()
-        if name != "lm_head"
+        if name != OUTPUT
     }
     replace_linears(model, layers)
     round_ends(model)

@@ -35,6 +35,9 @@ PALETTE_BITS = (2, 4)
 INT8_BITS = 8
 """Size of a weight that is an integer, with a scale per row."""
 
+EMBEDDING, OUTPUT = "model.embed_tokens", "lm_head"
+"""Names of the embedding, which is also the output layer of a tied model, and of an untied one."""
+
 MATVEC_ROWS = 8
 """Most rows of x for the kernel that reads ids. From bytes moved at 4 bits, not from a clock: it
 reads half a byte of each weight for each row of x; making a 16-bit weight costs 4.5 bytes once."""
@@ -278,7 +281,7 @@ def linears(model: Decoder) -> dict[str, nn.Module]:
             for name in names:
                 found[f"model.layers.{number}.{part}.{name}"] = layer[part][name]
     if not model.shape.tied:
-        found["lm_head"] = model.lm_head
+        found[OUTPUT] = model.lm_head
     return found
 
 
@@ -295,9 +298,12 @@ def replace_linears(model: Decoder, modules: Mapping[str, nn.Module]) -> None:
 def round_ends(model: Decoder) -> None:
     """Put 8-bit integers in place of the embedding and an untied output layer."""
     embedding = model.model.embed_tokens.weight
-    model.model.embed_tokens = Int8Embedding(*int8_rows(embedding), dtype=embedding.dtype)
+    ends: dict[str, nn.Module] = {
+        EMBEDDING: Int8Embedding(*int8_rows(embedding), dtype=embedding.dtype)
+    }
     if not model.shape.tied:
-        model.lm_head = Int8Linear(*int8_rows(model.lm_head.weight))
+        ends[OUTPUT] = Int8Linear(*int8_rows(model.lm_head.weight))
+    replace_linears(model, ends)
 
 
 _PARTS = {

@@ -22,6 +22,7 @@ import mlx.nn as nn
 from afm_mlx.decoder.config import QUANT_METHOD
 from afm_mlx.decoder.decoder import Decoder, named_parameters
 from afm_mlx.decoder.palette import (
+    EMBEDDING,
     INT8_BITS,
     PALETTE_BITS,
     WORD_BITS,
@@ -34,9 +35,6 @@ from afm_mlx.decoder.palette import (
 from afm_mlx.decoder.weights import TensorFact
 from afm_mlx.errors import ModelError
 from afm_mlx.settings.sections import Shape
-
-EMBEDDING = "model.embed_tokens"
-"""Name of the embedding, which is also the output layer of a tied model."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ import mlx.core as mx
 from afm_mlx.decoder.adapters import check_factors, melted, read_adapter
 from afm_mlx.decoder.checkpoint import open_checkpoint, tensor_shapes
 from afm_mlx.decoder.decoder import named_parameters
-from afm_mlx.decoder.palette import linears
-from afm_mlx.decoder.palette_format import EMBEDDING
+from afm_mlx.decoder.palette import EMBEDDING, linears
 from afm_mlx.errors import ExportError
 from afm_mlx.export.targets import Source
 

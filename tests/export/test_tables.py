@@ -5,8 +5,7 @@ import pytest
 from afm_mlx.decoder.adapters import read_adapter
 from afm_mlx.decoder.checkpoint import read_tensors, save_checkpoint
 from afm_mlx.decoder.decoder import Rotation
-from afm_mlx.decoder.palette import PaletteLinear, linears, pack, replace_linears
-from afm_mlx.decoder.palette_format import EMBEDDING
+from afm_mlx.decoder.palette import EMBEDDING, PaletteLinear, linears, pack, replace_linears
 from afm_mlx.errors import ExportError
 from afm_mlx.export.tables import (
     Weights,

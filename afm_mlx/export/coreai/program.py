@@ -37,8 +37,7 @@ from coreai._compiler.ir import (
     StringAttr,
 )
 
-from afm_mlx.decoder.palette import INT8_BITS
-from afm_mlx.decoder.palette_format import EMBEDDING
+from afm_mlx.decoder.palette import EMBEDDING, INT8_BITS
 from afm_mlx.export.coreai.bundle import EXTEND, GATHER, LOAD, PROMPT, Sizes, function_name
 from afm_mlx.export.tables import Adapter, Array, Weights, rotations
 

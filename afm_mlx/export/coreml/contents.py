@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from afm_mlx.decoder.checkpoint import TOKENIZER_FILES, tensor_shapes
-from afm_mlx.decoder.palette import INT8_BITS
-from afm_mlx.decoder.palette_format import EMBEDDING, component_of
+from afm_mlx.decoder.palette import EMBEDDING, INT8_BITS
+from afm_mlx.decoder.palette_format import component_of
 from afm_mlx.export.coreml.package import INLINE_NUMBERS, Array, Package, constants, is_stored
 from afm_mlx.export.coreml.parts import Part, pieces
 from afm_mlx.export.tables import Weights, plain, planned_sizes, read_adapters, rotations

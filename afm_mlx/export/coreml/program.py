@@ -38,8 +38,7 @@ from typing import Any
 
 import numpy as np
 
-from afm_mlx.decoder.palette import INT8_BITS
-from afm_mlx.decoder.palette_format import EMBEDDING
+from afm_mlx.decoder.palette import EMBEDDING, INT8_BITS
 from afm_mlx.export.coreml.package import import_coremltools
 from afm_mlx.export.coreml.parts import Part, pieces
 from afm_mlx.export.tables import Adapter, Array, Matrix, Weights, plain, rotations
