@@ -1,4 +1,4 @@
-"""The typed sections of a recipe. Every default of the toolkit stands here, and nowhere else.
+"""The sections that pre-training reads. Every default of the toolkit stands in this package.
 
 Source keys are those used in `models/*.toml`: R24 is arXiv:2407.21075, AX is apple/axlearn.
 """
