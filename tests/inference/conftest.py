@@ -72,6 +72,9 @@ class Reciter:
     def parameters(self) -> dict:
         return {}
 
+    def modules(self) -> list:
+        return []
+
     def __call__(self, tokens, cache=None):
         self.num_calls += 1
         start, length = cache[0].offset, tokens.shape[1]
