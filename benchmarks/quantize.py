@@ -3,7 +3,8 @@
 SmolLM2 without its old grid (`quantize_setup.py`) is quantized by each method, then measured on
 held-out text: nats per token, and KL(full || quantized) over the whole vocabulary. Bits count ids,
 scales, biases, tables and adapters. mlx-lm's methods run as `quantize_peers.py` says; ours run as
-`afm quantize` and `afm recover`. What is in the file of results is not done again.
+`afm quantize` and `afm recover`. What is in the file of results is not done again; those of
+RESULTS.md are in `quantize.json`.
 
     python benchmarks/quantize.py peers --json peers.json             # hours on two cores
     python benchmarks/quantize.py peers affine-4-64 --json peers.json  # a method apart
@@ -11,7 +12,7 @@ scales, biases, tables and adapters. mlx-lm's methods run as `quantize_peers.py`
     python benchmarks/quantize.py weighted --json weighted.json  # tables by weighted k-means alone
     python benchmarks/quantize.py plain --json plain.json        # tables by k-means alone
     python benchmarks/quantize.py check                      # that the faster ways are the same
-    python benchmarks/quantize.py show *.json --plot benchmarks/quantize.png --json figures.json
+    python benchmarks/quantize.py show benchmarks/quantize.json --plot benchmarks/quantize.png
 """
 
 from __future__ import annotations

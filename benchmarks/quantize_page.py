@@ -39,11 +39,12 @@ def tables(rows: Sequence[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda row: (row["scaled_bits"], row["name"], row["tokens"])):
+        seconds = f"{row['cpu_seconds']:,.0f}" if "cpu_seconds" in row else "-"
         lines.append(
             f"| {row['name']} | {row['linear_bits']:.3f} | {row['adapted_bits']:.3f} "
             f"| {row['all_bits']:.3f} | {row['scaled_bits']:.3f} | {row['nats']:.4f} "
             f"| {row['kl']:.4f} +- {row['error']:.4f} | {row['tokens']:,} "
-            f"| {row['cpu_seconds']:,.0f} |"
+            f"| {seconds} |"
         )
     full = {f"{row['full_nats']:.4f}" for row in rows}
     tokens = {f"{row['tokens_measured']:,}" for row in rows}
@@ -150,6 +151,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
                 style, color = STYLES[key]
                 axis.plot(*zip(*points, strict=True), style, label=label, color=color)
         axis.set_xlabel(title)
+    axes[2].set_prop_cycle(color=matplotlib.color_sequences["tab20"])
     curves: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         if row["name"].startswith(("dwq", *OURS)):
