@@ -28,6 +28,7 @@ from afm_mlx.decoder.checkpoint import (
 from afm_mlx.decoder.decoder import Decoder, initialize
 from afm_mlx.decoder.palette import (
     Int8Embedding,
+    Int8Linear,
     PaletteLinear,
     int8_rows,
     linears,
@@ -222,6 +223,20 @@ def test_training_in_two_bits_is_better_than_k_means_and_as_small(
     assert stored_bits(out) == stored_bits(quantized)
     assert {layer.bits for layer in linears(open_checkpoint(out)).values()} == {2}
     assert "rounded: texts" in said
+
+
+def test_an_output_layer_of_its_own_has_eight_bits_in_two(base, texts, tmp_path):
+    model = Decoder(read_shape(base).model_copy(update={"tied": False}))
+    initialize(model, 1)
+    save_checkpoint(tmp_path / "untied", model, base)
+    settings = [*SETTINGS, "recover.tokens=128"]
+    recipe = own_model.recover_recipe(
+        tmp_path / "untied", texts, method=RecoverMethod.QAT, assignments=settings
+    )
+    recover(recipe, tmp_path / "model")
+    stored = linears(open_checkpoint(tmp_path / "model"))
+    assert isinstance(stored.pop("lm_head"), Int8Linear)
+    assert {layer.bits for layer in stored.values()} == {2}
 
 
 def test_conversations_come_after_texts(base, quantized, texts, chats, tmp_path):
