@@ -5,9 +5,11 @@ Shapes. R rows, T tokens of a row, D width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
 
 from afm_mlx.decoder.decoder import Decoder
 
@@ -45,6 +47,24 @@ class Reference:
             self.states.append(decoder.hidden(inputs).astype(mx.float32))
             mx.eval(self.states[-1])
 
+    @classmethod
+    def of_rows(
+        cls,
+        decoder: Decoder,
+        rows: Iterable[tuple[mx.array | NDArray[np.int32], mx.array | NDArray[np.float32]]],
+        *,
+        rows_at_once: int,
+        chunk_bytes: int,
+    ) -> Reference:
+        """Of rows of token ids [R, T], each with what counts [R, T]; several are read at once."""
+        sources = list(rows)
+        return cls(
+            decoder,
+            [part for inputs, _ in sources for part in in_parts(inputs, rows_at_once)],
+            counts=[part for _, counts in sources for part in in_parts(counts, rows_at_once)],
+            chunk_bytes=chunk_bytes,
+        )
+
     def kl(self, model: Decoder) -> float:
         """KL(reference || model), mean nats per token; 0 for the same predictions."""
         return self.kl_of([model.hidden(inputs) for inputs in self.batches], model.output_weight)
@@ -63,6 +83,11 @@ class Reference:
                 total += float((each * flat[chunk]).sum())
             tokens += float(flat.sum())
         return total / max(tokens, 1.0)
+
+
+def in_parts(rows: mx.array | NDArray[np.int32] | NDArray[np.float32], size: int) -> list[mx.array]:
+    """Rows [R, T], up to `size` together."""
+    return [mx.array(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
 def _kl(p: mx.array, p_weight: mx.array, q: mx.array, q_weight: mx.array) -> mx.array:

@@ -270,6 +270,12 @@ def trained_stage(folder: Path) -> str:
     return str(facts.get("stage_before", facts.get("stage")) or "")
 
 
+def stage_before(folder: Path) -> dict[str, str]:
+    """Facts for a model in tables that is made of the one in `folder`: what stage it came from."""
+    stage = trained_stage(folder)
+    return {"stage_before": stage} if stage else {}
+
+
 def check_tokenizer(shape: Shape, tokenizer_pieces: int, folder: Path) -> None:
     """Raise when a tokenizer has ids that a model has no row for. Spare rows are allowed.
 

@@ -14,7 +14,7 @@ from afm_mlx import compat
 from afm_mlx.alignment.own_texts import own_rows
 from afm_mlx.artifact import SNAPSHOTS, Inputs, write_text
 from afm_mlx.compression.bits import bits_svg
-from afm_mlx.compression.divergence import Reference
+from afm_mlx.compression.divergence import Reference, in_parts
 from afm_mlx.compression.palettize import Palettizer, check_finite, check_target
 from afm_mlx.corpus.mixture import HeldOutRows
 from afm_mlx.corpus.packing import shift_right
@@ -22,8 +22,8 @@ from afm_mlx.decoder.checkpoint import (
     check_context,
     open_checkpoint,
     save_checkpoint,
+    stage_before,
     stored_bits,
-    trained_stage,
 )
 from afm_mlx.decoder.decoder import Decoder
 from afm_mlx.inference.engine import Engine
@@ -84,7 +84,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
     reference = _reference(recipe, model, held_out, tokenizer.eos_id)
     metrics = Palettizer(
         model,
-        [shift_right(batch, tokenizer.eos_id) for batch in _batches(rows)],
+        in_parts(shift_right(mx.array(rows), tokenizer.eos_id), max(1, BATCH_TOKENS // row_tokens)),
         section,
         work=work,
         seed=settings.seed,
@@ -99,9 +99,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, progress: Progress) -> dict[s
             f"{before['held_out_nats']:.4f}; KL to the model before {metrics['held_out_kl']:.4f}"
         )
     facts = {"recipe": recipe.name, "stage": "quantize", "tokenizer": tokenizer.fingerprint}
-    if stage := trained_stage(folder):
-        facts["stage_before"] = stage
-    save_checkpoint(out / "model", model, folder, facts=facts)
+    save_checkpoint(out / "model", model, folder, facts=facts | stage_before(folder))
     metrics["stored_bits"] = {
         part: each.per_weight for part, each in stored_bits(out / "model").items()
     }
@@ -117,19 +115,15 @@ def _reference(
     """What the model predicts of the first held-out rows of each source."""
     row_tokens = max((each.targets.shape[1] for each in held_out.values()), default=1)
     most_rows = -(-COMPARED_TOKENS // row_tokens // max(len(held_out), 1))
-    first = [(each.targets[:most_rows], each.counts[:most_rows]) for each in held_out.values()]
-    return Reference(
+    return Reference.of_rows(
         model,
-        [shift_right(batch, eos_id) for targets, _ in first for batch in _batches(targets)],
-        counts=[batch for _, counts in first for batch in _batches(counts)],
+        [
+            (shift_right(mx.array(each.targets[:most_rows]), eos_id), each.counts[:most_rows])
+            for each in held_out.values()
+        ],
+        rows_at_once=max(1, BATCH_TOKENS // row_tokens),
         chunk_bytes=recipe.training.loss_bytes,
     )
-
-
-def _batches(rows: NDArray[Any]) -> list[mx.array]:
-    """Rows [R, T] of tokens, or of what counts, in parts that the model reads at once."""
-    step = max(1, BATCH_TOKENS // rows.shape[1])
-    return [mx.array(rows[start : start + step]) for start in range(0, len(rows), step)]
 
 
 def _own_texts(

@@ -12,14 +12,13 @@ from types import MappingProxyType
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 from mlx.utils import tree_flatten
 
 from afm_mlx import compat
 from afm_mlx.artifact import SNAPSHOTS, Inputs, write_text
 from afm_mlx.compression import qat
 from afm_mlx.compression.coordinates import in_coordinates_of
-from afm_mlx.compression.divergence import Reference
+from afm_mlx.compression.divergence import Reference, in_parts
 from afm_mlx.compression.recover import (
     ALL,
     KeptLabels,
@@ -45,7 +44,7 @@ from afm_mlx.decoder.checkpoint import (
     read_palette,
     read_shape,
     save_checkpoint,
-    trained_stage,
+    stage_before,
 )
 from afm_mlx.decoder.decoder import Decoder
 from afm_mlx.decoder.lora import add_lora, load_lora, lora_arrays, remove_lora
@@ -56,14 +55,13 @@ from afm_mlx.recipe import Recipe
 from afm_mlx.settings.compression import LabelTime
 from afm_mlx.settings.palette import Recover, RecoverMethod
 from afm_mlx.text.tokenizer import Tokenizer
-from afm_mlx.training.demonstrations import read_demonstrations
 from afm_mlx.training.examples import Examples, fill
-from afm_mlx.training.lessons import Lessons, learn
+from afm_mlx.training.lessons import Lessons, learn, open_lessons
 from afm_mlx.training.loop import Outcome, Rule
 from afm_mlx.training.micro_batches import rows_read
 from afm_mlx.training.optimizer import UpdateRule
 from afm_mlx.training.sharding import data_ranks
-from afm_mlx.training.texts import TrainingTexts, open_held_out
+from afm_mlx.training.texts import open_held_out
 from afm_mlx.training.validation import Validation, held_out_answers
 
 LABELS = "labels"
@@ -236,20 +234,7 @@ class _Recovery:
     ) -> _Recovery:
         """Read texts and conversations, and ask the teacher in `original`."""
         tokenizer, settings = Tokenizer.open(base), recipe.training
-        shown, held_out = _conversations(section, inputs, tokenizer)
-        lessons = Lessons(
-            _texts(recipe, section, inputs, tokenizer),
-            shown,
-            {name: source.weight for name, source in section.data.items()},
-            steps=section.steps,
-            conversation_fraction=section.conversation_fraction,
-            order=section.order,
-            row_tokens=section.row_tokens,
-            rows_per_step=section.rows_per_step,
-            eos_id=tokenizer.eos_id,
-            document_mask=settings.document_mask,
-            seed=settings.seed,
-        )
+        lessons, held_out = open_lessons(recipe, inputs, tokenizer)
         teacher = open_teacher(
             original,
             read_shape(base),
@@ -277,8 +262,7 @@ class _Recovery:
                 progress.status(line, last=step == section.steps)
             labels.forget_teacher()
         facts = {"recipe": recipe.name, "stage": "recover", "tokenizer": tokenizer.fingerprint}
-        if stage := trained_stage(original):
-            facts["stage_before"] = stage
+        facts |= stage_before(original)
         return cls(
             recipe,
             section,
@@ -338,6 +322,11 @@ class _Recovery:
         self.progress.say(f"  {what}: {'; '.join(words)}")
         return found
 
+    def calibration(self) -> list[mx.array]:
+        """Rows that the first factors are found on, in parts that are read at once."""
+        at_once = self.recipe.training.rows_at_once(self.section.rows_per_step)
+        return in_parts(self.lessons.first_rows(self.section.calibration_rows), at_once)
+
     def first_factors(
         self, model: Decoder, worths: Callable[[], dict[str, mx.array]], rank: int, work: Path
     ) -> dict[str, mx.array]:
@@ -372,46 +361,6 @@ class _Recovery:
         arrays: Any = mx.load(str(file))
         return dict(arrays)
 
-    def calibration(self) -> list[mx.array]:
-        """Inputs of the first rows, in parts that are read at once."""
-        rows = self.recipe.training.rows_at_once(self.section.rows_per_step)
-        steps = -(-self.section.calibration_rows // self.section.rows_per_step)
-        inputs = [self.lessons.step(step).inputs for step in range(1, steps + 1)]
-        chosen = np.concatenate(inputs)[: self.section.calibration_rows]
-        return [mx.array(chosen[start : start + rows]) for start in range(0, len(chosen), rows)]
-
-
-def _texts(
-    recipe: Recipe, section: Recover, inputs: Inputs, tokenizer: Tokenizer
-) -> TrainingTexts | None:
-    if not recipe.data:
-        return None
-    return TrainingTexts(
-        inputs["data"],
-        section.mixture or dict.fromkeys(recipe.data, 1.0),
-        tokenizer,
-        row_tokens=section.row_tokens,
-        rows_per_step=section.rows_per_step,
-        seed=recipe.training.seed,
-    )
-
-
-def _conversations(
-    section: Recover, inputs: Inputs, tokenizer: Tokenizer
-) -> tuple[Mapping[str, Examples], Examples]:
-    """Examples to learn from, and those held out."""
-    if not section.data:
-        return {}, Examples.of([])
-    shown = read_demonstrations(
-        {name: source.file(inputs) for name, source in section.data.items()},
-        tokenizer,
-        row_tokens=section.row_tokens,
-        held_out_fraction=section.held_out_fraction,
-        skip_bad=section.skip_bad,
-        section="recover",
-    )
-    return shown.train, shown.held_out
-
 
 def _measure(
     recipe: Recipe,
@@ -439,28 +388,20 @@ def _measure(
     validation = Validation(
         texts, eos_id=tokenizer.eos_id, micro_rows=micro_rows, chunk_bytes=settings.loss_bytes
     )
-    read = [
-        (shift_right(mx.array(each.targets[rows]), tokenizer.eos_id), mx.array(each.counts[rows]))
-        for each in texts.values()
-        for rows in _parts(len(each.targets), micro_rows)
-    ]
     most = max(1, watch.evaluation_tokens // section.row_tokens)
     plan = [[("", number)] for number in range(min(len(answers), most))]
     filled = fill({"": answers}, plan, num_rows=len(plan), row_tokens=section.row_tokens)
-    said = [
-        (mx.array(filled.inputs[rows]), mx.array(filled.weights[rows]))
-        for rows in _parts(len(plan), micro_rows)
-    ]
-    references = {
-        name: Reference(
-            original,
-            [inputs for inputs, _ in batches],
-            counts=[counts for _, counts in batches],
-            chunk_bytes=settings.loss_bytes,
+    reference = partial(
+        Reference.of_rows, original, rows_at_once=micro_rows, chunk_bytes=settings.loss_bytes
+    )
+    references = {}
+    if texts:
+        references["held_out"] = reference(
+            (shift_right(mx.array(each.targets), tokenizer.eos_id), each.counts)
+            for each in texts.values()
         )
-        for name, batches in {"held_out": read, "answers": said}.items()
-        if batches
-    }
+    if plan:
+        references["answers"] = reference([(filled.inputs, filled.weights)])
 
     def measure(model: Any) -> dict[str, Any]:
         found = validation(model)
@@ -477,7 +418,3 @@ def _measure(
         return found | {f"{name}_kl": each.kl(model) for name, each in references.items()}
 
     return measure
-
-
-def _parts(count: int, size: int) -> list[slice]:
-    return [slice(start, start + size) for start in range(0, count, size)]

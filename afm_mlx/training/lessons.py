@@ -18,11 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afm_mlx import compat
+from afm_mlx.artifact import Inputs
 from afm_mlx.corpus.packing import document_ids, document_mask, shift_right
 from afm_mlx.decoder.decoder import Decoder
 from afm_mlx.progress import Progress
+from afm_mlx.recipe import Recipe
 from afm_mlx.settings.palette import LessonOrder, Recover
 from afm_mlx.settings.sections import Training, Watch
+from afm_mlx.text.tokenizer import Tokenizer
+from afm_mlx.training.demonstrations import read_demonstrations
 from afm_mlx.training.examples import Examples, PackedExamples, Rows
 from afm_mlx.training.loop import Course, Outcome, Rule, train
 from afm_mlx.training.micro_batches import Batch, micro_batches
@@ -108,11 +112,63 @@ class Lessons:
         rows: Rows = self._packed.rows((told - 1) % self._packed.steps + 1)
         return Lesson(rows.inputs, rows.targets, rows.weights, rows.documents)
 
+    def first_rows(self, count: int) -> NDArray[np.int32]:
+        """Inputs [count, T] of the first rows, also of more than training has."""
+        inputs: list[NDArray[np.int32]] = []
+        while sum(map(len, inputs)) < count:
+            inputs.append(self.step(len(inputs) + 1).inputs)
+        return np.concatenate(inputs)[:count]
+
     def _conversations_until(self, number: int) -> int:
         """Steps on conversations among the first `number` ones."""
         if self.order is LessonOrder.MIXED:
             return number * (self.steps - self.text_steps) // self.steps
         return max(0, number - self.text_steps)
+
+
+def open_lessons(recipe: Recipe, inputs: Inputs, tokenizer: Tokenizer) -> tuple[Lessons, Examples]:
+    """Lessons of [recover] from a recipe's texts and its conversations, and examples held out.
+
+    Raises:
+        DataError: texts or conversations are damaged, or shorter than a row.
+    """
+    section, settings = recipe.recover, recipe.training
+    assert section is not None
+    shown, held_out = {}, Examples.of([])
+    if section.data:
+        read = read_demonstrations(
+            {name: source.file(inputs) for name, source in section.data.items()},
+            tokenizer,
+            row_tokens=section.row_tokens,
+            held_out_fraction=section.held_out_fraction,
+            skip_bad=section.skip_bad,
+            section="recover",
+        )
+        shown, held_out = read.train, read.held_out
+    texts = None
+    if recipe.data:
+        texts = TrainingTexts(
+            inputs["data"],
+            section.mixture or dict.fromkeys(recipe.data, 1.0),
+            tokenizer,
+            row_tokens=section.row_tokens,
+            rows_per_step=section.rows_per_step,
+            seed=settings.seed,
+        )
+    lessons = Lessons(
+        texts,
+        shown,
+        {name: source.weight for name, source in section.data.items()},
+        steps=section.steps,
+        conversation_fraction=section.conversation_fraction,
+        order=section.order,
+        row_tokens=section.row_tokens,
+        rows_per_step=section.rows_per_step,
+        eos_id=tokenizer.eos_id,
+        document_mask=settings.document_mask,
+        seed=settings.seed,
+    )
+    return lessons, held_out
 
 
 def learn(
