@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import afm_mlx  # noqa: F401  (loads a tuned BLAS before MLX)
+from tests.small_recipes import SHAPE
 
 # A job in the background of a script ignores Ctrl-C, and hands that on to what it starts: then the
 # tests that interrupt a program would wait for ever.
@@ -93,18 +94,7 @@ def small_chat_model(small_tokenizer):
     from afm_mlx.decoder.decoder import Decoder, initialize
     from afm_mlx.settings.sections import Shape
 
-    shape = Shape(
-        num_layers=2,
-        hidden_size=32,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=8,
-        intermediate_size=64,
-        vocab_size=384,  # more than the tokenizer has pieces, as models have
-        rope_base=10_000,
-        norm_eps=1e-5,
-        max_tokens=256,
-    )
+    shape = Shape.model_validate(SHAPE | {"max_tokens": 256})
 
     def write(folder: Path, *, lines=(), tokenizer=None, seed=3, stage="sft", **changes) -> Path:
         if tokenizer is None:

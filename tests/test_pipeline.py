@@ -9,20 +9,12 @@ from afm_mlx import artifact, pipeline
 from afm_mlx.errors import DataError, RunError
 from afm_mlx.progress import Progress
 from afm_mlx.recipe import load_recipe
+from tests.small_recipes import pretraining, shape, write_poems
 
-RECIPE = """
-name = "small"
-[shape]
-num_layers = 2
-hidden_size = 32
-num_heads = 4
-num_kv_heads = 2
-head_dim = 8
-intermediate_size = 64
-vocab_size = 384
-rope_base = 10_000
-norm_eps = 1e-5
-max_tokens = 64
+RECIPE = (
+    'name = "small"\n'
+    + shape()
+    + """\
 [data.poems]
 kind = "text"
 path = "{folder}/poems"
@@ -37,41 +29,28 @@ reserved_pieces = 16
 evaluation_tokens = 256
 sample_prompts = ["the "]
 sample_tokens = 4
-[core]
-tokens = 2_048
-row_tokens = 32
-rows_per_step = 4
-lr = 0.01
-warmup_steps = 2
-final_lr_fraction = 0.1
-weight_decay = 1e-4
-mixture = {{ poems = 0.7, code = 0.3 }}
-[context]
-tokens = 1_024
-row_tokens = 64
-rows_per_step = 2
-lr = 0.003
-warmup_steps = 2
-final_lr_fraction = 0.1
-weight_decay = 1e-5
-mixture = {{ poems = 0.5, code = 0.5 }}
 """
+    + pretraining("core", {"poems": 0.7, "code": 0.3})
+    + pretraining(
+        "context",
+        {"poems": 0.5, "code": 0.5},
+        tokens=1_024,
+        row_tokens=64,
+        rows_per_step=2,
+        lr=0.003,
+        weight_decay=1e-5,
+    )
+)
 
 
 @pytest.fixture
 def recipe(tmp_path):
-    for kind, count in (("poems", 60), ("code", 40)):
-        folder = tmp_path / kind
-        folder.mkdir()
-        for i in range(count):
-            if kind == "poems":
-                lines = [
-                    f"the {w} of the sea {i + n} is old\n"
-                    for n, w in enumerate(["salt", "wind", "rain"])
-                ]
-                (folder / f"{i:02}.txt").write_text("".join(lines) * 3)
-            else:
-                (folder / f"{i:02}.py").write_text(f"def f{i}(x):\n    return x + {i}\n\n\n" * 5)
+    for kind in ("poems", "code"):
+        (tmp_path / kind).mkdir()
+    write_poems(tmp_path / "poems")
+    for i in range(40):
+        text = f"def f{i}(x):\n    return x + {i}\n\n\n" * 5
+        (tmp_path / "code" / f"{i:02}.py").write_text(text)
     path = tmp_path / "small.toml"
     path.write_text(RECIPE.format(folder=tmp_path))
     return path

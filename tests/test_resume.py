@@ -10,19 +10,12 @@ import time
 
 import pytest
 
-RECIPE = """
-name = "killed"
-[shape]
-num_layers = 2
-hidden_size = 64
-num_heads = 4
-num_kv_heads = 2
-head_dim = 16
-intermediate_size = 128
-vocab_size = 512
-rope_base = 10_000
-norm_eps = 1e-5
-max_tokens = 128
+from tests.small_recipes import pretraining, shape
+
+RECIPE = (
+    'name = "killed"\n'
+    + shape(hidden_size=64, head_dim=16, intermediate_size=128, vocab_size=512, max_tokens=128)
+    + """\
 [data.docs]
 kind = "text"
 path = "python:docs"
@@ -32,39 +25,26 @@ held_out_fraction = 0.1
 snapshot_every_seconds = 0.3
 evaluate_every_steps = 50
 evaluation_tokens = 256
-[core]
-tokens = 409_600
-row_tokens = 64
-rows_per_step = 16
-lr = 0.01
-warmup_steps = 10
-final_lr_fraction = 0.1
-weight_decay = 1e-4
-mixture = { docs = 1.0 }
-[context]
-tokens = 204_800
-row_tokens = 128
-rows_per_step = 8
-lr = 0.003
-warmup_steps = 5
-final_lr_fraction = 0.1
-weight_decay = 1e-5
-mixture = { docs = 1.0 }
 """
+    + pretraining(
+        "core", {"docs": 1.0}, tokens=409_600, row_tokens=64, rows_per_step=16, warmup_steps=10
+    )
+    + pretraining(
+        "context",
+        {"docs": 1.0},
+        tokens=204_800,
+        row_tokens=128,
+        rows_per_step=8,
+        lr=0.003,
+        warmup_steps=5,
+        weight_decay=1e-5,
+    )
+)
 
-SHRUNK = """
-name = "killed"
-[shape]
-num_layers = 2
-hidden_size = 32
-num_heads = 4
-num_kv_heads = 2
-head_dim = 8
-intermediate_size = 32
-vocab_size = 512
-rope_base = 10_000
-norm_eps = 1e-5
-max_tokens = 32
+SHRUNK = (
+    'name = "killed"\n'
+    + shape(intermediate_size=32, vocab_size=512, max_tokens=32)
+    + """\
 [data.docs]
 kind = "text"
 path = "python:docs"
@@ -75,15 +55,9 @@ log_every_steps = 1
 snapshot_every_seconds = 0.01
 evaluate_every_steps = 50
 evaluation_tokens = 256
-[core]
-tokens = 6_400
-row_tokens = 32
-rows_per_step = 4
-lr = 0.01
-warmup_steps = 10
-final_lr_fraction = 0.1
-weight_decay = 1e-4
-mixture = { docs = 1.0 }
+"""
+    + pretraining("core", {"docs": 1.0}, tokens=6_400, warmup_steps=10)
+    + """\
 [teacher]
 intermediate_size = 96
 tokens = 2_560
@@ -98,6 +72,7 @@ target = "logits"
 candidates = 8
 labels = "before"
 """
+)
 
 
 def start(recipe, runs):

@@ -14,6 +14,8 @@ import mlx.core as mx
 import pytest
 from afm_cli import main
 
+from tests.small_recipes import pretraining, shape, write_poems
+
 
 @pytest.fixture(scope="session")
 def chat_model(small_chat_model, tmp_path_factory) -> Path:
@@ -32,44 +34,28 @@ def chat_model(small_chat_model, tmp_path_factory) -> Path:
     )
 
 
-RECIPE = """
-name = "small"
-[shape]
-num_layers = 2
-hidden_size = 32
-num_heads = 4
-num_kv_heads = 2
-head_dim = 8
-intermediate_size = 64
-vocab_size = 344
-rope_base = 10_000
-norm_eps = 1e-5
-max_tokens = 64
+RECIPE = (
+    'name = "small"\n'
+    + shape(vocab_size=344)
+    + """\
 [data.poems]
 kind = "text"
 path = "FOLDER/poems"
 held_out_fraction = 0.2
 [tokenizer]
 reserved_pieces = 16
-[core]
-tokens = 512
-row_tokens = 32
-rows_per_step = 4
-lr = 0.01
-warmup_steps = 2
-final_lr_fraction = 0.1
-weight_decay = 1e-4
-mixture = { poems = 1.0 }
-[context]
-tokens = 256
-row_tokens = 64
-rows_per_step = 2
-lr = 0.003
-warmup_steps = 2
-final_lr_fraction = 0.1
-weight_decay = 1e-5
-mixture = { poems = 1.0 }
 """
+    + pretraining("core", {"poems": 1.0}, tokens=512)
+    + pretraining(
+        "context",
+        {"poems": 1.0},
+        tokens=256,
+        row_tokens=64,
+        rows_per_step=2,
+        lr=0.003,
+        weight_decay=1e-5,
+    )
+)
 
 
 @pytest.fixture(scope="session")
@@ -77,10 +63,7 @@ def finished(tmp_path_factory) -> Path:
     """A folder with texts, a recipe, and its finished run."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "poems").mkdir()
-    for i in range(60):
-        words = enumerate(["salt", "wind", "rain"])
-        lines = [f"the {word} of the sea {i + n} is old\n" for n, word in words]
-        (folder / "poems" / f"{i:02}.txt").write_text("".join(lines) * 3)
+    write_poems(folder / "poems")
     (folder / "small.toml").write_text(RECIPE.replace("FOLDER", str(folder)))
     assert main(["run", str(folder / "small.toml"), "--runs", str(folder / "runs")]) == 0
     return folder

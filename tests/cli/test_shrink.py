@@ -13,6 +13,7 @@ import pytest
 from afm_mlx.compat import import_mlx_lm
 from afm_mlx.decoder.checkpoint import open_checkpoint, read_shape, save_checkpoint
 from afm_mlx.decoder.decoder import Decoder, count_parameters, initialize
+from tests.small_recipes import pretraining, shape
 
 from .conftest import start, weights
 
@@ -183,19 +184,17 @@ def test_teacher_that_cannot_teach_is_refused_with_both_values(refused, chat_mod
 @pytest.fixture
 def recipe(chat_model, texts, tmp_path) -> Path:
     """A recipe that prunes chat_model and distils from it, with label files."""
+    narrow = shape(
+        num_layers=1,
+        hidden_size=16,
+        num_heads=2,
+        num_kv_heads=1,
+        intermediate_size=12,
+        vocab_size=320,
+    )
     text = f"""
 name = "shrunk"
-[shape]
-num_layers = 1
-hidden_size = 16
-num_heads = 2
-num_kv_heads = 1
-head_dim = 8
-intermediate_size = 12
-vocab_size = 320
-rope_base = 10_000
-norm_eps = 1e-5
-max_tokens = 64
+{narrow}
 [data.texts]
 kind = "text"
 path = "{texts}"
@@ -209,15 +208,7 @@ row_tokens = 32
 rows_per_step = 4
 lr = 1e-3
 scoring_tokens = 256
-[core]
-tokens = 512
-row_tokens = 32
-rows_per_step = 4
-lr = 1e-3
-warmup_steps = 1
-final_lr_fraction = 0.1
-weight_decay = 0.0
-mixture = {{ texts = 1.0 }}
+{pretraining("core", {"texts": 1.0}, tokens=512, lr=1e-3)}
 [distill]
 labels = "before"
 """

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.small_recipes import pretraining, shape
+
 pytest.importorskip("fastwarc", reason="not installed: pip install 'afm-mlx[corpus]'")
 pytest.importorskip("pyarrow", reason="not installed: pip install 'afm-mlx[parquet]'")
 
@@ -244,27 +246,10 @@ def test_pages_without_extraction_are_counted_likewise(corpus, tmp_path, capsys)
     assert set(good_texts("html")) <= set(texts(tmp_path / "out"))
 
 
-RECIPE = """
-[shape]
-num_layers = 1
-hidden_size = 32
-num_heads = 2
-num_kv_heads = 1
-head_dim = 16
-intermediate_size = 32
-vocab_size = 512
-rope_base = 10_000
-norm_eps = 1e-5
-max_tokens = 64
-[core]
-tokens = 512
-row_tokens = 16
-rows_per_step = 4
-lr = 0.01
-warmup_steps = 1
-final_lr_fraction = 0.1
-weight_decay = 0.0
-mixture = {{ text = 1.0 }}
+RECIPE = (
+    shape(vocab_size=512)
+    + pretraining("core", {"text": 1.0}, tokens=512, row_tokens=16)
+    + """\
 [clean]
 shard_bytes = 500
 workers = 2
@@ -279,6 +264,7 @@ off = ["duplicate-ngrams", "top-ngram", "stop-words"]
 [clean.decontaminate.benchmarks.pearls]
 path = "{corpus}/pearls.jsonl"
 """
+)
 
 
 def test_a_recipe_cleans_a_corpus_with_all_of_them(corpus, tmp_path, capsys):

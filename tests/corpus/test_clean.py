@@ -24,6 +24,7 @@ from afm_mlx.recipe import load_recipe, load_section
 from afm_mlx.settings.clean import STEPS, Clean
 from afm_mlx.settings.sections import Source, SourceKind
 from afm_mlx.settings.web import Warc
+from tests.small_recipes import pretraining, shape
 
 WORDS = [
     "the",
@@ -348,18 +349,9 @@ def test_settings_of_a_step_alone_are_checked_as_those_of_a_recipe():
 
 # A recipe with [clean].
 
-RECIPE = """
-[shape]
-num_layers = 1
-hidden_size = 32
-num_heads = 2
-num_kv_heads = 1
-head_dim = 16
-intermediate_size = 32
-vocab_size = 330
-rope_base = 10_000
-norm_eps = 1e-5
-max_tokens = 64
+RECIPE = (
+    shape(vocab_size=330)
+    + """\
 [tokenizer]
 reserved_pieces = 16
 [data.stories]
@@ -371,16 +363,9 @@ workers = 1
 shard_bytes = 4_000
 [clean.heuristics]
 [clean.dedup]
-[core]
-tokens = 512
-row_tokens = 16
-rows_per_step = 4
-lr = 0.01
-warmup_steps = 1
-final_lr_fraction = 0.1
-weight_decay = 0.0
-mixture = {{ stories = 1.0 }}
 """
+    + pretraining("core", {"stories": 1.0}, tokens=512, row_tokens=16)
+)
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.small_recipes import pretraining, shape
+
 pytest.importorskip("fastwarc")
 pytest.importorskip("trafilatura")
 
@@ -155,18 +157,9 @@ SENTENCES = (
     "cart to children of whom some had no shoes but all of them laughed at what the gulls did"
 )
 
-RECIPE = """
-[shape]
-num_layers = 1
-hidden_size = 32
-num_heads = 2
-num_kv_heads = 1
-head_dim = 16
-intermediate_size = 32
-vocab_size = 400
-rope_base = 10_000
-norm_eps = 1e-5
-max_tokens = 64
+RECIPE = (
+    shape(vocab_size=400)
+    + """\
 [tokenizer]
 reserved_pieces = 16
 [data.docs]
@@ -202,16 +195,9 @@ model = "{corpus}/quality.npz"
 keep_share = 0.95
 [clean.decontaminate]
 benchmarks = {{ pearls = {{ path = "{corpus}/pearls.jsonl" }} }}
-[core]
-tokens = 512
-row_tokens = 16
-rows_per_step = 4
-lr = 0.01
-warmup_steps = 1
-final_lr_fraction = 0.1
-weight_decay = 0.0
-mixture = {{ docs = 1.0 }}
 """
+    + pretraining("core", {"docs": 1.0}, tokens=512, row_tokens=16)
+)
 
 
 def tale(seed, length=120):

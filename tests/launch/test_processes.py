@@ -16,22 +16,14 @@ import pytest
 from afm_mlx import pipeline
 from afm_mlx.progress import Progress
 from afm_mlx.recipe import load_recipe
+from tests.small_recipes import pretraining, shape
 
 SECONDS = 150  # for all processes of a test; a busy machine starts them slowly
 
-RECIPE = """
-name = "two"
-[shape]
-num_layers = 1
-hidden_size = 32
-num_heads = 4
-num_kv_heads = 2
-head_dim = 8
-intermediate_size = 64
-vocab_size = 512
-rope_base = 10_000
-norm_eps = 1e-5
-max_tokens = 64
+RECIPE = (
+    'name = "two"\n'
+    + shape(num_layers=1, vocab_size=512)
+    + """\
 [data.docs]
 kind = "text"
 path = "python:docs"
@@ -41,15 +33,9 @@ held_out_fraction = 0.1
 log_every_steps = 1
 evaluate_every_steps = 1_000
 evaluation_tokens = 256
-[core]
-tokens = 2_048
-row_tokens = 64
-rows_per_step = 4
-lr = 0.01
-warmup_steps = 2
-final_lr_fraction = 0.1
-weight_decay = 1e-4
-mixture = { docs = 1.0 }
+"""
+    + pretraining("core", {"docs": 1.0}, row_tokens=64)
+    + """\
 [synthetic.tasks]
 kind = "basics"
 count = 20
@@ -62,6 +48,7 @@ epochs = 1
 dropout_fraction = 0.0
 data.tasks = { path = "synthetic:tasks" }
 """
+)
 
 SSH = """#!/bin/sh
 # Stands in for ssh: every host is this machine, but for one that nobody knows.

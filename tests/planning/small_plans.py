@@ -7,6 +7,8 @@ from afm_mlx.planning.hardware import Hardware
 from afm_mlx.recipe import load_named_recipe
 
 # 10 GFLOP/s and 1 GB/s, of which a half each is reached.
+from tests.small_recipes import shape
+
 CPU = Hardware(
     "cpu",
     "a CPU",
@@ -23,20 +25,9 @@ CPU = Hardware(
 
 RATE, BANDWIDTH = 1e10, 1e9
 
-SHAPE = """
-base = "smollm2"
-[shape]
-num_layers = 2
-hidden_size = 64
-num_heads = 4
-num_kv_heads = 2
-head_dim = 16
-intermediate_size = 128
-vocab_size = 512
-rope_base = 10_000
-norm_eps = 1e-5
-max_tokens = 512
-"""
+SHAPE = 'base = "smollm2"\n' + shape(
+    hidden_size=64, head_dim=16, intermediate_size=128, vocab_size=512, max_tokens=512
+)
 
 MATRICES = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128)
 

@@ -19,24 +19,23 @@ from afm_mlx.training.loop import Course, train
 from afm_mlx.training.objectives import dpo_loss, preference_margin, reward_ranking_loss
 from afm_mlx.training.optimizer import UpdateRule
 from tests.planning.tiny_plans import CPU
+from tests.small_recipes import shape
 
 pytestmark = pytest.mark.skipif(
     mx.default_device().type == mx.DeviceType.gpu, reason="the figures are those of the CPU"
 )
 
-RECIPE = """
-base = "smollm2"
-[shape]
-num_layers = 3
-hidden_size = 128
-num_heads = 4
-num_kv_heads = 2
-head_dim = 32
-intermediate_size = 512
-vocab_size = 2_048
-rope_base = 10_000
-norm_eps = 1e-5
-max_tokens = 512
+RECIPE = (
+    'base = "smollm2"\n'
+    + shape(
+        num_layers=3,
+        hidden_size=128,
+        head_dim=32,
+        intermediate_size=512,
+        vocab_size=2_048,
+        max_tokens=512,
+    )
+    + """\
 [reward]
 lr = 1e-5
 pairs_per_step = 4
@@ -58,6 +57,7 @@ reference_pull = 0.1
 step_pull = 0.1
 data.asked.path = "prompts.jsonl"
 """
+)
 PROMPT = 64  # tokens
 
 

@@ -22,20 +22,13 @@ from afm_mlx.progress import Progress
 from afm_mlx.recipe import load_recipe
 from afm_mlx.settings.sections import Shape
 from afm_mlx.text.tokenizer import Tokenizer
+from tests import small_recipes
+from tests.small_recipes import pretraining, shape, write_poems
 
-RECIPE = """
-name = "small"
-[shape]
-num_layers = 2
-hidden_size = 32
-num_heads = 4
-num_kv_heads = 2
-head_dim = 8
-intermediate_size = 24
-vocab_size = 344
-rope_base = 10_000
-norm_eps = 1e-5
-max_tokens = 64
+RECIPE = (
+    'name = "small"\n'
+    + shape(intermediate_size=24, vocab_size=344)
+    + """\
 [data.poems]
 kind = "text"
 path = "{folder}"
@@ -45,15 +38,9 @@ reserved_pieces = 16
 [watch]
 evaluation_tokens = 256
 log_every_steps = 1
-[core]
-tokens = 1_024
-row_tokens = 32
-rows_per_step = 4
-lr = 0.01
-warmup_steps = 2
-final_lr_fraction = 0.1
-weight_decay = 1e-4
-mixture = {{ poems = 1.0 }}
+"""
+    + pretraining("core", {"poems": 1.0}, tokens=1_024)
+    + """\
 [teacher]
 intermediate_size = 64
 tokens = 2_048
@@ -65,6 +52,7 @@ lr = 0.002
 scoring_tokens = 512
 [distill]
 """
+)
 
 
 class Runs:
@@ -106,10 +94,7 @@ class Runs:
 @pytest.fixture(scope="session")
 def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("poems")
-    for i in range(60):
-        words = enumerate(["salt", "wind", "rain"])
-        lines = [f"the {word} of the sea {i + n} is old\n" for n, word in words]
-        (folder / f"{i:02}.txt").write_text("".join(lines) * 3)
+    write_poems(folder)
     path = folder / "small.toml"
     path.write_text(RECIPE.format(folder=folder))
     return path
@@ -140,33 +125,9 @@ def copied(finished: Runs, recipe_file: Path, tmp_path: Path) -> Callable[..., R
     return copy
 
 
-SHAPE = Shape(
-    num_layers=2,
-    hidden_size=32,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    intermediate_size=64,
-    vocab_size=320,
-    rope_base=10_000,
-    norm_eps=1e-5,
-    max_tokens=64,
-)
+SHAPE = Shape.model_validate(small_recipes.SHAPE | {"vocab_size": 320})
 
-ON_BASE = """
-base = "{base}"
-[shape]
-num_layers = 2
-hidden_size = 32
-num_heads = 4
-num_kv_heads = 2
-head_dim = 8
-intermediate_size = 64
-vocab_size = 320
-rope_base = 10_000
-norm_eps = 1e-5
-max_tokens = {context}
-"""
+ON_BASE = 'base = "{base}"\n' + shape(vocab_size=320, max_tokens="{context}")
 """A recipe's start: a finished model of `SHAPE`."""
 
 

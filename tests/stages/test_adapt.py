@@ -31,7 +31,7 @@ from afm_mlx.training.validation import held_out_answers
 from .conftest import ON_BASE, apart, finished_apart, killed_when
 
 RECIPE = (
-    'name = "adapted"'
+    'name = "adapted"\n'
     + ON_BASE
     + """
 [optimizer]

@@ -17,7 +17,7 @@ from afm_mlx.recipe import load_recipe
 from .conftest import ON_BASE, apart, finished_apart, killed_when
 
 RECIPE = (
-    'name = "taught"'
+    'name = "taught"\n'
     + ON_BASE
     + """
 [optimizer]

@@ -12,21 +12,13 @@ from afm_mlx.progress import Progress
 from afm_mlx.recipe import load_recipe
 from afm_mlx.settings.clean import Clean
 from afm_mlx.settings.sections import Source
+from tests.small_recipes import pretraining, shape
 
 from .conftest import COMMIT
 
-RECIPE = """
-[shape]
-num_layers = 1
-hidden_size = 32
-num_heads = 2
-num_kv_heads = 1
-head_dim = 16
-intermediate_size = 32
-vocab_size = 330
-rope_base = 10_000
-norm_eps = 1e-5
-max_tokens = 64
+RECIPE = (
+    shape(vocab_size=330)
+    + """\
 [tokenizer]
 reserved_pieces = 16
 [data.texts]
@@ -40,16 +32,9 @@ kind = "code"
 path = "{folder}/code"
 licenses = ["permissive"]
 code_languages = ["Python", "C"]
-[core]
-tokens = 512
-row_tokens = 16
-rows_per_step = 4
-lr = 0.01
-warmup_steps = 1
-final_lr_fraction = 0.1
-weight_decay = 0.0
-mixture = {{ texts = 1.0 }}
 """
+    + pretraining("core", {"texts": 1.0}, tokens=512, row_tokens=16)
+)
 LICENSES = ["MIT", "MIT", "CC0-1.0", "GPL-3.0-only", ""]
 
 
